@@ -1,0 +1,293 @@
+"""One attempt at a run: the door, the lock, where it came from, and how it ends.
+
+The order of things: the command line is checked (exit code 2, nothing written); a finished run says so (0); the
+folder is locked (2 if another process has it); the entry works; its result is written last (0), or a failure with
+its class (1). Torch is not imported here, so that a refusal or a finished run answers at once.
+"""
+
+import importlib.metadata
+import logging
+import os
+import platform
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol, TypeVar
+
+import yaml
+from tqdm import tqdm
+
+from common.compose import DONE, FAILED, Command, RunWords, answer, compose, presets
+from common.config import LogSettings, RunSettings, run_name
+from common.failures import Interrupted, Refused, classify
+from common.run_dir import RunDir, read_json, write_json
+
+log = logging.getLogger("stillhouse")
+
+T = TypeVar("T")
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "pydantic", "safetensors", "scikit-learn")
+SLURM_FACTS = ("JOB_ID", "ARRAY_JOB_ID", "ARRAY_TASK_ID", "RESTART_COUNT", "JOB_PARTITION", "NODELIST", "CLUSTER_NAME")
+
+
+class Monitor(Protocol):
+    """Someone who watches a run from outside its folder (common/monitor.py)."""
+
+    def row(self, row: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Attempt:
+    """What an entry is given: its settings, its folder, and the outside world's wish that it stop."""
+
+    def __init__(self, command: Command, run: RunDir, monitors: Iterable[Monitor] = ()) -> None:
+        self.settings, self.run, self.monitors = command.settings, run, list(monitors)
+        self.data_folder = command.data_dir / command.settings.data.name
+        self.stop_reason: str | None = None
+        self._saved_at = time.monotonic()
+
+    def saved(self) -> None:
+        self._saved_at = time.monotonic()
+
+    def minutes_since_save(self) -> float:
+        return (time.monotonic() - self._saved_at) / 60
+
+    def bar(self, items: Iterable[T], title: str, total: int, done: int = 0) -> Iterable[T]:
+        wanted = self.settings.log.progress
+        hidden = not (wanted == "bar" or (wanted == "auto" and sys.stderr.isatty()))
+        return tqdm(items, title, total, initial=done, disable=hidden, leave=False, dynamic_ncols=True, unit="step")
+
+    def publish(self, row: dict[str, Any], epochs: int) -> None:
+        """A finished epoch, for everyone who watches."""
+        line = (
+            f"epoch {row['epoch']}/{epochs}: training loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.2%}"
+        )
+        if row["val_loss"] != "":
+            line += f", validation loss {row['val_loss']:.4f} accuracy {row['val_accuracy']:.2%}"
+        log.info("%s, %.1f s", line, row["epoch_time_sec"])
+        for monitor in self.monitors:
+            monitor.row(row)
+
+    def add_provenance(self, **facts: Any) -> None:
+        write_json(self.run.provenance, {**(read_json(self.run.provenance) or {}), **facts})
+
+
+Body = Callable[[Attempt], dict[str, Any]]
+
+
+def run_entry(entry: type[RunSettings], body: Body, argv: list[str] | None, *, script: str, about: str | None) -> int:
+    """The main function of every training entry."""
+
+    def work(words: list[str]) -> int:
+        return carry_out(compose(entry, words), body, words)
+
+    return answer(work, argv, script=script, about=about, models=(RunWords, entry), preset_names=presets())
+
+
+def carry_out(command: Command, body: Body, words: list[str]) -> int:
+    settings = command.settings
+    run = RunDir(command.root / settings.entry / run_name(settings))
+    done = run.finished()
+    if command.dry_run:
+        print(yaml.safe_dump(settings.model_dump(), sort_keys=False).rstrip())
+        print(f"# folder: {run.path}{' (finished)' if done else ''}")
+        return DONE
+    if done and not command.force:
+        print(f"finished: {run.path}{_headline(done)}")
+        return DONE
+    if int(os.environ.get("RANK", "0")) > 0:
+        return _compute_along(command, run, body)
+    return _own(command, run, body, words)
+
+
+def _own(command: Command, run: RunDir, body: Body, words: list[str]) -> int:
+    """Lock the folder and work in it. With force=true a used folder is first given another name."""
+    existed = run.path.exists()
+    try:
+        with run.lock():
+            if not command.force or not run.config.exists():
+                return _work(command, run, body, words)
+            print(f"starting anew; the old folder is {run.set_aside()}")
+        with run.lock():
+            return _work(command, run, body, words)
+    except Refused:
+        if not existed:  # found out only with torch at hand, such as a missing GPU: leave no trace
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
+
+
+def _work(command: Command, run: RunDir, body: Body, words: list[str]) -> int:
+    settings = command.settings
+    run.clear_leftovers()
+    monitors = _open_monitors(settings, run)
+    attempt = Attempt(command, run, monitors)
+    with _logging(run.log, settings.log), _stop_signals(attempt):
+        try:
+            log.info("run %s", run.path)
+            run.write_config(settings.model_dump())
+            write_json(run.provenance, {**provenance(words), "earlier_attempts": _earlier_attempts(run)})
+            result = body(attempt)
+            write_json(run.result, {"entry": settings.entry, "run": run.path.name, **result})
+        except Refused:
+            raise
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, it is recorded
+            return _record_failure(run, error)
+        finally:
+            for monitor in monitors:
+                monitor.close()
+        run.failure.unlink(missing_ok=True)
+        run.previous.unlink(missing_ok=True)
+        log.info("finished: %s%s", run.path, _headline(result))
+    return DONE
+
+
+def _compute_along(command: Command, run: RunDir, body: Body) -> int:
+    """The other processes that torchrun started: they compute; the first one owns the folder and tells the story."""
+    attempt = Attempt(command, run)
+    with _stop_signals(attempt):
+        try:
+            body(attempt)
+        except Interrupted:
+            return FAILED
+    return DONE
+
+
+def _record_failure(run: RunDir, error: BaseException) -> int:
+    kind, message = classify(error), str(error) or type(error).__name__
+    trace = "".join(traceback.format_exception(error))
+    log.log(logging.ERROR if kind == "bug" else logging.DEBUG, "%s", trace.rstrip())
+    log.error("failed (%s): %s", kind, message)
+    facts = {"class": kind, "message": message, "traceback": trace, "time": _now(), "host": socket.gethostname()}
+    try:
+        write_json(run.failure, facts)
+    except OSError as second:
+        log.error("failure.json could not be written either: %s", second)  # noqa: TRY400 - the first error matters
+    return FAILED
+
+
+def _headline(result: dict[str, Any]) -> str:
+    accuracy = result.get("test", {}).get("accuracy")
+    return "" if accuracy is None else f", test accuracy {accuracy:.2%}"
+
+
+def _open_monitors(settings: RunSettings, run: RunDir) -> list[Monitor]:
+    if not (settings.log.tensorboard or settings.log.wandb):
+        return []
+    from common.monitor import open_monitors
+
+    return open_monitors(settings, run)
+
+
+@contextmanager
+def _stop_signals(attempt: Attempt) -> Iterator[None]:
+    """A signal asks the training to stop behind its next step; a second Ctrl-C stops at once."""
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and attempt.stop_reason:
+            raise KeyboardInterrupt
+        attempt.stop_reason = f"stopped by {signal.Signals(number).name}"
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, ask) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# --- log --------------------------------------------------------------------------------------------------------
+
+
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """A full disk must not drown the message that says so."""
+
+
+class _Console(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record))
+
+
+@contextmanager
+def _logging(path: Path, settings: LogSettings) -> Iterator[None]:
+    file, console = _LogFile(path), _Console()
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    console.setLevel(logging.WARNING if settings.progress == "off" else logging.INFO)
+    log.setLevel(logging.DEBUG)
+    log.addHandler(file)
+    log.addHandler(console)
+    try:
+        yield
+    finally:
+        log.removeHandler(file)
+        log.removeHandler(console)
+        file.close()
+
+
+# --- provenance -------------------------------------------------------------------------------------------------
+
+
+def provenance(words: list[str]) -> dict[str, Any]:
+    """What a result comes from: code, versions, machine, scheduler, container, command. Devices join with torch."""
+    names = {"image": "STILLHOUSE_IMAGE", "digest": "STILLHOUSE_IMAGE_DIGEST"}
+    return {
+        **code_version(Path(__file__).parent.parent),
+        "started": _now(),
+        "command": shlex.join([sys.executable, sys.argv[0], *words]),
+        "working_folder": str(Path.cwd()),
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {name: _package_version(name) for name in PACKAGES},
+        "container": {fact: os.environ[name] for fact, name in names.items() if name in os.environ},
+        "slurm": {fact.lower(): os.environ[f"SLURM_{fact}"] for fact in SLURM_FACTS if f"SLURM_{fact}" in os.environ},
+    }
+
+
+def code_version(folder: Path) -> dict[str, Any]:
+    """The commit, and whether files differ from it: from git, or what an image says it was built from."""
+    if not (folder / ".git").exists():
+        return {"commit": os.environ.get("STILLHOUSE_COMMIT"), "dirty": None}
+    changed = _git(folder, "status", "--porcelain")
+    return {"commit": _git(folder, "rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _package_version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _earlier_attempts(run: RunDir) -> list[dict[str, Any]]:
+    before = read_json(run.provenance)
+    return [*before.pop("earlier_attempts", []), before] if before else []
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

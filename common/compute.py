@@ -1,0 +1,230 @@
+"""Where a run computes and where its randomness comes from: device, processes, precision, counters.
+
+Randomness is a function of (seed, what for, epoch, step). Nothing about it has to be saved: a resumed run
+draws what the killed one would have drawn, and so does each of several processes for its share of a batch.
+Draws are made on the CPU from Philox counters, so a GPU run sees the same crops as a CPU run.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce as all_reduce_with_gradient
+
+from common.config import ComputeSettings
+from common.failures import Refused
+
+log = logging.getLogger("stillhouse")
+
+PURPOSES = {"order": 0, "augment": 1, "mix": 2, "model": 3, "weights": 4}
+
+
+class Draws:
+    """Random numbers for some rows of a batch of `total` rows, the same numbers whoever asks for which rows."""
+
+    def __init__(
+        self, seed: int, purpose: str, epoch: int, step: int, *, total: int, rows: slice = slice(None)
+    ) -> None:
+        counter = np.array([0, PURPOSES[purpose], step, epoch], dtype=np.uint64)
+        self._generator = np.random.Generator(np.random.Philox(key=seed, counter=counter))
+        self.total, self.rows = total, rows
+
+    def _take(self, draw: Callable[..., Any], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(draw(size=(self.total, *shape))[self.rows]).to(dtype)
+
+    def uniform(self, low: float = 0.0, high: float = 1.0, shape: tuple[int, ...] = ()) -> Tensor:
+        return self._take(lambda size: self._generator.uniform(low, high, size), shape, torch.float32)
+
+    def integers(self, high: int, shape: tuple[int, ...] = ()) -> Tensor:
+        """Whole numbers from 0 to high - 1."""
+        return self._take(lambda size: self._generator.integers(high, size=size), shape, torch.int64)
+
+    def beta(self, alpha: float) -> Tensor:
+        return self._take(lambda size: self._generator.beta(alpha, alpha, size), (), torch.float32)
+
+    def permutation(self) -> Tensor:
+        return torch.from_numpy(self._generator.permutation(self.total))[self.rows]
+
+
+def seed_model(seed: int, purpose: str, epoch: int = 0, step: int = 0, rank: int = 0) -> None:
+    """Torch's own generators, which initial weights and dropout draw from, on every device."""
+    torch.manual_seed(int(Draws(seed, purpose, epoch, step, total=rank + 1).integers(2**62)[rank]))
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device and this process's place among the processes of the run (one of one, unless torchrun started more)."""
+
+    device: torch.device
+    settings: ComputeSettings
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes and prints."""
+        return self.rank == 0
+
+    def share(self, total: int) -> slice:
+        """This process's rows of a batch; the last shares may be short, those of a training batch are all equal."""
+        size = -(-total // self.world)
+        return slice(min(self.rank * size, total), min((self.rank + 1) * size, total))
+
+    def gather(self, rows: Tensor, total: int) -> Tensor:
+        """All processes' shares as one tensor of `total` rows, in order."""
+        if self.world == 1:
+            return rows
+        size = -(-total // self.world)
+        padded = rows.new_zeros((size, *rows.shape[1:]))
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in range(self.world)]
+        dist.all_gather(parts, padded)
+        return torch.cat(parts)[:total]
+
+    def sum(self, value: Tensor) -> Tensor:
+        if self.world > 1:
+            dist.all_reduce(value)
+        return value
+
+    def barrier(self) -> None:
+        if self.world > 1:
+            dist.barrier()
+
+    def any(self, flag: bool) -> bool:
+        if self.world == 1:
+            return flag
+        return bool(self.sum(torch.tensor(int(flag), device=self.device)).item())
+
+    def autocast(self, precision: str) -> AbstractContextManager[None]:
+        if precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
+
+    def free_memory_bytes(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.mem_get_info(self.device)[0]
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+    def facts(self) -> dict[str, Any]:
+        """For provenance."""
+        gpu = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
+        return {"device": str(self.device), "gpu": gpu, "processes": self.world, "threads": torch.get_num_threads()}
+
+    def peak_memory_mb(self) -> float:
+        return torch.cuda.max_memory_allocated(self.device) / 2**20 if self.device.type == "cuda" else 0.0
+
+
+@contextlib.contextmanager
+def start(settings: ComputeSettings) -> Iterator[Compute]:
+    """Choose the device, join the other processes if torchrun started several, and set what torch holds globally."""
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    device = _choose_device(settings.device, int(os.environ.get("LOCAL_RANK", "0")))
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = not settings.deterministic
+    if settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(settings.deterministic)
+    if world == 1:
+        yield Compute(device, settings)
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Compute(device, settings, rank, world)
+    finally:
+        dist.destroy_process_group()
+
+
+def _choose_device(wanted: str, local_rank: int) -> torch.device:
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "auto":
+        wanted = "cuda" if gpus else "cpu"
+    if wanted == "cpu":
+        return torch.device("cpu")
+    number = int(wanted.partition(":")[2] or local_rank)
+    if number >= gpus:
+        raise Refused([f"compute.device: given {wanted}, but torch finds {gpus} GPUs here; allowed: auto, cpu"])
+    return torch.device("cuda", number)
+
+
+# --- one model over several processes ---------------------------------------------------------------------------
+
+
+def place(model: nn.Module, compute: Compute) -> nn.Module:
+    """The model on its device, with batch norms that see the whole batch, over however many processes it lies."""
+    layout = torch.channels_last if compute.settings.channels_last else torch.contiguous_format
+    return _share_batchnorm(model, compute).to(compute.device, memory_format=layout)  # type: ignore[call-overload]
+
+
+def distribute(model: nn.Module, compute: Compute, example: Tensor) -> nn.Module:
+    """What training calls in place of the model: compiled if asked, gradients averaged over processes.
+
+    The model itself stays the owner of the weights.
+    """
+    running = _try_compile(model, example) if compute.settings.compile else model
+    if compute.world == 1:
+        return running
+    devices = [compute.device.index] if compute.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(running, device_ids=devices)
+
+
+def _share_batchnorm(model: nn.Module, compute: Compute) -> nn.Module:
+    """Replace batch norms by ones that see all processes; torch's own needs a GPU, so a CPU gets ours."""
+    if compute.world == 1:
+        return model
+    if compute.device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.__class__ = SharedBatchNorm2d
+    return model
+
+
+class SharedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over the batches of all processes, on any backend that can sum with gradients (gloo can)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        count = x.numel() / x.shape[1] * dist.get_world_size()
+        mean = all_reduce_with_gradient(x.sum((0, 2, 3))) / count
+        centred = x - mean[:, None, None]
+        variance = all_reduce_with_gradient(centred.square().sum((0, 2, 3))) / count
+        self._follow(mean.detach(), variance.detach() * count / (count - 1))
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return centred * scale[:, None, None] + self.bias[:, None, None]
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        momentum = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance, momentum)
+
+
+def _try_compile(model: nn.Module, example: Tensor) -> nn.Module:
+    """A compiled model, or the model itself: what torch.compile cannot do costs speed, never the run."""
+    training = model.training
+    try:
+        compiled = cast(nn.Module, torch.compile(model))
+        with torch.no_grad():
+            compiled.eval()(example)
+    except Exception as error:  # noqa: BLE001 - a compiler may fail in any way: no C compiler, no Triton, a Python too new
+        log.warning("compute.compile is off: %s", str(error).strip().splitlines()[0])
+        return model
+    finally:
+        model.train(training)
+    return compiled

@@ -1,0 +1,239 @@
+"""A packed data set, its split, and the batches drawn from it.
+
+The images are uint8 files that are only ever mapped (common/data/prepare.py wrote them). A set that fits the
+budget is kept on the device; a larger one streams from the map, a batch ahead. The batches are the same.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.compute import Compute, Draws
+from common.config import AugmentSettings, RunSettings
+from common.data.augment import augment, mix
+from common.data.prepare import ensure_digits
+from common.failures import DataError, Refused
+
+
+@dataclass(frozen=True)
+class PackedSet:
+    folder: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> "PackedSet":
+        return cls(folder, json.loads((folder / "manifest.json").read_text()))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.manifest["shape"]
+        return channels, height, width
+
+    @property
+    def classes(self) -> list[str]:
+        return self.manifest["classes"]
+
+    def images(self, part: str) -> np.ndarray:  # (n, channels, height, width) uint8, mapped
+        return self._array(part, "images", mmap_mode="r")
+
+    def labels(self, part: str) -> np.ndarray:
+        return self._array(part, "labels", mmap_mode=None)
+
+    def _array(self, part: str, kind: str, mmap_mode: Any) -> np.ndarray:
+        path = self.folder / self.manifest["sets"][part][kind]
+        array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+        if len(array) != self.manifest["sets"][part]["n"]:
+            raise DataError(f"{path} holds {len(array)} rows, its manifest says {self.manifest['sets'][part]['n']}")
+        return array
+
+
+@dataclass(frozen=True)
+class Split:
+    train: np.ndarray  # row numbers of the training images
+    val: np.ndarray  # row numbers of the validation images, maybe none
+    digest: str  # of the validation rows: equal digests mean equal splits
+
+
+def split_rows(labels: np.ndarray, val_fraction: float, split_seed: int) -> Split:
+    """A stratified split: of every class the same share, drawn by its own seed, whatever the run's seed is.
+
+    RandomState, because numpy promises that its stream never changes.
+    """
+    random = np.random.RandomState(split_seed)
+    val = [
+        random.permutation(rows)[: round(len(rows) * val_fraction)]
+        for rows in (np.flatnonzero(labels == label) for label in np.unique(labels))
+    ]
+    val_rows = np.sort(np.concatenate(val)).astype(np.int64)
+    train_rows = np.setdiff1d(np.arange(len(labels)), val_rows)
+    return Split(train_rows, val_rows, hashlib.sha256(val_rows.tobytes()).hexdigest()[:16])
+
+
+# --- where the images lie ---------------------------------------------------------------------------------------
+
+
+class Images(Protocol):
+    def take(self, batches: Iterable[np.ndarray]) -> Iterator[Tensor]:
+        """For each array of row numbers, those images: uint8 on the device."""
+
+
+class ResidentImages:
+    """All images in the device's memory."""
+
+    def __init__(self, images: np.ndarray, device: torch.device) -> None:
+        self._images = torch.from_numpy(np.array(images)).to(device)
+
+    def take(self, batches: Iterable[np.ndarray]) -> Iterator[Tensor]:
+        for rows in batches:
+            yield self._images[torch.from_numpy(rows).to(self._images.device)]
+
+
+class StreamedImages:
+    """Images read from the map by one thread, a batch ahead of its use."""
+
+    def __init__(self, images: np.ndarray, device: torch.device) -> None:
+        self._images, self._device = images, device
+
+    def _read(self, rows: np.ndarray) -> Tensor:
+        order = np.argsort(rows)  # the disk is read in one direction
+        batch = torch.empty(
+            (len(rows), *self._images.shape[1:]), dtype=torch.uint8, pin_memory=self._device.type == "cuda"
+        )
+        batch.numpy()[order] = self._images[rows[order]]
+        return batch
+
+    def take(self, batches: Iterable[np.ndarray]) -> Iterator[Tensor]:
+        with ThreadPoolExecutor(1) as reader:
+            waiting = None
+            for rows in batches:
+                ready, waiting = waiting, reader.submit(self._read, rows)
+                if ready is not None:
+                    yield ready.result().to(self._device, non_blocking=True)
+            if waiting is not None:
+                yield waiting.result().to(self._device, non_blocking=True)
+
+
+def place_images(images: np.ndarray, compute: Compute, budget_gb: float | None) -> Images:
+    budget_bytes = compute.free_memory_bytes() / 2 if budget_gb is None else budget_gb * 1e9
+    return (ResidentImages if images.nbytes <= budget_bytes else StreamedImages)(images, compute.device)
+
+
+# --- batches ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This process's share of one step's images."""
+
+    step: int
+    images: Tensor  # (n, channels, height, width) normalised floats
+    labels: Tensor  # (n,) the true class, also where images are mixed
+    targets: Tensor  # (n, classes) what the loss aims at
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def parts(self, count: int) -> Iterator["Batch"]:
+        """The share in `count` nearly equal parts, for less memory."""
+        pieces = [tensor.tensor_split(count) for tensor in (self.images, self.labels, self.targets)]
+        for images, labels, targets in zip(*pieces, strict=True):
+            if len(labels):
+                yield Batch(self.step, images, labels, targets)
+
+
+class Batches:
+    """Some rows of a packed set as normalised batches on the device: shuffled and augmented, or in order."""
+
+    def __init__(
+        self, images: Images, labels: np.ndarray, rows: np.ndarray, packed: PackedSet, batch_size: int, compute: Compute
+    ) -> None:
+        self.images, self.rows, self.compute = images, rows, compute
+        self.labels = torch.from_numpy(labels)
+        self.classes, self.class_names, self.shape = len(packed.classes), packed.classes, packed.shape
+        self.batch_size = min(batch_size, len(rows))
+        device = compute.device
+        self.mean = torch.tensor(packed.manifest["mean"], device=device)[:, None, None]
+        self.std = torch.tensor(packed.manifest["std"], device=device).clamp(min=1e-6)[:, None, None]
+
+    @property
+    def steps(self) -> int:
+        """Steps per training epoch. An incomplete last batch is left out; shuffling leaves out others every time."""
+        return len(self.rows) // self.batch_size
+
+    def shuffled(self, augmentation: AugmentSettings, seed: int, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The batches of a training epoch from `first_step` on: a function of (seed, epoch, step) alone."""
+        order = self.rows[Draws(seed, "order", epoch, 0, total=len(self.rows)).permutation().numpy()]
+        share = self.compute.share(self.batch_size)
+        starts = range(first_step * self.batch_size, self.steps * self.batch_size, self.batch_size)
+        wanted = [order[start : start + self.batch_size][share] for start in starts]
+        fill = (self.mean.flatten() * 255).round().to(torch.uint8)
+        for step, (rows, raw) in enumerate(zip(wanted, self.images.take(wanted), strict=True), first_step):
+            draws = Draws(seed, "augment", epoch, step, total=self.batch_size, rows=share)
+            images = self.normalise(augment(raw, augmentation, draws, fill))
+            labels = self.labels[rows].to(self.compute.device)
+            draws = Draws(seed, "mix", epoch, step, total=self.batch_size, rows=share)
+            images, targets = mix(images, F.one_hot(labels, self.classes).float(), augmentation, draws)
+            yield Batch(step, images, labels, targets)
+
+    def in_order(self) -> Iterator[Batch]:
+        """This process's share of all rows, as they are."""
+        rows = self.rows[self.compute.share(len(self.rows))]
+        wanted = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
+        for step, (part, raw) in enumerate(zip(wanted, self.images.take(wanted), strict=True)):
+            labels = self.labels[part].to(self.compute.device)
+            yield Batch(step, self.normalise(raw), labels, F.one_hot(labels, self.classes).float())
+
+    def normalise(self, images: Tensor) -> Tensor:
+        return (images.float() / 255 - self.mean) / self.std
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a training entry needs of its data set."""
+
+    packed: PackedSet
+    split: Split
+    train: Batches
+    val: Batches | None
+    open_test: Callable[[], Batches]  # the test images are not touched before training is over
+
+    def facts(self) -> dict[str, Any]:
+        """For result.json: enough to see whether two runs learned from, and chose by, the same images."""
+        return {
+            "name": self.packed.manifest["name"],
+            "digest": self.packed.manifest["digest"],
+            "train_images": len(self.split.train),
+            "val_images": len(self.split.val),
+            "split_digest": self.split.digest,
+        }
+
+
+def open_data(folder: Path, settings: RunSettings, compute: Compute) -> Data:
+    """The packed set, its split and its batches. `digits` packs itself on first use."""
+    if settings.data.name == "digits":
+        ensure_digits(folder.parent)
+    packed = PackedSet.open(folder)
+    budget_gb, size = compute.settings.data_budget_gb, settings.recipe.batch_size
+    if size % compute.world:
+        raise Refused([f"recipe.batch_size: given {size}, allowed: a multiple of the {compute.world} processes"])
+
+    def batches(images: Images, part: str, rows: np.ndarray) -> Batches:
+        return Batches(images, packed.labels(part), rows, packed, size, compute)
+
+    def open_test() -> Batches:
+        images = packed.images("test")
+        return batches(place_images(images, compute, budget_gb), "test", np.arange(len(images)))
+
+    split = split_rows(packed.labels("train"), settings.data.val_fraction, settings.data.split_seed)
+    images = place_images(packed.images("train"), compute, budget_gb)
+    val = batches(images, "train", split.val) if len(split.val) else None
+    return Data(packed, split, batches(images, "train", split.train), val, open_test)

@@ -1,0 +1,143 @@
+"""From the publisher's files, or a folder of images, to a packed set under the data folder.
+
+A set is packed into a scratch folder beside its place and renamed into it when it is whole: whatever interrupts a
+preparation, a folder with the set's name holds the whole set or is not there.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from common.compose import Refused
+from common.data import image_folder
+from common.data.catalog import DATASETS, Published
+from common.data.download import fetch
+from common.data.packing import MANIFEST, Part, is_packed, pack
+from common.data.sources import locate
+from common.run_dir import read_json
+
+DOWNLOADS = ".downloads"  # under the data folder; kept, so that force=true needs no network; may be deleted
+
+
+def prepare(
+    name: str, data_dir: Path, *, source: Path | None = None, mirror: str | None = None, force: bool = False
+) -> Path:
+    """The packed folder of a published set, packed now if it is not there. Several processes may ask at once."""
+    published = DATASETS[name]
+    folder = data_dir / name
+    if _is_there(folder) and not force:
+        return folder
+    paths = _files(name, published, data_dir, source, mirror)
+    known = {each.name: each.md5 for file in published.files for each in (file, *file.unpacked)}
+    about = {
+        "name": name,
+        "title": published.title,
+        "task": published.task,
+        "dark_background": published.dark_background,
+        "source": {file: known[file] for file in paths},
+        "url": published.url,
+        "licence": published.licence,
+        "citation": published.citation,
+    }
+    _install(folder, published.read(paths), published.classes, about, force=force)
+    return folder
+
+
+def prepare_folder(
+    name: str,
+    data_dir: Path,
+    *,
+    source: Path,
+    settings: image_folder.FolderSettings,
+    licence: str = "not stated",
+    force: bool = False,
+) -> Path:
+    """The packed folder of the user's own images. What is there already must have been packed with these settings."""
+    folder = data_dir / name
+    made_with = asdict(settings)
+    if _is_there(folder) and not force:
+        _check_same_settings(folder, made_with)
+        return folder
+    listing = image_folder.list_images(source, settings)
+    about = {
+        "name": name,
+        "title": name,
+        "task": "multi-class",
+        "dark_background": False,
+        "source": {},
+        "made_with": made_with,
+        "url": None,
+        "licence": licence,
+        "citation": None,
+    }
+    _install(folder, image_folder.as_parts(listing, settings), listing.classes, about, force=force)
+    return folder
+
+
+def _files(
+    name: str, published: Published, data_dir: Path, source: Path | None, mirror: str | None
+) -> Mapping[str, Path]:
+    if not published.files:
+        return {}
+    if source is not None:
+        return locate(published.files, source, published.mirrors[0])
+    return fetch(published.files, [mirror] if mirror else published.mirrors, data_dir / DOWNLOADS / name)
+
+
+def _is_there(folder: Path) -> bool:
+    """Whether the set is packed already; a folder that is something else is never touched."""
+    if is_packed(folder):
+        return True
+    if folder.is_dir() and not any(folder.iterdir()):
+        return False
+    if folder.exists():
+        raise Refused(
+            [
+                f"data_dir: {folder} is there but is no packed set (it has no {MANIFEST}); "
+                "move it away, or give another data_dir="
+            ]
+        )
+    return False
+
+
+def _check_same_settings(folder: Path, asked: Mapping[str, Any]) -> None:
+    """A set of other pixels under the same name would be taken for what was asked for."""
+    manifest = read_json(folder / MANIFEST) or {}
+    packed = manifest.get("made_with", {})
+    raise_for = [
+        f"{key}: given {value}, but {folder} was packed with {packed.get(key)}; "
+        "expected the same, another name=, or force=true to pack it again"
+        for key, value in asked.items()
+        if packed.get(key) != value
+    ]
+    if raise_for:
+        raise Refused(raise_for)
+
+
+def _install(
+    folder: Path, parts: Mapping[str, Part], classes: Sequence[str], about: Mapping[str, Any], *, force: bool
+) -> None:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch_folder = tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent)
+    except OSError as error:
+        raise Refused([f"data_dir: {folder.parent} cannot be written: {error.strerror}"]) from None
+    with scratch_folder as scratch:
+        packed = Path(scratch, "packed")
+        packed.mkdir()
+        pack(packed, parts, classes, about)
+        _put_in_place(packed, folder, Path(scratch, "replaced"), force=force)
+
+
+def _put_in_place(packed: Path, folder: Path, replaced: Path, *, force: bool) -> None:
+    """A rename fails where a folder with content is: then another process was faster, or force replaces it."""
+    try:
+        packed.rename(folder)
+    except OSError:
+        if not is_packed(folder):
+            raise
+        if force:
+            folder.rename(replaced)
+            packed.rename(folder)

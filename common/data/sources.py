@@ -1,0 +1,94 @@
+"""The publishers' files: what they are called, what they must hash to, and finding them under a folder."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.compose import Refused
+
+SEARCH_DEPTH = 3  # source=DIR may hold the files themselves or, say, MNIST/raw/
+
+
+@dataclass(frozen=True)
+class File:
+    name: str
+    md5: str
+    size: int | None = None  # bytes
+    unpacked: tuple["File", ...] = ()  # what it holds; all of them together stand in for it
+
+
+def md5_of(path: Path) -> str:
+    """MD5 because that is what the publishers list: it finds damage, it does not prove who made a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def locate(files: Sequence[File], source: Path, origin: str) -> dict[str, Path]:
+    """Name -> path of every file, or of what it unpacks to, intact; else Refused. `origin` is where they are published."""
+    if not source.is_dir():
+        raise Refused([f"source: {source} is not a folder; expected one that holds {_listed(files)}"])
+    if not os.access(source, os.R_OK | os.X_OK):
+        raise Refused([f"source: {source} cannot be read by this user"])
+    candidates = _candidates(source, {each.name for file in files for each in (file, *file.unpacked)})
+    found: dict[str, Path] = {}
+    problems: list[str] = []
+    for file in files:
+        paths, trouble = _whole_or_unpacked(file, candidates)
+        found |= paths
+        problems += trouble or ([] if paths else [_missing(file, source, origin)])
+    if problems:
+        raise Refused(problems)
+    return found
+
+
+def _candidates(source: Path, names: set[str]) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {name: [] for name in names}
+    for folder, subfolders, filenames in os.walk(source, followlinks=True):
+        if len(Path(folder).relative_to(source).parts) == SEARCH_DEPTH:
+            subfolders.clear()
+        subfolders.sort()
+        for name in names.intersection(filenames):
+            found[name].append(Path(folder, name))
+    return found
+
+
+def _whole_or_unpacked(file: File, candidates: dict[str, list[Path]]) -> tuple[dict[str, Path], list[str]]:
+    """The paths to use, or the faults of what was found; neither where nothing was found."""
+    path, problems = _intact(file, candidates[file.name])
+    if path:
+        return {file.name: path}, []
+    parts = {part.name: _intact(part, candidates[part.name]) for part in file.unpacked}
+    intact = {name: path for name, (path, _) in parts.items() if path}
+    if parts and len(intact) == len(parts):
+        return intact, []
+    problems += [problem for _, wrong in parts.values() for problem in wrong]
+    absent = [name for name in parts if not candidates[name]]
+    if absent and len(absent) < len(parts):
+        problems.append(f"source: of what {file.name} holds, {', '.join(absent)} is missing; expected all of it")
+    return {}, problems
+
+
+def _intact(file: File, candidates: Sequence[Path]) -> tuple[Path | None, list[str]]:
+    """The checksum also tells apart equally named files of different sets, such as MNIST's and Fashion-MNIST's."""
+    problems = []
+    for path in candidates:
+        try:
+            found = md5_of(path)
+        except OSError as error:
+            problems.append(f"{path}: cannot be read: {error.strerror}")
+            continue
+        if found == file.md5:
+            return path, []
+        problems.append(f"{path}: md5 is {found}, expected {file.md5}: a damaged copy, or another data set's file")
+    return None, problems
+
+
+def _missing(file: File, source: Path, origin: str) -> str:
+    unpacked = f" (or {', '.join(part.name for part in file.unpacked)})" if file.unpacked else ""
+    return f"source: {source} has no {file.name}{unpacked}, {SEARCH_DEPTH} levels deep; it is published at {origin}"
+
+
+def _listed(files: Sequence[File]) -> str:
+    return ", ".join(file.name for file in files)

@@ -1,0 +1,245 @@
+"""One epoch: how a batch becomes a step. Optimizers, the course of the learning rate, averages of the weights.
+
+The loop knows no method and no run folder: the method is an objective, written in the open in its entry.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common import metrics
+from common.attempt import Attempt
+from common.compute import Compute
+from common.config import RecipeSettings
+from common.data.packed import Batch, Batches
+from common.run_dir import atomic_write
+
+
+class Loss(NamedTuple):
+    """What an objective returns for a batch."""
+
+    value: Tensor  # the mean over the batch
+    logits: Tensor
+    terms: dict[str, Tensor] = {}  # noqa: RUF012 - never written; named parts of the value, for history.csv
+
+
+Objective = Callable[[nn.Module, Batch], Loss]
+
+
+class EpochTotals:
+    """What the steps of an epoch add up to. It stays on the device, so that no step waits for a number."""
+
+    def __init__(self, classes: int, device: torch.device) -> None:
+        self.confusion = torch.zeros(classes, classes, dtype=torch.int64, device=device)  # (true, predicted)
+        self.sums: dict[str, Tensor] = {}
+        self.steps, self.seconds = 0, 0.0
+
+    @torch.no_grad()
+    def add(self, batch: Batch, loss: Loss, share: float) -> None:
+        """A part of a step; `share` is the part's share of the step, so that means come out over images."""
+        for name, value in {"loss": loss.value, **loss.terms}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach().double() * share
+        pairs = batch.labels * len(self.confusion) + loss.logits.argmax(1)
+        self.confusion += torch.bincount(pairs, minlength=self.confusion.numel()).view_as(self.confusion)
+
+    def end_step(self, grad_norm: Tensor) -> None:
+        finite = torch.nan_to_num(grad_norm.detach().double(), nan=0.0, posinf=0.0)  # fp16 skips steps that overflow
+        self.sums["grad_norm"] = self.sums.get("grad_norm", 0.0) + finite
+        self.steps += 1
+
+    def summary(self, compute: Compute) -> dict[str, Any]:
+        """Means over the epoch, of all processes."""
+        means = {
+            name: compute.sum(value.clone()).item() / (self.steps * compute.world) for name, value in self.sums.items()
+        }
+        confusion = compute.sum(self.confusion.clone()).cpu().numpy()
+        return {**means, **metrics.summarise(confusion), "images": int(confusion.sum())}
+
+
+def train_epoch(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    *,
+    rate_at: Callable[[int], float],
+    backward: Callable[[nn.Module, Batch], None],
+    clip_norm: float | None,
+    totals: EpochTotals,
+    after_step: Callable[[int], None],
+) -> None:
+    model.train()
+    for batch in batches:
+        for group in optimizer.param_groups:
+            group["lr"] = rate_at(batch.step)
+        backward(model, batch)
+        scaler.unscale_(optimizer)
+        grad_norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm or math.inf)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        totals.end_step(grad_norm)
+        after_step(batch.step)
+
+
+def backward(
+    model: nn.Module,
+    batch: Batch,
+    objective: Objective,
+    scale: Callable[[Tensor], Tensor],
+    totals: EpochTotals,
+    parts: int,
+    compute: Compute,
+    precision: str,
+) -> None:
+    """Gradients of a batch, computed in parts to need less memory. The totals see it only if all parts succeed."""
+    pieces, losses = [*batch.parts(parts)], []
+    for piece in pieces:
+        waits = piece is not pieces[-1] and isinstance(model, nn.parallel.DistributedDataParallel)
+        with model.no_sync() if waits else nullcontext():
+            with compute.autocast(precision):
+                loss = objective(model, piece)
+            scale(loss.value * (len(piece) / len(batch))).backward()
+        losses.append(Loss(loss.value.detach(), loss.logits.detach(), {k: v.detach() for k, v in loss.terms.items()}))
+    for piece, loss in zip(pieces, losses, strict=True):
+        totals.add(piece, loss, len(piece) / len(batch))
+
+
+def history_row(
+    epoch: int, found: dict[str, Any], val: dict[str, float], *, rate: float, seconds: float, memory_mb: float
+) -> dict[str, Any]:
+    """A row of history.csv. Blank: not measured (no validation set, no distillation)."""
+    names = ("loss", "accuracy", "precision", "recall", "f1_score")
+    extra = {name: value for name, value in found.items() if name not in {*names, "images", "grad_norm", "kd_loss"}}
+    return {
+        "epoch": epoch,
+        **{f"train_{name}": found[name] for name in names},
+        **{f"val_{name}": val.get(name, "") for name in names},
+        "kd_loss": found.get("kd_loss", ""),
+        "learning_rate": rate,
+        "epoch_time_sec": round(seconds, 3),
+        "images_per_sec": round(found["images"] / max(seconds, 1e-9), 1),
+        "gpu_memory_mb": round(memory_mb, 1),
+        "grad_norm": found["grad_norm"],
+        **extra,
+    }
+
+
+# --- what a model says of a set ---------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def infer(model: nn.Module, batches: Batches, precision: str = "fp32") -> tuple[np.ndarray, np.ndarray]:
+    """Logits (n, classes) and labels (n,) of all rows in order, in every process."""
+    model.eval()
+    compute, total = batches.compute, len(batches.rows)
+    rows = []
+    for batch in batches.in_order():
+        with compute.autocast(precision):
+            rows.append(model(batch.images).float())
+    mine = torch.cat(rows) if rows else torch.zeros(0, batches.classes, device=compute.device)
+    return compute.gather(mine, total).cpu().numpy(), batches.labels[batches.rows].numpy()
+
+
+def report(model: nn.Module, batches: Batches, name: str, attempt: Attempt) -> dict[str, Any]:
+    """Every metric of a model on a set; the logits stay in predictions/<name>.npz."""
+    logits, labels = infer(model, batches, attempt.settings.recipe.precision)
+    if batches.compute.first:
+        with atomic_write(attempt.run.predictions(name)) as file:
+            np.savez_compressed(file, logits=logits, labels=labels)
+    return metrics.evaluate(logits, labels, batches.class_names)
+
+
+# --- how weights move -------------------------------------------------------------------------------------------
+
+
+def make_optimizer(model: nn.Module, recipe: RecipeSettings) -> torch.optim.Optimizer:
+    groups = _decay_groups(model, recipe)
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
+    return kind(groups, lr=recipe.lr)
+
+
+def _decay_groups(model: nn.Module, recipe: RecipeSettings) -> list[dict[str, Any]]:
+    """Weight decay for all parameters, or for matrices and kernels only: biases and norms have one dimension."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if recipe.decay_all:
+        return [{"params": parameters, "weight_decay": recipe.weight_decay}]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def learning_rate(recipe: RecipeSettings, epoch: float) -> float:
+    """The learning rate at a moment of training, counted in epochs: linear warm-up, then the schedule."""
+    if epoch < recipe.warmup_epochs:
+        return recipe.lr * epoch / recipe.warmup_epochs
+    if recipe.schedule == "constant":
+        return recipe.lr
+    if recipe.schedule == "step":
+        return recipe.lr * recipe.step_factor ** math.floor(epoch / recipe.step_epochs)
+    way = (epoch - recipe.warmup_epochs) / max(recipe.epochs - recipe.warmup_epochs, 1e-9)
+    cosine = (1 + math.cos(math.pi * min(way, 1.0))) / 2
+    return recipe.lr * (recipe.final_lr + (1 - recipe.final_lr) * cosine)
+
+
+class WeightAverage:
+    """A second copy of a model that follows the first: exponentially (EMA), or as the mean of all it was shown (SWA).
+
+    Buffers follow too. For EMA, running batch-norm statistics average as weights do; for SWA they belong to other
+    weights than the mean, so `refresh_batchnorm` must measure them anew.
+    """
+
+    def __init__(self, model: nn.Module, decay: float | None) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay, self.count = decay, 0
+
+    @torch.no_grad()
+    def update(self, source: nn.Module) -> None:
+        self.count += 1
+        for mean, new in zip(_tensors(self.model), _tensors(source), strict=True):
+            if mean.is_floating_point() and self.count > 1:
+                mean.lerp_(new, self._weight_of_newest())
+            else:
+                mean.copy_(new)
+
+    def _weight_of_newest(self) -> float:
+        """For EMA never less than 9/(n + 10), so that the first weights of a short run are soon forgotten."""
+        return 1 / self.count if self.decay is None else max(1 - self.decay, 9 / (self.count + 10))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"model": self.model.state_dict(), "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.count = state["count"]
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+@torch.no_grad()
+def refresh_batchnorm(model: nn.Module, images: Iterable[Tensor]) -> None:
+    """Running statistics of the weights as they are: the mean over one pass of training batches."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch: the plain mean over all batches seen
+        norm.train()
+    for batch in images:
+        model(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()

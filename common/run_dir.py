@@ -1,0 +1,225 @@
+"""A run folder: the one owner of every path in it, of how files get there, and of who may write.
+
+    runs/<entry>/<data>-<model>-s<seed>-<hash>/
+        config.yaml provenance.json log.txt heartbeat.json history.csv
+        checkpoints/{last,previous}.pt  checkpoints/best.safetensors
+        predictions/<set>.npz figures/ lock
+        failure.json      an attempt failed (and no later one succeeded)
+        result.json       written last: the run is finished
+
+A reader never sees half a file: every write goes to a temporary name, is flushed to the disk and renamed.
+"""
+
+import contextlib
+import csv
+import errno
+import fcntl
+import io
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from common.failures import Refused
+
+HEARTBEAT_SECONDS = 5.0  # at most one write in this time
+DEAD_AFTER_SECONDS = 300.0  # a lock holder on another machine that has not written for so long is taken for dead
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
+    """Open a temporary file that takes the place of `path` when the block ends well, and vanishes when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, content: Any, *, durable: bool = True) -> None:
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    with atomic_write(path, durable=durable) as file:
+        file.write(text.encode())
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The file's content; None where it is absent or not whole."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+class RunDir:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.provenance = path / "provenance.json"
+        self.log = path / "log.txt"
+        self.heartbeat = path / "heartbeat.json"
+        self.history = path / "history.csv"
+        self.checkpoints = path / "checkpoints"
+        self.last = self.checkpoints / "last.pt"
+        self.previous = self.checkpoints / "previous.pt"
+        self.best = self.checkpoints / "best.safetensors"
+        self.figures = path / "figures"
+        self.failure = path / "failure.json"
+        self.result = path / "result.json"
+        self._last_beat = 0.0
+
+    def predictions(self, name: str) -> Path:
+        return self.path / "predictions" / f"{name}.npz"
+
+    def finished(self) -> dict[str, Any] | None:
+        """The result, if there is one: the only sign of success."""
+        return read_json(self.result)
+
+    # --- one writer ---------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder against every other writer, or refuse, saying who has it.
+
+        The kernel's lock ends with its process, however that dies, so on one machine (containers included) it is
+        exact. Some cluster file systems keep it to one node; there a foreign holder counts as alive while its
+        heartbeat is fresh, unless SLURM has requeued that very job here, which proves that it is gone.
+        """
+        with self._open_lock() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Refused([self._holder_text(file)]) from None
+            except OSError as error:
+                if error.errno not in {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}:
+                    raise
+            if self._foreign_and_alive(file):
+                raise Refused([self._holder_text(file)])
+            _overwrite(file, json.dumps(_me()))
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):  # a full disk must not hide what went wrong before
+                    _overwrite(file, "")
+
+    def _open_lock(self) -> IO[str]:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            return (self.path / "lock").open("a+")
+        except OSError as error:
+            raise Refused([f"root: {self.path} cannot be written: {error.strerror}"]) from None
+
+    def _foreign_and_alive(self, file: IO[str]) -> bool:
+        holder, me = _read_holder(file), _me()
+        if not holder or holder.get("boot") == me["boot"]:
+            return False
+        if holder.get("slurm_job") and holder["slurm_job"] == me["slurm_job"]:
+            return False
+        touched = [path.stat().st_mtime for path in (self.heartbeat, self.path / "lock") if path.exists()]
+        return time.time() - max(touched) < DEAD_AFTER_SECONDS
+
+    def _holder_text(self, file: IO[str]) -> str:
+        holder = _read_holder(file) or {"pid": "unknown", "host": "unknown", "since": "unknown"}
+        return f"{self.path} is locked by pid {holder['pid']} on {holder['host']} since {holder['since']}"
+
+    def clear_leftovers(self) -> None:
+        """Temporary files of a killed attempt. Only for the holder of the lock."""
+        for leftover in [*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")]:
+            leftover.unlink(missing_ok=True)
+
+    def set_aside(self) -> Path:
+        """Give the folder another name, so that the run can start anew and nothing is lost."""
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        aside = self.path.with_name(f"{self.path.name}.aside-{stamp}")
+        self.path.rename(aside)
+        return aside
+
+    # --- what is written while training ------------------------------------------------------------------------
+
+    def write_config(self, settings: dict[str, Any]) -> None:
+        with atomic_write(self.config) as file:
+            file.write(yaml.safe_dump(settings, sort_keys=False).encode())
+
+    def beat(self, **progress: Any) -> None:
+        """Say that the run is alive and where it stands; cheap enough to call at every step."""
+        now = time.monotonic()
+        if now - self._last_beat < HEARTBEAT_SECONDS:
+            return
+        self._last_beat = now
+        content = {"time": time.time(), "pid": os.getpid(), "host": socket.gethostname(), **progress}
+        write_json(self.heartbeat, content, durable=False)
+
+    def read_history(self) -> list[dict[str, str]]:
+        if not self.history.exists():
+            return []
+        with self.history.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def write_history(self, rows: list[dict[str, Any]]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["epoch"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        with atomic_write(self.history) as file:
+            file.write(text.getvalue().encode())
+
+    def rotate_checkpoint(self, content: bytes | memoryview) -> None:
+        """Write `last`; the one before it stays as `previous`, for the day that `last` cannot be read."""
+        with atomic_write(self.last) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            if self.last.exists():
+                self.last.replace(self.previous)  # killed here, the next attempt finds `previous`
+
+
+def _me() -> dict[str, Any]:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        boot = socket.gethostname()
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "boot": boot,
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def _read_holder(file: IO[str]) -> dict[str, Any] | None:
+    file.seek(0)
+    try:
+        holder = json.loads(file.read())
+    except ValueError:
+        return None
+    return holder if isinstance(holder, dict) else None
+
+
+def _overwrite(file: IO[str], text: str) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(text)
+    file.flush()
