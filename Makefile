@@ -28,11 +28,10 @@ bench: $(TEST_INSTALLED)
 	$(BIN)/python tests/bench/bench.py
 
 # Resolve newer versions into both lock files. Neither holds an index address.
+COMPILE := $(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 lock: $(BIN)/uv
-	$(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --no-emit-index-url --no-header \
-		--python-version 3.11 pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --no-emit-index-url --no-header \
-		--python-version 3.11 --group test -c requirements.lock -o tests/requirements.lock
+	$(COMPILE) pyproject.toml --group build -o requirements.lock
+	$(COMPILE) --group test -c requirements.lock -o tests/requirements.lock
 
 $(BIN)/uv:
 	$(PYTHON) -m venv .venv
@@ -40,7 +39,7 @@ $(BIN)/uv:
 
 $(INSTALLED): requirements.lock pyproject.toml | $(BIN)/uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
 
 $(TEST_INSTALLED): tests/requirements.lock $(INSTALLED)

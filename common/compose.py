@@ -8,15 +8,16 @@ Later words win over earlier ones.
 
 import copy
 import functools
-import json
 import os
 import re
+import shlex
+import stat
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -24,6 +25,7 @@ from pydantic import BaseModel, ValidationError
 from common import wording
 from common.config import Group, RunSettings, setting
 from common.failures import Refused as Refused
+from common.run_dir import read_json
 
 PRESETS = Path(__file__).parent / "presets"
 PRESET_GROUPS = ("data", "model", "recipe", "augment")
@@ -31,6 +33,8 @@ PRESET_GROUPS = ("data", "model", "recipe", "augment")
 DONE, FAILED, REFUSED = 0, 1, 2  # the exit codes of every command
 
 M = TypeVar("M", bound=BaseModel)
+
+Problems = dict[str, str]  # what is wrong, by the word or the setting it is about; what is found first says most
 
 
 class RunWords(Group):
@@ -53,93 +57,139 @@ class Command:
 
 
 def runs_root(given: str | None = None) -> Path:
-    return Path(given or os.environ.get("STILLHOUSE_RUNS") or "runs")
+    return Path(given or os.environ.get("STILLHOUSE_RUNS") or "runs").expanduser()
 
 
 def data_root(given: str | None = None) -> Path:
-    return Path(given or os.environ.get("STILLHOUSE_DATA") or "data")
+    return Path(given or os.environ.get("STILLHOUSE_DATA") or "data").expanduser()
 
 
 def compose(entry: type[RunSettings], argv: Iterable[str]) -> Command:
     """The checked command, or Refused with every problem at once."""
-    values, problems = read_words(argv)
-    given_words = {key: values.pop(key) for key in list(values) if key in RunWords.model_fields}
-    words, found = check(RunWords, given_words)
-    problems += found
-    words = words or RunWords()
-    data_dir = data_root(words.data_dir)
+    values, problems = read_words(argv, (RunWords, entry), PRESET_GROUPS)
+    words, wrong = _run_words(values)
+    problems |= wrong
+    root, data_dir = runs_root(words.root), data_root(words.data_dir)
+    problems |= _check_folder("root", root) | _check_folder("data_dir", data_dir)
 
-    tree, found = _base(entry, values, words.config)
-    problems += found
-    problems += _lay_over(tree, values)
-    problems += _find_data(tree, data_dir)
-    settings, found = check(entry, tree)
-    problems += [problem for problem in found if problem not in problems]
+    tree, wrong = _base(entry, values, words.config)
+    problems |= wrong | _lay_over(tree, values) | _find_data(tree, data_dir, words.data_dir)
+    settings, wrong = check(entry, tree)
     if problems or settings is None:
-        raise Refused(problems)
-    return Command(settings, runs_root(words.root), data_dir, words.force, words.dry_run)
+        raise Refused((problems | _unless_said(wrong, problems)).values())
+    return Command(settings, root, data_dir, words.force, words.dry_run)
 
 
 def parse(command: type[M], argv: Iterable[str]) -> M:
     """A plain command's words, or Refused with every problem at once."""
-    values, problems = read_words(argv)
+    values, problems = read_words(argv, (command,))
     tree: dict[str, Any] = {}
     for key, value in values.items():
         _plant(tree, key, value)
-    checked, found = check(command, tree)
+    checked, wrong = check(command, tree)
     if problems or checked is None:
-        raise Refused(problems + found)
+        raise Refused((problems | _unless_said(wrong, problems)).values())
     return checked
+
+
+def _unless_said(wrong: Problems, problems: Problems) -> Problems:
+    return {key: problem for key, problem in wrong.items() if key not in problems}
 
 
 # --- reading ----------------------------------------------------------------------------------------------------
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Safe YAML in which 1e-3 is a number, as everyone who types a learning rate expects (YAML 1.2)."""
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with the scalars of YAML 1.2: 1e-3 is a number, and off, no, 1:30 and 2026-01-01 are words.
+
+    Only null is nothing; ~ is a word, because it is someone's home folder. Not the loader in C, which deep
+    nesting crashes.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {}
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
+class _Dumper(yaml.SafeDumper):
+    """Puts quotes around text that some reader would take for a number, be it one of YAML 1.1 or of 1.2."""
+
+
+for _tag, _pattern, _first in (
+    ("null", r"null|Null|NULL|", ["n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(0|[1-9]\d*)", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.\d+|\d+\.\d*)([eE][-+]?\d+)?|[-+]?\d+[eE][-+]?\d+|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
 def load_yaml(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    """The content, or ValueError with the reason."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise ValueError(f"{error.problem}{place}") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:  # PyYAML's for "!!bool x" and the like
+        raise ValueError(str(error).partition("\n")[0]) from None
 
 
-def read_words(argv: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
-    values, problems = {}, []
+def dump_yaml(content: Mapping[str, Any]) -> str:
+    """Text that load_yaml, and every other reader of YAML, reads as the same content."""
+    return yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False)
+
+
+def read_words(
+    argv: Iterable[str], models: Sequence[type[BaseModel]], groups: Sequence[str] = ()
+) -> tuple[dict[str, Any], Problems]:
+    """The values of the words whose key is a setting of the models, or one of the groups; what is wrong with others."""
+    known = {*groups, *(name for model in models for name in wording.every_setting(model))}
+    values: dict[str, Any] = {}
+    problems: Problems = {}
     for word in argv:
         key, equals, text = word.partition("=")
         if not equals or not key:
-            problems.append(f"{word}: not of the form key=value (--help lists the keys)")
-            continue
-        try:
-            values[key] = load_yaml(text)
-        except yaml.YAMLError as error:
-            problems.append(f"{key}: given {text!r}, which is not YAML: {_yaml_reason(error)}")
+            problems[word] = f"{word}: not of the form key=value (--help lists the keys)"
+        elif key not in known:
+            problems[key] = wording.no_such_setting(key, models)
+        else:
+            try:
+                values[key] = _read_value(text)
+                problems.pop(key, None)  # the later word wins
+            except ValueError as error:
+                problems[key] = f"{key}: given {text!r}, {error}"
     return values, problems
 
 
-def _yaml_reason(error: yaml.YAMLError) -> str:
-    reason = getattr(error, "problem", None) or str(error)
-    mark = getattr(error, "problem_mark", None)
-    return reason + (f" (line {mark.line + 1}, column {mark.column + 1})" if mark else "")
+def _read_value(text: str) -> Any:
+    """Nothing is nothing only if it is spelt out: `config=$FILE` with FILE unset must not mean the defaults."""
+    if not text.strip():
+        raise ValueError("a value is missing; where none is allowed, it is written null")
+    try:
+        return load_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"which is not YAML: {error}") from None
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping, or Refused."""
     try:
-        content = load_yaml(path.read_text())
+        text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise Refused([f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"]) from None
-    except yaml.YAMLError as error:
-        raise Refused([f"{path}: not YAML: {_yaml_reason(error)}"]) from None
+    try:
+        content = load_yaml(text)
+    except ValueError as error:
+        raise Refused([f"{path}: not YAML: {error}"]) from None
     if not isinstance(content, dict):
-        raise Refused([f"{path}: holds {type(content).__name__}, allowed: a mapping of settings"])
+        raise Refused([f"{path}: holds {wording.shown(content)}, allowed: a mapping of settings"])
     return content
 
 
@@ -161,27 +211,35 @@ def _defaults() -> dict[str, Any]:
 # --- composing --------------------------------------------------------------------------------------------------
 
 
-def _base(
-    entry: type[RunSettings], values: Mapping[str, Any], snapshot: str | None
-) -> tuple[dict[str, Any], list[str]]:
+def _run_words(values: dict[str, Any]) -> tuple[RunWords, Problems]:
+    """Taken out of the values, and each checked alone, so that a wrong one does not make the others look absent."""
+    words, problems = RunWords(), Problems()
+    for key in [key for key in values if key in RunWords.model_fields]:
+        checked, wrong = check(RunWords, {**words.model_dump(), key: values.pop(key)})
+        words, problems = checked or words, problems | wrong
+    return words, problems
+
+
+def _base(entry: type[RunSettings], values: Mapping[str, Any], snapshot: str | None) -> tuple[dict[str, Any], Problems]:
     entry_name = entry.model_fields["entry"].default
     if snapshot is not None:
         try:
-            tree = read_mapping(Path(snapshot))
+            tree = read_mapping(Path(snapshot).expanduser())
         except Refused as refused:
-            return {}, refused.problems
+            return {}, {"config": f"config: {refused}"}
         if tree.get("entry", entry_name) != entry_name:
-            return {}, [f"config: {snapshot} is a snapshot of {tree['entry']}, allowed: one of {entry_name}"]
-        return tree, []
-    data = values.get("data", values.get("data.name", entry.model_fields["data"].default.name))
+            given = wording.shown(tree["entry"])
+            return {}, {"config": f"config: {snapshot} is a snapshot of {given}, allowed: one of {entry_name}"}
+        return tree, {}
+    data = values.get("data.name", values.get("data", entry.model_fields["data"].default.name))
     table = _defaults()[entry_name]
     chosen = table.get(data if isinstance(data, str) else "any", table["any"])
-    return {group: copy.deepcopy(_preset(group, preset)) for group, preset in chosen.items()}, []
+    return {group: copy.deepcopy(_preset(group, preset)) for group, preset in chosen.items()}, {}
 
 
-def _lay_over(tree: dict[str, Any], values: Mapping[str, Any]) -> list[str]:
+def _lay_over(tree: dict[str, Any], values: Mapping[str, Any]) -> Problems:
     """Presets first, single fields after them, so that their order on the command line does not matter."""
-    problems = []
+    problems: Problems = {}
     for group in [key for key in values if key in PRESET_GROUPS]:
         name = values[group]
         if isinstance(name, str) and name in presets()[group]:
@@ -189,55 +247,76 @@ def _lay_over(tree: dict[str, Any], values: Mapping[str, Any]) -> list[str]:
         elif group == "data" and isinstance(name, str):
             tree["data"] = {"name": name}  # a set of the user's own; _find_data looks for it
         else:
-            problems.append(wording.unknown(group, name, presets()[group]))
+            problems[group] = wording.unknown(group, name, presets()[group])
     for key, value in values.items():
-        if key not in PRESET_GROUPS and not _plant(tree, key, value):
-            problems.append(f"{key}: no such setting, {key.rpartition('.')[0]} is a single value")
+        if key not in PRESET_GROUPS:
+            _plant(tree, key, value)
     return problems
 
 
-def _plant(tree: dict[str, Any], dotted: str, value: Any) -> bool:
+def _plant(tree: dict[str, Any], dotted: str, value: Any) -> None:
     *groups, field = dotted.split(".")
     for group in groups:
         tree = tree.setdefault(group, {})
         if not isinstance(tree, dict):
-            return False
+            return  # a snapshot's mistake, which the check of the whole will name
     tree[field] = value
-    return True
 
 
-def _find_data(tree: dict[str, Any], data_dir: Path) -> list[str]:
+def _find_data(tree: dict[str, Any], data_dir: Path, given_dir: str | None) -> Problems:
     """A published set must have been prepared; of a set of the user's own, the manifest's digest joins the settings."""
     data = tree.setdefault("data", {})
     name = data.get("name", "digits") if isinstance(data, dict) else None
-    if not isinstance(name, str) or name == "digits":  # embedded: packs itself
-        return []
-    manifest = data_dir / name / "manifest.json"
-    published = name in presets()["data"]
-    if not manifest.is_file():
-        if published:
-            return [f"data: {name} is not prepared under {data_dir}; run: python jobs/prepare.py data={name}"]
-        packed = sorted(path.parent.name for path in data_dir.glob("*/manifest.json"))
-        return [wording.unknown("data", name, sorted({*presets()["data"], *packed}))]
-    if published:
-        return []
+    if not isinstance(name, str):
+        return {}
+    if name not in presets()["data"]:
+        return _find_own_data(data, data_dir / name)
+    if data.get("digest") is not None:
+        given = wording.shown(data["digest"])
+        return {"data.digest": f"data.digest: given {given}, allowed: null, because {name} is a published set"}
+    if name == "digits" or os.access(data_dir / name / "manifest.json", os.R_OK):  # digits packs itself
+        return {}
+    where = f" data_dir={shlex.quote(given_dir)}" if given_dir else ""
+    return {"data": f"data: {name} is not prepared under {data_dir}; run: python jobs/prepare.py data={name}{where}"}
+
+
+def _find_own_data(data: dict[str, Any], folder: Path) -> Problems:
+    manifest = read_json(folder / "manifest.json")
+    digest = manifest.get("digest") if manifest else None
+    if isinstance(digest, str):
+        given = data.get("digest")
+        data["digest"] = digest
+        if given in {None, digest}:
+            return {}
+        shown = wording.shown(given)
+        return {"data.digest": f"data.digest: given {shown}, but the images packed under {folder} have {digest}"}
+    packed = sorted(path.parent.name for path in folder.parent.glob("*/manifest.json"))
+    if data["name"] in packed:
+        return {"data": f"data: {folder}/manifest.json cannot be read as a manifest; prepare {data['name']} again"}
+    name = data.pop("name")  # said here, not again where the whole is checked
+    return {"data": wording.unknown("data", name, sorted({*presets()["data"], *packed}))}
+
+
+def _check_folder(key: str, folder: Path) -> Problems:
+    """What is not there yet will be made; what stands in its way is said now."""
     try:
-        digest = json.loads(manifest.read_text())["digest"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return [f"data: {manifest} cannot be read as a manifest; prepare {name} again"]
-    if data.setdefault("digest", digest) != digest:
-        return [f"data.digest: given {data['digest']}, but the images packed under {manifest.parent} have {digest}"]
-    return []
+        is_folder = stat.S_ISDIR(folder.stat().st_mode)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        return {key: f"{key}: {folder} cannot be used: {getattr(error, 'strerror', None) or error}"}
+    return {} if is_folder else {key: f"{key}: {folder} is not a folder"}
 
 
 # --- checking ---------------------------------------------------------------------------------------------------
 
 
-def check(model: type[M], tree: Mapping[str, Any]) -> tuple[M | None, list[str]]:
+def check(model: type[M], tree: Mapping[str, Any]) -> tuple[M | None, Problems]:
     try:
-        return model.model_validate(dict(tree)), []
+        return model.model_validate(dict(tree)), {}
     except ValidationError as error:
-        return None, [wording.problem(model, item) for item in error.errors(include_url=False)]
+        items = error.errors(include_url=False)
+        return None, {".".join(map(str, item["loc"])): wording.problem(model, item) for item in items}
 
 
 # --- answering --------------------------------------------------------------------------------------------------
@@ -255,11 +334,21 @@ def answer(
     """The manners every command shares: --help answers, a refusal is one line per problem and exit code 2."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if any(word in {"--help", "-h", "help"} for word in argv):
-        print(wording.help_text(script, about or "", models, preset_names))
+        print(wording.help_text(script, about or "", models, preset_names, _starting_points(models)))
         return DONE
     try:
         return work(argv)
     except Refused as refused:
         for problem in refused.problems:
-            print(problem, file=sys.stderr)
+            print(wording.one_line(problem), file=sys.stderr)
         return REFUSED
+
+
+def _starting_points(models: Iterable[type[BaseModel]]) -> dict[str, str]:
+    """Data set -> the presets that an entry takes for it."""
+    entries = [model.model_fields["entry"].default for model in models if issubclass(model, RunSettings)]
+    return {
+        data: " ".join(f"{group}={preset}" for group, preset in chosen.items())
+        for entry in entries
+        for data, chosen in _defaults()[entry].items()
+    }

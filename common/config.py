@@ -2,7 +2,7 @@
 
 One class per entry, made of shared groups. Nothing here imports torch, so `jobs` can resolve and check
 ten thousand runs on a login node. How a command line becomes one of these objects is in compose.py;
-named values (`recipe=cnn_cifar10`) are YAML files in presets/.
+named values (`recipe=cnn_cifar`) are YAML files in presets/.
 
 Two kinds of settings live here. Those that can change the result make up a run's identity; those marked
 `identity=False` only say how the same result is computed or watched (device, threads, logging).
@@ -17,31 +17,41 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 NEW = object()  # a setting that has always been there
 
 
-def setting(default: Any, meaning: str, *, identity: bool = True, added_as: Any = NEW, **limits: Any) -> Any:
+def setting(
+    default: Any, meaning: str, *, identity: bool = True, added_as: Any = NEW, form: str = "", **limits: Any
+) -> Any:
     """A field with its one-line meaning, as `--help` prints it.
 
+    form: what its pattern asks for, in words.
     added_as: for a setting that joins a class that already has finished runs. It is the value that means
     "as before": runs with exactly this value keep the identity they had before the setting existed.
     """
-    marks = {"identity": identity} | ({} if added_as is NEW else {"added_as": added_as})
+    marks = {"identity": identity, "form": form} | ({} if added_as is NEW else {"added_as": added_as})
     return Field(default, description=meaning, json_schema_extra=marks, **limits)
 
 
 class Group(BaseModel):
-    """A frozen set of settings that refuses names it does not know."""
+    """A frozen set of settings that refuses names it does not know and converts nothing: true is no number."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class DataSettings(Group):
-    name: str = setting("digits", "packed data set to train on", pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    """Which images, and how they are split."""
+
+    name: str = setting(
+        "digits",
+        "packed data set to train on",
+        pattern=r"^[a-z0-9][a-z0-9_.-]*$",
+        form="lower-case letters, digits, _ . -",
+    )
     val_fraction: float = setting(
         0.1,
         "share of the training set held out for validation; 0 trains on all of it and takes the last epoch",
         ge=0,
         lt=1,
     )
-    split_seed: int = setting(0, "seed of the train/validation split, the same for every run seed", ge=0, lt=2**32)
+    split_seed: int = setting(0, "seed of the train/validation split, the same for every run seed", ge=0, le=2**32 - 1)
     digest: str | None = setting(
         None,
         "fingerprint of a data set of your own; filled in from its manifest, so that other images make another run",
@@ -49,6 +59,8 @@ class DataSettings(Group):
 
 
 class AdaptiveCNNSettings(Group):
+    """The network."""
+
     name: Literal["adaptive_cnn"] = setting("adaptive_cnn", "residual network with layers derived from the data set")
     dropout: float = setting(0.3, "dropout between the two classifier layers", ge=0, lt=1)
 
@@ -80,6 +92,8 @@ class AugmentSettings(Group):
 
 
 class RecipeSettings(Group):
+    """How it is trained."""
+
     epochs: int = setting(30, "passes over the training set", ge=1)
     batch_size: int = setting(128, "images per optimizer step, over all processes", ge=1)
     optimizer: Literal["sgd", "adam", "adamw"] = setting("sgd", "sgd is with Nesterov momentum")
@@ -88,7 +102,7 @@ class RecipeSettings(Group):
     weight_decay: float = setting(5e-4, "weight decay (coupled for sgd and adam, decoupled for adamw)", ge=0)
     decay_all: bool = setting(True, "decay biases and norm parameters too")
     schedule: Literal["cosine", "step", "constant"] = setting("cosine", "course of the learning rate after warm-up")
-    warmup_epochs: float = setting(0.0, "epochs of linear warm-up, fractions allowed", ge=0)
+    warmup: float = setting(0.0, "share of the epochs spent in linear warm-up", ge=0, lt=1)
     final_lr: float = setting(0.0, "share of the peak where the cosine ends", ge=0, le=1)
     step_epochs: float = setting(30.0, "epochs between two drops of the step schedule", gt=0)
     step_factor: float = setting(0.1, "factor of each drop of the step schedule", gt=0, lt=1)
@@ -106,8 +120,6 @@ class RecipeSettings(Group):
 
     @model_validator(mode="after")
     def parts_fit_together(self) -> Self:
-        if self.warmup_epochs > self.epochs:
-            raise ValueError(f"warmup_epochs={self.warmup_epochs:g} is longer than epochs={self.epochs}")
         if self.accumulate > self.batch_size:
             raise ValueError(
                 f"accumulate={self.accumulate} parts cannot be made of batch_size={self.batch_size} images"
@@ -118,7 +130,13 @@ class RecipeSettings(Group):
 class ComputeSettings(Group):
     """How a run is computed. None of it is part of the run's identity."""
 
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N", identity=False, pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = setting(
+        "auto",
+        "where to compute; auto is a GPU if there is one",
+        identity=False,
+        pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$",
+        form="auto | cpu | cuda | cuda:N",
+    )
     threads: int | None = setting(None, "CPU threads of torch; null leaves torch's own choice", identity=False, ge=1)
     deterministic: bool = setting(
         False, "bit-identical repeats on a GPU too, slower (a CPU always repeats)", identity=False
@@ -154,8 +172,8 @@ class LogSettings(Group):
 class RunSettings(Group):
     """What every training entry has."""
 
-    entry: str
-    seed: int = setting(0, "seed of initial weights, order and augmentation", ge=0, lt=2**32)
+    entry: str = setting(..., "the entry that these settings are for")
+    seed: int = setting(0, "seed of initial weights, order and augmentation", ge=0, le=2**32 - 1)
     data: DataSettings = DataSettings()
     augment: AugmentSettings = AugmentSettings()
     recipe: RecipeSettings = RecipeSettings()
@@ -163,11 +181,20 @@ class RunSettings(Group):
     compute: ComputeSettings = ComputeSettings()
     log: LogSettings = LogSettings()
 
+    @model_validator(mode="after")
+    def groups_fit_together(self) -> Self:
+        if self.recipe.patience is not None and self.data.val_fraction == 0:
+            raise ValueError(
+                f"recipe.patience={self.recipe.patience} waits for a better validation accuracy, "
+                "but data.val_fraction=0 leaves no validation set; allowed: recipe.patience=null"
+            )
+        return self
+
 
 class TrainCNN(RunSettings):
-    """Train a convolutional network from scratch."""
+    """Settings of train/train_cnn.py."""
 
-    entry: Literal["train_cnn"] = "train_cnn"
+    entry: Literal["train_cnn"] = setting("train_cnn", "the entry that these settings are for")
 
 
 def identity(settings: BaseModel) -> dict[str, Any]:
@@ -182,7 +209,7 @@ def identity(settings: BaseModel) -> dict[str, Any]:
                 continue
         elif not marks.get("identity", True) or ("added_as" in marks and value == marks["added_as"]):
             continue
-        kept[name] = value
+        kept[name] = value + 0.0 if isinstance(value, float) else value  # makes 0.0 of -0.0, which is its equal
     return kept
 
 

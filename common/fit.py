@@ -11,6 +11,7 @@ import logging
 import math
 import pickle
 import time
+import zipfile
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -249,7 +250,7 @@ def _refuse_nan(loss: float, training: Training) -> None:
     if not math.isfinite(loss):
         raise NotFinite(
             f"the training loss is {loss} in epoch {training.epoch + 1}; the last checkpoint is from before it. "
-            "Try a lower recipe.lr, more recipe.warmup_epochs, or recipe.precision=fp32"
+            "Try a lower recipe.lr, more recipe.warmup, or recipe.precision=fp32"
         )
 
 
@@ -269,13 +270,11 @@ def save(training: Training, task: Task) -> None:
 def resume(training: Training, attempt: Attempt, compute: Compute, needs_best: bool) -> None:
     """Go on from the newest checkpoint that can be read; from the start if there is none, or no best to compare with."""
     run = attempt.run
-    for path in (run.last, run.previous):
+    for path in filter(Path.exists, (run.last, run.previous)):
         try:
-            state = torch.load(path, map_location=compute.device, weights_only=True)
-        except FileNotFoundError:
-            continue
+            state = read_checkpoint(path, compute)
         except UNREADABLE as error:
-            log.warning("%s cannot be read (%s)", path, str(error).splitlines()[0])
+            log.warning("%s cannot be read (%s)", path, (str(error) or type(error).__name__).splitlines()[0])
             continue
         training.best = read_best(run.best)
         if needs_best and state["at"]["epoch"] and not training.best:
@@ -284,6 +283,14 @@ def resume(training: Training, attempt: Attempt, compute: Compute, needs_best: b
         training.load_state_dict(state)
         log.info("resuming after epoch %d, step %d", training.epoch, training.step)
         return
+
+
+def read_checkpoint(path: Path, compute: Compute) -> dict[str, Any]:
+    """What `save` wrote. Its parts carry checksums, which torch writes but does not compare."""
+    with zipfile.ZipFile(path) as parts:
+        if damaged := parts.testzip():
+            raise zipfile.BadZipFile(f"checksum of {damaged}")
+    return torch.load(path, map_location=compute.device, weights_only=True)
 
 
 def keep_if_best(training: Training, task: Task, model: nn.Module, kind: str, val: dict[str, float]) -> None:

@@ -180,13 +180,14 @@ def _decay_groups(model: nn.Module, recipe: RecipeSettings) -> list[dict[str, An
 
 def learning_rate(recipe: RecipeSettings, epoch: float) -> float:
     """The learning rate at a moment of training, counted in epochs: linear warm-up, then the schedule."""
-    if epoch < recipe.warmup_epochs:
-        return recipe.lr * epoch / recipe.warmup_epochs
+    warmup_epochs = recipe.warmup * recipe.epochs
+    if epoch < warmup_epochs:
+        return recipe.lr * epoch / warmup_epochs
     if recipe.schedule == "constant":
         return recipe.lr
     if recipe.schedule == "step":
         return recipe.lr * recipe.step_factor ** math.floor(epoch / recipe.step_epochs)
-    way = (epoch - recipe.warmup_epochs) / max(recipe.epochs - recipe.warmup_epochs, 1e-9)
+    way = (epoch - warmup_epochs) / (recipe.epochs - warmup_epochs)
     cosine = (1 + math.cos(math.pi * min(way, 1.0))) / 2
     return recipe.lr * (recipe.final_lr + (1 - recipe.final_lr) * cosine)
 

@@ -10,19 +10,21 @@ A folder of images holds <class>/* or train/<class>/* and test/<class>/*. A set 
 
 import re
 import shlex
+import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any, Literal
 
 from common import wording
-from common.compose import DONE, FAILED, Refused, answer, data_root, parse
+from common.compose import DONE, FAILED, answer, data_root, parse
 from common.config import Group, setting
 from common.data.catalog import DATASETS
 from common.data.download import DownloadFailed
 from common.data.image_folder import FolderSettings
 from common.data.packing import MANIFEST, differences, is_packed
 from common.data.prepare import prepare, prepare_folder
+from common.failures import Refused
 from common.run_dir import read_json
 
 IMAGE_FOLDER = "image_folder"
@@ -64,11 +66,11 @@ def _prepare(argv: list[str]) -> int:
     try:
         return _pack(words, folder)
     except (DownloadFailed, OSError) as error:
-        print(f"{words.data}: {error}", file=sys.stderr)
+        print(f"{folder.name}: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print(
-            f"{words.data}: interrupted; the same command starts again, downloads go on where they were",
+            f"{folder.name}: interrupted; the same command starts again, downloads go on where they were",
             file=sys.stderr,
         )
         return FAILED
@@ -78,10 +80,10 @@ def _pack(words: PrepareWords, folder: Path) -> int:
     before, started = is_packed(folder) and not words.force, time.monotonic()
     source = Path(words.source) if words.source else None
     if words.data == IMAGE_FOLDER:
-        assert source and words.size and words.name  # noqa: S101 - _problems has refused everything else
+        assert source and words.size  # noqa: PT018 - for the type checker; _problems has refused everything else
         settings = FolderSettings(words.size, words.channels, words.test_fraction, words.split_seed)
         prepare_folder(
-            words.name, folder.parent, source=source, settings=settings, licence=words.licence, force=words.force
+            folder.name, folder.parent, source=source, settings=settings, licence=words.licence, force=words.force
         )
     else:
         prepare(words.data, folder.parent, source=source, mirror=words.mirror, force=words.force)
@@ -164,4 +166,5 @@ def _own_problems(words: PrepareWords) -> list[str]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cancelled job tidies up as after Ctrl-C
     sys.exit(main())

@@ -4,6 +4,7 @@ The checksum decides about everything: a file is complete when it has the publis
 """
 
 import http.client
+import ssl
 import sys
 import time
 import urllib.error
@@ -34,7 +35,6 @@ def fetch(
     files: Sequence[File], mirrors: Sequence[str], folder: Path, pauses_s: Sequence[float] = PAUSES_S
 ) -> dict[str, Path]:
     """Name -> path of every file, complete. Stops at the first that no mirror gives."""
-    folder.mkdir(parents=True, exist_ok=True)
     return {file.name: _fetch_one(file, mirrors, folder, pauses_s) for file in files}
 
 
@@ -54,7 +54,8 @@ def _fetch_one(file: File, mirrors: Sequence[str], folder: Path, pauses_s: Seque
         part.replace(target)
         return target
     raise DownloadFailed(
-        f"download failed: {'; '.join(reasons)}; where there is no network, fetch {file.name} elsewhere and give source=DIR"
+        f"{file.name} could not be downloaded: {'; '.join(reasons)}; "
+        "where there is no network, fetch it elsewhere and give source=DIR"
     )
 
 
@@ -72,7 +73,8 @@ def _from_mirror(url: str, file: File, part: Path, pauses_s: Sequence[float]) ->
                 raise
             time.sleep(pause_s)
         except _Refusing:
-            if not resumed or pause_s is None:  # what an earlier attempt had left may be to blame: once more from zero
+            thrown_away = resumed and not part.exists()  # what an earlier attempt had left may be to blame
+            if not thrown_away or pause_s is None:
                 raise
         else:
             return
@@ -98,14 +100,15 @@ def _continue(url: str, file: File, part: Path) -> None:
             start = start if resumes else 0
             length = response.headers.get("Content-Length")
             total = start + int(length) if length and length.isdigit() else file.size
+            part.parent.mkdir(parents=True, exist_ok=True)
             with part.open("ab" if resumes else "wb") as out:
                 _copy(response, out.write, file.name, start, total)
     except urllib.error.HTTPError as error:
         with error:
             _explain(error, part)
     except urllib.error.URLError as error:
-        raise _Refusing(f"cannot be reached: {error.reason}") from None
-    except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        raise _Refusing(f"cannot be reached: {getattr(error.reason, 'strerror', None) or error.reason}") from None
+    except (http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
         raise _Broken(f"broke off: {error or type(error).__name__}") from None
     if total is not None and part.stat().st_size < total:
         raise _Broken(f"broke off after {part.stat().st_size:,} of {total:,} bytes")

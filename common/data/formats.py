@@ -15,8 +15,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.compose import Refused
 from common.data.packing import Part
+from common.failures import Refused
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,12 +53,9 @@ def read_idx(path: Path, dimensions: int) -> "np.ndarray":
 
     content = _decompressed(path) if path.suffix == ".gz" else path.read_bytes()
     start = 4 + 4 * dimensions
-    if content[:4] != bytes([0, 0, IDX_UBYTE, dimensions]) or len(content) < start:
-        raise Refused(
-            [
-                f"{path}: begins with {content[:4].hex()}, expected 000008{dimensions:02x}: not idx of {dimensions} dimensions"
-            ]
-        )
+    magic = bytes([0, 0, IDX_UBYTE, dimensions])
+    if content[:4] != magic or len(content) < start:
+        raise Refused([f"{path}: not idx: begins with {content[:start].hex()}, expected {magic.hex()} and the sizes"])
     shape = struct.unpack(f">{dimensions}I", content[4:start])
     if len(content) - start != math.prod(shape):
         raise Refused([f"{path}: holds {len(content) - start} values, its header says {math.prod(shape)} {shape}"])

@@ -1,18 +1,13 @@
-"""One image file of any kind -> the pixels of one packed image. Folders of images and single outside images share it."""
+"""One image file of any kind -> the pixels of one packed image, the same for folders of images and outside images."""
 
-import struct
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.compose import Refused
+from common.failures import Refused
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
-
-# What Pillow's many decoders are known to raise on damaged files, besides OSError.
-DECODER_ERRORS = (SyntaxError, ValueError, TypeError, EOFError, LookupError, struct.error, zlib.error, OverflowError)
 
 
 def read_image(path: Path, shape: tuple[int, int, int]) -> "np.ndarray":
@@ -30,18 +25,18 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> "np.ndarray":
         raise Refused([f"{path}: not an image of a kind Pillow can read"]) from None
     except OSError as error:
         raise Refused([f"{path}: cannot be read: {error.strerror or error}"]) from None
-    except (*DECODER_ERRORS, Image.DecompressionBombError) as error:
+    except Exception as error:  # noqa: BLE001 - on damaged files Pillow's decoders raise nearly anything
         raise Refused([f"{path}: cannot be read as an image: {error or type(error).__name__}"]) from None
-    return np.asarray(fitted).reshape(height, width, channels).transpose(2, 0, 1)
+    return np.asarray(fitted).reshape(height, width, channels).transpose(2, 0, 1).copy()  # Pillow's own is read-only
 
 
 def _plain(image: "Image.Image", channels: int) -> "Image.Image":
     """8 bits, grey or RGB, whatever the file's mode; what is transparent lies on white."""
     from PIL import Image
 
-    if image.mode in {"I", "F"}:
-        raise ValueError(f"32-bit pixels (mode {image.mode}) have no fixed range; convert it to 8 or 16 bits first")
-    if image.mode.startswith("I;16"):
+    if image.mode == "F":
+        raise ValueError("its pixels are fractions, which have no fixed range; convert it to 8 or 16 bits first")
+    if image.mode.startswith("I"):
         image = _eight_bits(image)
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
@@ -49,8 +44,11 @@ def _plain(image: "Image.Image", channels: int) -> "Image.Image":
 
 
 def _eight_bits(image: "Image.Image") -> "Image.Image":
-    """0..65535 to 0..255, rounded: 257 steps become one."""
+    """0..65535 to 0..255, rounded: 257 steps become one. Pillow reads some 16-bit files into 32 bits."""
     import numpy as np
     from PIL import Image
 
-    return Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+    pixels = np.asarray(image).astype(np.int64)
+    if pixels.min() < 0 or pixels.max() > 65535:
+        raise ValueError(f"its pixels run from {pixels.min()} to {pixels.max()}; convert it to 8 or 16 bits first")
+    return Image.fromarray(((pixels + 128) // 257).astype(np.uint8))

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.compose import Refused
 from common.data.image_file import read_image
 from common.data.packing import SETS, Part
+from common.failures import Refused
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,19 +94,22 @@ def _check_split_folders(source: Path, names: set[str]) -> None:
         raise Refused(problems)
 
 
-def _subfolders(folder: Path) -> list[Path]:
+def _entries(folder: Path) -> list[Path]:
     try:
-        entries = sorted(folder.iterdir())
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
         raise Refused([f"source: {folder} cannot be read: {error.strerror}"]) from None
-    return [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return [entry for entry in _entries(folder) if entry.is_dir()]
 
 
 def _by_class(folder: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     problems: list[str] = []
     for class_folder in _subfolders(folder):
-        entries = [entry for entry in sorted(class_folder.iterdir()) if not entry.name.startswith(".")]
+        entries = _entries(class_folder)
         problems += [
             f"source: {entry} is a folder inside a class folder; expected images only"
             for entry in entries

@@ -20,7 +20,7 @@ from torch import Tensor
 from common.compute import Compute, Draws
 from common.config import AugmentSettings, RunSettings
 from common.data.augment import augment, mix
-from common.data.prepare import ensure_digits
+from common.data.prepare import prepare
 from common.failures import DataError, Refused
 
 
@@ -219,8 +219,8 @@ class Data:
 
 def open_data(folder: Path, settings: RunSettings, compute: Compute) -> Data:
     """The packed set, its split and its batches. `digits` packs itself on first use."""
-    if settings.data.name == "digits":
-        ensure_digits(folder.parent)
+    if settings.data.name == "digits" and not (folder / "manifest.json").exists():
+        prepare("digits", folder.parent)
     packed = PackedSet.open(folder)
     budget_gb, size = compute.settings.data_budget_gb, settings.recipe.batch_size
     if size % compute.world:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.compose import Refused
+from common.failures import Refused
 from common.run_dir import atomic_write, read_json, write_json
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Part:
 
 
 class PixelSums:
-    """Mean and standard deviation per channel, in whole numbers up to the last division: exact for any number of images."""
+    """Mean and standard deviation per channel, in whole numbers up to the last division: exact however many images."""
 
     def __init__(self, channels: int) -> None:
         self.pixels = 0
@@ -139,7 +139,7 @@ def _write_set(folder: Path, name: str, part: Part, n_classes: int, sums: PixelS
 
 
 def _write_array(path: Path, shape: tuple[int, ...], kind: str, blocks: Iterable["np.ndarray"]) -> str:
-    """The .npy format in one pass, with its checksum. Plain writes: a mapped file would die of a full disk by SIGBUS."""
+    """The .npy format in one pass, with its checksum. Plain writes: on a full disk a mapped file dies of SIGBUS."""
     import numpy as np
 
     header = io.BytesIO()

@@ -4,18 +4,19 @@ A set is packed into a scratch folder beside its place and renamed into it when 
 preparation, a folder with the set's name holds the whole set or is not there.
 """
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from common.compose import Refused
 from common.data import image_folder
 from common.data.catalog import DATASETS, Published
 from common.data.download import fetch
 from common.data.packing import MANIFEST, Part, is_packed, pack
 from common.data.sources import locate
+from common.failures import Refused
 from common.run_dir import read_json
 
 DOWNLOADS = ".downloads"  # under the data folder; kept, so that force=true needs no network; may be deleted
@@ -83,6 +84,7 @@ def _files(
         return {}
     if source is not None:
         return locate(published.files, source, published.mirrors[0])
+    _make(data_dir)
     return fetch(published.files, [mirror] if mirror else published.mirrors, data_dir / DOWNLOADS / name)
 
 
@@ -106,29 +108,34 @@ def _check_same_settings(folder: Path, asked: Mapping[str, Any]) -> None:
     """A set of other pixels under the same name would be taken for what was asked for."""
     manifest = read_json(folder / MANIFEST) or {}
     packed = manifest.get("made_with", {})
-    raise_for = [
+    differing = [
         f"{key}: given {value}, but {folder} was packed with {packed.get(key)}; "
         "expected the same, another name=, or force=true to pack it again"
         for key, value in asked.items()
         if packed.get(key) != value
     ]
-    if raise_for:
-        raise Refused(raise_for)
+    if differing:
+        raise Refused(differing)
 
 
 def _install(
     folder: Path, parts: Mapping[str, Part], classes: Sequence[str], about: Mapping[str, Any], *, force: bool
 ) -> None:
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch_folder = tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent)
-    except OSError as error:
-        raise Refused([f"data_dir: {folder.parent} cannot be written: {error.strerror}"]) from None
-    with scratch_folder as scratch:
+    _make(folder.parent)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         packed = Path(scratch, "packed")
         packed.mkdir()
         pack(packed, parts, classes, about)
         _put_in_place(packed, folder, Path(scratch, "replaced"), force=force)
+
+
+def _make(data_dir: Path) -> None:
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused([f"data_dir: {data_dir} cannot be made: {error.strerror}"]) from None
+    if not os.access(data_dir, os.W_OK | os.X_OK):
+        raise Refused([f"data_dir: {data_dir} cannot be written by this user"])
 
 
 def _put_in_place(packed: Path, folder: Path, replaced: Path, *, force: bool) -> None:

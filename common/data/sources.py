@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.compose import Refused
+from common.failures import Refused
 
 SEARCH_DEPTH = 3  # source=DIR may hold the files themselves or, say, MNIST/raw/
 
@@ -26,7 +26,7 @@ def md5_of(path: Path) -> str:
 
 
 def locate(files: Sequence[File], source: Path, origin: str) -> dict[str, Path]:
-    """Name -> path of every file, or of what it unpacks to, intact; else Refused. `origin` is where they are published."""
+    """Name -> path of every file, or of what it unpacks to, all intact; else Refused, with where they are published."""
     if not source.is_dir():
         raise Refused([f"source: {source} is not a folder; expected one that holds {_listed(files)}"])
     if not os.access(source, os.R_OK | os.X_OK):
@@ -66,7 +66,7 @@ def _whole_or_unpacked(file: File, candidates: dict[str, list[Path]]) -> tuple[d
     problems += [problem for _, wrong in parts.values() for problem in wrong]
     absent = [name for name in parts if not candidates[name]]
     if absent and len(absent) < len(parts):
-        problems.append(f"source: of what {file.name} holds, {', '.join(absent)} is missing; expected all of it")
+        problems.append(f"source: of what {file.name} holds there is no {', '.join(absent)}; expected all of it")
     return {}, problems
 
 
@@ -86,8 +86,9 @@ def _intact(file: File, candidates: Sequence[Path]) -> tuple[Path | None, list[s
 
 
 def _missing(file: File, source: Path, origin: str) -> str:
-    unpacked = f" (or {', '.join(part.name for part in file.unpacked)})" if file.unpacked else ""
-    return f"source: {source} has no {file.name}{unpacked}, {SEARCH_DEPTH} levels deep; it is published at {origin}"
+    unpacked = f" (nor {', '.join(part.name for part in file.unpacked)})" if file.unpacked else ""
+    url = f"{origin.rstrip('/')}/{file.name}"
+    return f"source: {source} holds no {file.name}{unpacked}, searched {SEARCH_DEPTH} folders deep; published at {url}"
 
 
 def _listed(files: Sequence[File]) -> str:

@@ -5,15 +5,14 @@ The suite's reference network. It has exactly 709,034 parameters for MNIST and 1
 `derive_plan` is the whole rule:
 1. Grey images of at most 32x32 pixels and 32 classes get a narrow network (first width 32), all others a wide one (64).
 2. The stem halves the image until the first stage works on at most 16x16 cells (narrow) or 56x56 (wide).
-3. Each stage halves the grid and doubles the width of the one before, until about 4x4 cells or four stages.
+3. Each further stage halves the grid and doubles the width, until at most 4x4 cells are left or there are four stages.
 4. A stage has two residual blocks; in a wide network all but the first have three.
 5. Average pooling, then a classifier whose hidden layer is half as wide as the last stage.
 
-"Cells" are counted by area, so an oblong image gets as deep a network as a square one of as many pixels.
+Pixels and cells are counted by area, so an oblong image gets as deep a network as a square one of the same area.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn

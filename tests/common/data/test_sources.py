@@ -1,0 +1,105 @@
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from common.data.sources import SEARCH_DEPTH, File, locate, md5_of
+from common.failures import Refused
+
+ORIGIN = "https://publisher.example/files/"
+
+
+def file_of(name: str, content: bytes, *unpacked: File) -> File:
+    return File(name, hashlib.md5(content, usedforsecurity=False).hexdigest(), len(content), unpacked)
+
+
+ONE = file_of("one.gz", b"first", file_of("one", b"first, unpacked"))
+TWO = file_of("two.tar", b"second", file_of("left", b"l"), file_of("middle", b"m"), file_of("right", b"r"))
+
+
+def put(folder: Path, **contents: bytes) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        (folder / name.replace("_", ".")).write_bytes(content)
+
+
+def problems(source: Path) -> list[str]:
+    with pytest.raises(Refused) as refused:
+        locate([ONE, TWO], source, ORIGIN)
+    return refused.value.problems
+
+
+def test_md5_of_a_known_text(tmp_path: Path) -> None:
+    put(tmp_path, abc=b"abc")
+    assert md5_of(tmp_path / "abc") == "900150983cd24fb0d6963f7d28e17f72"  # RFC 1321, appendix A.5
+
+
+def test_found_in_the_folder_itself_and_below(tmp_path: Path) -> None:
+    put(tmp_path, one_gz=b"first")
+    put(tmp_path / "Set" / "raw", two_tar=b"second")
+    assert locate([ONE, TWO], tmp_path, ORIGIN) == {
+        "one.gz": tmp_path / "one.gz",
+        "two.tar": tmp_path / "Set" / "raw" / "two.tar",
+    }
+
+
+@pytest.mark.parametrize(("depth", "is_found"), [(SEARCH_DEPTH, True), (SEARCH_DEPTH + 1, False)])
+def test_search_ends_at_its_depth(tmp_path: Path, depth: int, is_found: bool) -> None:
+    put(tmp_path.joinpath(*"abcdef"[:depth]), one_gz=b"first", two_tar=b"second")
+    if is_found:
+        assert set(locate([ONE, TWO], tmp_path, ORIGIN)) == {"one.gz", "two.tar"}
+    else:
+        assert len(problems(tmp_path)) == 2
+
+
+def test_a_linked_folder_is_searched(tmp_path: Path) -> None:
+    put(tmp_path / "elsewhere", one_gz=b"first", two_tar=b"second")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "link").symlink_to(tmp_path / "elsewhere")
+    assert locate([ONE, TWO], tmp_path / "source", ORIGIN)["one.gz"] == tmp_path / "source" / "link" / "one.gz"
+
+
+def test_the_checksum_chooses_among_equal_names(tmp_path: Path) -> None:
+    put(tmp_path / "a", one_gz=b"another set's", two_tar=b"second")
+    put(tmp_path / "b", one_gz=b"first", two_tar=b"another set's")
+    found = locate([ONE, TWO], tmp_path, ORIGIN)
+    assert found == {"one.gz": tmp_path / "b" / "one.gz", "two.tar": tmp_path / "a" / "two.tar"}
+
+
+def test_unpacked_files_stand_in(tmp_path: Path) -> None:
+    put(tmp_path, one=b"first, unpacked", left=b"l", middle=b"m", right=b"r")
+    assert set(locate([ONE, TWO], tmp_path, ORIGIN)) == {"one", "left", "middle", "right"}
+
+
+def test_unpacked_files_stand_in_for_a_damaged_archive(tmp_path: Path) -> None:
+    put(tmp_path, one_gz=b"damaged", one=b"first, unpacked", two_tar=b"second")
+    assert set(locate([ONE, TWO], tmp_path, ORIGIN)) == {"one", "two.tar"}
+
+
+def test_every_missing_file_is_named_at_once_with_its_address(tmp_path: Path) -> None:
+    assert problems(tmp_path) == [
+        f"source: {tmp_path} holds no one.gz (nor one), searched 3 folders deep; published at {ORIGIN}one.gz",
+        f"source: {tmp_path} holds no two.tar (nor left, middle, right), searched 3 folders deep; "
+        f"published at {ORIGIN}two.tar",
+    ]
+
+
+def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
+    put(tmp_path, one_gz=b"damaged", left=b"l", middle=b"wrong")
+    first, second, third = problems(tmp_path)
+    wrong = hashlib.md5(b"damaged", usedforsecurity=False).hexdigest()
+    assert first.startswith(f"{tmp_path / 'one.gz'}: md5 is {wrong}, expected {ONE.md5}")
+    assert second.startswith(f"{tmp_path / 'middle'}: md5 is ")
+    assert third == "source: of what two.tar holds there is no right; expected all of it"
+
+
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
+    put(tmp_path, two_tar=b"second")
+    (tmp_path / "one.gz").symlink_to(tmp_path / "gone")
+    assert problems(tmp_path) == [f"{tmp_path / 'one.gz'}: cannot be read: No such file or directory"]
+
+
+def test_a_source_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, one_gz=b"first")
+    for source in (tmp_path / "one.gz", tmp_path / "nowhere"):
+        assert problems(source) == [f"source: {source} is not a folder; expected one that holds one.gz, two.tar"]

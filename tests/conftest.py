@@ -1,0 +1,46 @@
+"""What every test gets: one torch thread, no network, no settings of the caller's own, and the packed digits."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; the scripts they start inherit it
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where everything is required (CI), a test that would skip fails instead."""
+    if os.environ.get("STILLHOUSE_REQUIRE_ALL"):
+        for item in items:
+            for mark in item.iter_markers("skipif"):
+                if mark.args and mark.args[0] and "gpu" not in item.keywords and "data" not in item.keywords:
+                    raise pytest.UsageError(f"{item.nodeid} would skip: {mark.kwargs.get('reason')}")
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Run in an empty folder; refuse every connection that leaves this machine."""
+    for name in ("STILLHOUSE_RUNS", "STILLHOUSE_DATA", "RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    connect = socket.socket.connect
+
+    def local_only(self: socket.socket, address: object) -> None:
+        if isinstance(address, tuple) and address[0] not in {"127.0.0.1", "::1", "localhost"}:
+            raise AssertionError(f"a test reached for the network: {address}")
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", local_only)
+
+
+@pytest.fixture(scope="session")
+def digits_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder that holds the packed digits."""
+    from common.data.prepare import prepare
+
+    folder = tmp_path_factory.mktemp("data")
+    prepare("digits", folder)
+    return folder
