@@ -9,7 +9,6 @@ Later words win over earlier ones.
 import copy
 import functools
 import os
-import re
 import shlex
 import stat
 import sys
@@ -17,15 +16,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from common import wording
 from common.config import Group, RunSettings, setting
 from common.failures import Refused as Refused
 from common.run_dir import read_json
+from common.yaml12 import load_yaml, read_mapping
 
 PRESETS = Path(__file__).parent / "presets"
 PRESET_GROUPS = ("data", "model", "recipe", "augment")
@@ -57,11 +56,19 @@ class Command:
 
 
 def runs_root(given: str | None = None) -> Path:
-    return Path(given or os.environ.get("STILLHOUSE_RUNS") or "runs").expanduser()
+    return _path(given or os.environ.get("STILLHOUSE_RUNS") or "runs")
 
 
 def data_root(given: str | None = None) -> Path:
-    return Path(given or os.environ.get("STILLHOUSE_DATA") or "data").expanduser()
+    return _path(given or os.environ.get("STILLHOUSE_DATA") or "data")
+
+
+def _path(text: str) -> Path:
+    """Not every shell puts the home folder in place of ~ behind an equals sign, and no YAML file does."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # ~nobody
+        return Path(text)
 
 
 def compose(entry: type[RunSettings], argv: Iterable[str]) -> Command:
@@ -99,53 +106,6 @@ def _unless_said(wrong: Problems, problems: Problems) -> Problems:
 # --- reading ----------------------------------------------------------------------------------------------------
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML with the scalars of YAML 1.2: 1e-3 is a number, and off, no, 1:30 and 2026-01-01 are words.
-
-    Only null is nothing; ~ is a word, because it is someone's home folder. Not the loader in C, which deep
-    nesting crashes.
-    """
-
-    yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {}
-
-
-class _Dumper(yaml.SafeDumper):
-    """Puts quotes around text that some reader would take for a number, be it one of YAML 1.1 or of 1.2."""
-
-
-for _tag, _pattern, _first in (
-    ("null", r"null|Null|NULL|", ["n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?(0|[1-9]\d*)", list("-+0123456789")),
-    (
-        "float",
-        r"[-+]?(\.\d+|\d+\.\d*)([eE][-+]?\d+)?|[-+]?\d+[eE][-+]?\d+|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        list("-+.0123456789"),
-    ),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
-    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
-
-
-def load_yaml(text: str) -> Any:
-    """The content, or ValueError with the reason."""
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise ValueError(f"{error.problem}{place}") from None
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:  # PyYAML's for "!!bool x" and the like
-        raise ValueError(str(error).partition("\n")[0]) from None
-
-
-def dump_yaml(content: Mapping[str, Any]) -> str:
-    """Text that load_yaml, and every other reader of YAML, reads as the same content."""
-    return yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False)
-
-
 def read_words(
     argv: Iterable[str], models: Sequence[type[BaseModel]], groups: Sequence[str] = ()
 ) -> tuple[dict[str, Any], Problems]:
@@ -164,33 +124,19 @@ def read_words(
                 values[key] = _read_value(text)
                 problems.pop(key, None)  # the later word wins
             except ValueError as error:
-                problems[key] = f"{key}: given {text!r}, {error}"
+                problems[key] = f"{key}: given {wording.shown(text)!r}, {error}"
     return values, problems
 
 
 def _read_value(text: str) -> Any:
     """Nothing is nothing only if it is spelt out: `config=$FILE` with FILE unset must not mean the defaults."""
-    if not text.strip():
-        raise ValueError("a value is missing; where none is allowed, it is written null")
     try:
-        return load_yaml(text)
+        value = load_yaml(text)
     except ValueError as error:
         raise ValueError(f"which is not YAML: {error}") from None
-
-
-def read_mapping(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping, or Refused."""
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refused([f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"]) from None
-    try:
-        content = load_yaml(text)
-    except ValueError as error:
-        raise Refused([f"{path}: not YAML: {error}"]) from None
-    if not isinstance(content, dict):
-        raise Refused([f"{path}: holds {wording.shown(content)}, allowed: a mapping of settings"])
-    return content
+    if value is None and text.strip().lower() != "null":
+        raise ValueError("which is no value; where none is allowed, it is written null")
+    return value
 
 
 @functools.cache
@@ -224,7 +170,7 @@ def _base(entry: type[RunSettings], values: Mapping[str, Any], snapshot: str | N
     entry_name = entry.model_fields["entry"].default
     if snapshot is not None:
         try:
-            tree = read_mapping(Path(snapshot).expanduser())
+            tree = read_mapping(_path(snapshot))
         except Refused as refused:
             return {}, {"config": f"config: {refused}"}
         if tree.get("entry", entry_name) != entry_name:
@@ -286,7 +232,7 @@ def _find_own_data(data: dict[str, Any], folder: Path) -> Problems:
     if isinstance(digest, str):
         given = data.get("digest")
         data["digest"] = digest
-        if given in {None, digest}:
+        if given is None or given == digest:
             return {}
         shown = wording.shown(given)
         return {"data.digest": f"data.digest: given {shown}, but the images packed under {folder} have {digest}"}

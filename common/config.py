@@ -26,7 +26,7 @@ def setting(
     added_as: for a setting that joins a class that already has finished runs. It is the value that means
     "as before": runs with exactly this value keep the identity they had before the setting existed.
     """
-    marks = {"identity": identity, "form": form} | ({} if added_as is NEW else {"added_as": added_as})
+    marks: dict[str, Any] = {"identity": identity, "form": form} | ({} if added_as is NEW else {"added_as": added_as})
     return Field(default, description=meaning, json_schema_extra=marks, **limits)
 
 

@@ -51,6 +51,7 @@ UNREADABLE = (
     ValueError,
     KeyError,
     pickle.UnpicklingError,
+    zipfile.BadZipFile,
     safetensors.SafetensorError,
 )
 

@@ -4,133 +4,197 @@ Both are read off the settings' own classes, so that what is printed is what is 
 """
 
 import difflib
+import functools
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal, get_args, get_origin
+import reprlib
+import shlex
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+# --- problems ---------------------------------------------------------------------------------------------------
+
 
 def problem(model: type[BaseModel], error: Mapping[str, Any]) -> str:
-    path = [str(part) for part in error["loc"]]
-    dotted = ".".join(path)
-    if error["type"] == "extra_forbidden":
-        *groups, _ = path
-        parent = _descend(model, groups)
-        options = sorted(parent.model_fields) if parent else []
-        nearest = _nearest(dotted, [*model.model_fields, *every_setting(model)])
-        prefix = ".".join(groups)
-        where = f"allowed in {prefix}: " if prefix else "allowed: "
-        return (
-            f"{dotted}: no such setting"
-            + (f", nearest: {nearest}" if nearest else "")
-            + f"; {where}{', '.join(options)}"
-        )
-    field = _field(model, path)
-    if error["type"] == "value_error":
-        return (dotted + ": " if dotted else "") + str(error["ctx"]["error"])
-    if error["type"] == "missing":
-        return f"{dotted}: missing; {field.description if field else ''}"
-    given = _shown(error["input"])
+    """One line for one of pydantic's errors: the setting, what was given, what is allowed, the nearest name."""
+    key, kind = ".".join(map(str, error["loc"])), error["type"]
+    if kind in {"extra_forbidden", "invalid_key"}:
+        return no_such_setting(key, [model])
+    if kind == "value_error":
+        return f"{key}: {error['ctx']['error']}" if key else str(error["ctx"]["error"])
+    field = _field(model, key)
+    if kind == "missing":
+        return f"{key}: missing; {field.description if field else error['msg']}"
+    given = shown(error["input"])
     if field is None:
-        return f"{dotted}: given {given}; {error['msg']}"
-    options = _options(field.annotation)
-    nearest = _nearest(given, options)
-    return f"{dotted}: given {given}, allowed: {allowed(field)}" + (f", nearest: {nearest}" if nearest else "")
+        return f"{key}: given {given}; {error['msg']}"
+    text = f"{key}: given {given}, allowed: {allowed(field)}"
+    if kind == "string_type" and isinstance(error["input"], int | float):
+        return f"""{text}; as text it is written '"{given}"', the single quotes for the shell"""
+    return text + _nearest_text(given, _options(field.annotation))
+
+
+def no_such_setting(key: str, models: Sequence[type[BaseModel]]) -> str:
+    """For a key that none of the models has, or that is a group, which is not set as a whole."""
+    settings = [name for model in models for name in every_setting(model)]
+    members = [name for name in settings if name.startswith(f"{key}.")]
+    if members:
+        return f"{key}: a group of settings, allowed: {', '.join(members)}"
+    group = key.rpartition(".")[0]
+    members = [name for name in settings if group and name.startswith(f"{group}.")]
+    top = [name for model in models for name in model.model_fields]
+    return f"{key}: no such setting, allowed: {', '.join(members or top)}" + _nearest_text(key, [*top, *settings])
 
 
 def unknown(what: str, given: Any, options: Iterable[str]) -> str:
     options = list(options)
-    nearest = _nearest(str(given), options)
-    return f"{what}: given {_shown(given)}, allowed: {', '.join(options)}" + (
-        f", nearest: {nearest}" if nearest else ""
-    )
+    return f"{what}: given {shown(given)}, allowed: {', '.join(options)}" + _nearest_text(str(given), options)
 
 
-def _nearest(given: str, options: Iterable[str]) -> str:
-    options = list(options)
-    matches = difflib.get_close_matches(given, options, n=1, cutoff=0.5)
-    if not matches:  # the right field in the wrong group, or without its group
-        last = given.rpartition(".")[2]
-        fields = {option.rpartition(".")[2]: option for option in options}
-        matches = [fields[name] for name in difflib.get_close_matches(last, fields, n=1, cutoff=0.7)]
-    return matches[0] if matches else ""
-
-
-def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
+def shown(value: Any) -> str:
+    """A value as it is written on the command line, shortened."""
+    if isinstance(value, dict | list):
+        text = reprlib.repr(value)  # it may be huge, or contain itself
+    else:
+        text = value if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _group_of(field: FieldInfo) -> type[BaseModel] | None:
+def one_line(text: str) -> str:
+    """Line breaks and other control characters spelt out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _nearest_text(given: str, options: Sequence[str]) -> str:
+    nearest = _nearest(given, options)
+    return f", nearest: {nearest}" if nearest else ""
+
+
+def _nearest(given: str, options: Sequence[str]) -> str:
+    """The right field in the wrong group or without its group, else the most similar name."""
+    given, last = given.lower(), given.lower().rpartition(".")[2]
+    fields = {option.rpartition(".")[2]: option for option in reversed(options)}
+    if last in fields:
+        return fields[last]
+    similar = difflib.get_close_matches(given, options, n=1, cutoff=0.5)
+    similar += [fields[name] for name in difflib.get_close_matches(last, fields, n=1, cutoff=0.7)]
+    return similar[0] if similar else ""
+
+
+# --- what a setting may be --------------------------------------------------------------------------------------
+
+TYPE_NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
+LIMIT_NAMES = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
+
+
+def group_of(field: FieldInfo) -> type[BaseModel] | None:
     return field.annotation if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) else None
 
 
-def _descend(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
-    for part in path:
-        field = model.model_fields.get(part)
-        group = _group_of(field) if field else None
-        if group is None:
-            return None
-        model = group
-    return model
-
-
-def _field(model: type[BaseModel], path: list[str]) -> FieldInfo | None:
-    parent = _descend(model, path[:-1]) if path else None
-    return parent.model_fields.get(path[-1]) if parent else None
-
-
+@functools.cache
 def every_setting(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
     """Dotted name -> field, groups opened."""
     settings: dict[str, FieldInfo] = {}
     for name, field in model.model_fields.items():
-        group = _group_of(field)
+        group = group_of(field)
         settings |= every_setting(group, f"{prefix}{name}.") if group else {prefix + name: field}
     return settings
 
 
-def _options(annotation: Any) -> list[str]:
-    return [str(option) for option in get_args(annotation)] if get_origin(annotation) is Literal else []
-
-
-TYPE_NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
-LIMIT_NAMES = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}"}
-
-
 def allowed(field: FieldInfo) -> str:
     """What a setting may be, in words: the same for `--help` and for a refusal."""
-    if options := _options(field.annotation):
-        return " | ".join(options)
-    group = _group_of(field)
+    group = group_of(field)
     if group:
-        return f"settings of {group.__name__}"
-    types = [TYPE_NAMES.get(kind, str(kind)) for kind in get_args(field.annotation) or (field.annotation,)]
-    limits = [
-        words.format(getattr(mark, name))
+        return f"a mapping of {', '.join(group.model_fields)}"
+    form = field.json_schema_extra.get("form") if isinstance(field.json_schema_extra, dict) else None
+    if form:
+        return str(form)
+    first, *others = [_type_name(kind) for kind in _alternatives(field.annotation)]
+    limits = _limits(field)
+    return (", or " if limits else " or ").join([f"{first}, {limits}" if limits else first, *others])
+
+
+def _limits(field: FieldInfo) -> str:
+    limits = {
+        name: getattr(mark, name)
         for mark in field.metadata
-        for name, words in LIMIT_NAMES.items()
+        for name in LIMIT_NAMES
         if getattr(mark, name, None) is not None
-    ]
-    patterns = [f"like {field.description}" for mark in field.metadata if getattr(mark, "pattern", None)]
-    return " or ".join([" ".join([types[0], *limits, *patterns]), *types[1:]])
+    }
+    if limits.keys() == {"ge", "le"}:
+        return f"{limits['ge']} to {limits['le']}"
+    return " and ".join(LIMIT_NAMES[name].format(limit) for name, limit in limits.items())
 
 
-def help_text(command: str, about: str, models: Iterable[type[BaseModel]], presets: Mapping[str, Iterable[str]]) -> str:
-    """`--help`: every key with what it may be, its default and its meaning, then the presets."""
+def _field(model: type[BaseModel], key: str) -> FieldInfo | None:
+    """Of a setting or of a group."""
+    name, _, rest = key.partition(".")
+    field = model.model_fields.get(name)
+    group = group_of(field) if field else None
+    return _field(group, rest) if group and rest else field
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    return list(get_args(annotation)) if get_origin(annotation) in {Union, UnionType} else [annotation]
+
+
+def _type_name(kind: Any) -> str:
+    return TYPE_NAMES.get(kind) or " | ".join(_options(kind)) or str(kind)
+
+
+def _options(annotation: Any) -> list[str]:
+    literals = [kind for kind in _alternatives(annotation) if get_origin(kind) is Literal]
+    return [str(option) for literal in literals for option in get_args(literal)]
+
+
+# --- help -------------------------------------------------------------------------------------------------------
+
+INDENT, WIDTH = 35, 118
+
+
+def help_text(
+    command: str,
+    about: str,
+    models: Iterable[type[BaseModel]],
+    presets: Mapping[str, Iterable[str]],
+    starting_points: Mapping[str, str],
+) -> str:
+    """`--help`: the presets, then every key with its default, its meaning, and what it may be."""
     lines = [f"python {command} key=value ...", "", about.strip()]
+    if presets:
+        lines += ["", "A preset sets a whole group, group.field=value one setting of it, in any order.", ""]
+        for group, names in presets.items():
+            lines += _row(f"{group}=NAME", ", ".join(names))
+    if starting_points:
+        lines += ["", "What comes with a data set where the command line names nothing else:", ""]
+        for data, chosen in starting_points.items():
+            lines += _row("any other" if data == "any" else f"data={data}", chosen)
     for model in models:
-        lines.append("")
-        previous = ""
-        for name, field in every_setting(model).items():
-            group = name.rpartition(".")[0]
-            if group != previous:
-                lines.append("")
-            previous = group
-            default = "required" if field.is_required() else f"default {_shown(field.default)}"
-            lines += [f"  {name} = {allowed(field)}   ({default})", f"      {field.description or ''}".rstrip()]
-    for group, names in presets.items():
-        lines += ["", f"  {group}=NAME loads a preset: {', '.join(names)}"]
+        lines += _help_of(model, "", model.__doc__ or "")
     lines += ["", "Exit codes: 0 done, 1 failed, 2 refused."]
     return "\n".join(lines)
+
+
+def _help_of(model: type[BaseModel], prefix: str, heading: str) -> list[str]:
+    """The single settings of a model, then each of its groups under its own heading."""
+    lines = ["", heading.strip(), ""] if heading else [""]
+    groups: list[str] = []
+    for name, field in model.model_fields.items():
+        group = group_of(field)
+        if group:
+            groups += _help_of(group, f"{prefix}{name}.", f"{prefix}{name}: {group.__doc__ or ''}")
+            continue
+        key = prefix + name
+        word = f"{key} (required)" if field.is_required() else f"{key}={shlex.quote(shown(field.default))}"
+        lines += _row(word, f"{field.description or ''} [{allowed(field)}]")
+    return lines + groups
+
+
+def _row(word: str, text: str) -> list[str]:
+    """A word, and to the right of it a text, wrapped."""
+    first, *more = textwrap.wrap(text, WIDTH - INDENT)
+    return [f"  {word:<{INDENT - 4}}  {first}", *(" " * INDENT + line for line in more)]

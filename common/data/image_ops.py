@@ -125,9 +125,11 @@ def brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the mean grey of the image, summed so that the order of the sum cannot matter."""
-    mean = _grey(images).mean((1, 2, 3), keepdim=True, dtype=torch.float64)
-    return _blend(images, mean.float(), factor)
+    """Blend with the mean grey of the image. Rows, then doubles: no sum is rounded, so its order cannot matter."""
+    height, width = images.shape[-2:]
+    total = _grey(images).sum(3).sum((1, 2), dtype=torch.float64)
+    mean = (total / (height * width)).float()
+    return _blend(images, mean[:, None, None, None], factor)
 
 
 def saturation(images: Tensor, factor: Tensor) -> Tensor:
