@@ -216,7 +216,7 @@ def _find_data(tree: dict[str, Any], data_dir: Path, given_dir: str | None) -> P
     if not isinstance(name, str):
         return {}
     if name not in presets()["data"]:
-        return _find_own_data(data, data_dir / name)
+        return _find_own_data(data, data_dir)
     if data.get("digest") is not None:
         given = wording.shown(data["digest"])
         return {"data.digest": f"data.digest: given {given}, allowed: null, because {name} is a published set"}
@@ -226,7 +226,8 @@ def _find_data(tree: dict[str, Any], data_dir: Path, given_dir: str | None) -> P
     return {"data": f"data: {name} is not prepared under {data_dir}; run: python jobs/prepare.py data={name}{where}"}
 
 
-def _find_own_data(data: dict[str, Any], folder: Path) -> Problems:
+def _find_own_data(data: dict[str, Any], data_dir: Path) -> Problems:
+    folder = data_dir / data["name"]
     manifest = read_json(folder / "manifest.json")
     digest = manifest.get("digest") if manifest else None
     if isinstance(digest, str):
@@ -236,7 +237,7 @@ def _find_own_data(data: dict[str, Any], folder: Path) -> Problems:
             return {}
         shown = wording.shown(given)
         return {"data.digest": f"data.digest: given {shown}, but the images packed under {folder} have {digest}"}
-    packed = sorted(path.parent.name for path in folder.parent.glob("*/manifest.json"))
+    packed = sorted(path.parent.name for path in data_dir.glob("*/manifest.json"))
     if data["name"] in packed:
         return {"data": f"data: {folder}/manifest.json cannot be read as a manifest; prepare {data['name']} again"}
     name = data.pop("name")  # said here, not again where the whole is checked

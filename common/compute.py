@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce as all_reduce_with_gradient
 
 from common.config import ComputeSettings
 from common.failures import Refused
@@ -190,6 +189,20 @@ def _share_batchnorm(model: nn.Module, compute: Compute) -> nn.Module:
     return model
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum of a tensor over all processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return _SumOverProcesses.forward(ctx, gradient)
+
+
 class SharedBatchNorm2d(nn.BatchNorm2d):
     """Batch norm over the batches of all processes, on any backend that can sum with gradients (gloo can)."""
 
@@ -197,9 +210,9 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         count = x.numel() / x.shape[1] * dist.get_world_size()
-        mean = all_reduce_with_gradient(x.sum((0, 2, 3))) / count
+        mean = _SumOverProcesses.apply(x.sum((0, 2, 3))) / count
         centred = x - mean[:, None, None]
-        variance = all_reduce_with_gradient(centred.square().sum((0, 2, 3))) / count
+        variance = _SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count
         self._follow(mean.detach(), variance.detach() * count / (count - 1))
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return centred * scale[:, None, None] + self.bias[:, None, None]

@@ -70,7 +70,7 @@ def split_rows(labels: np.ndarray, val_fraction: float, split_seed: int) -> Spli
     """
     random = np.random.RandomState(split_seed)
     val = [
-        random.permutation(rows)[: round(len(rows) * val_fraction)]
+        random.permutation(rows)[: int(len(rows) * val_fraction + 0.5)]
         for rows in (np.flatnonzero(labels == label) for label in np.unique(labels))
     ]
     val_rows = np.sort(np.concatenate(val)).astype(np.int64)
@@ -223,8 +223,12 @@ def open_data(folder: Path, settings: RunSettings, compute: Compute) -> Data:
         prepare("digits", folder.parent)
     packed = PackedSet.open(folder)
     budget_gb, size = compute.settings.data_budget_gb, settings.recipe.batch_size
-    if size % compute.world:
-        raise Refused([f"recipe.batch_size: given {size}, allowed: a multiple of the {compute.world} processes"])
+    pairs = 2 if settings.augment.mixup or settings.augment.cutmix else 1  # both halves of a pair in one process
+    if compute.world > 1 and size % (compute.world * pairs):
+        allowed = (
+            f"a multiple of {compute.world * pairs} for {compute.world} processes{' that mix pairs' * (pairs - 1)}"
+        )
+        raise Refused([f"recipe.batch_size: given {size}, allowed: {allowed}"])
 
     def batches(images: Images, part: str, rows: np.ndarray) -> Batches:
         return Batches(images, packed.labels(part), rows, packed, size, compute)

@@ -1,0 +1,578 @@
+"""From words to settings: presets, order, snapshots, data sets, folders, and that it is quick and without torch."""
+
+import itertools
+import json
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.compose import (
+    DONE,
+    FAILED,
+    PRESET_GROUPS,
+    PRESETS,
+    REFUSED,
+    Command,
+    answer,
+    check,
+    compose,
+    data_root,
+    parse,
+    presets,
+    runs_root,
+)
+from common.config import ENTRIES, Group, RunSettings, TrainCNN, run_name, setting
+from common.data.packing import MANIFEST
+from common.failures import Refused
+from common.run_dir import RunDir
+from common.yaml12 import dump_yaml, load_yaml, read_mapping
+
+DEFAULTS = read_mapping(PRESETS / "defaults.yaml")
+REPOSITORY = Path(__file__).parents[2]
+
+
+def pack(name: str, content: Any = None) -> None:
+    """What the door reads of a packed set; tests run in an empty folder."""
+    Path("data", name).mkdir(parents=True, exist_ok=True)
+    Path("data", name, MANIFEST).write_text(json.dumps({"digest": "0f3a"} if content is None else content))
+
+
+def settings_of(*words: str) -> Any:
+    return compose(TrainCNN, words).settings
+
+
+def refusal(*words: str) -> list[str]:
+    with pytest.raises(Refused) as refused:
+        compose(TrainCNN, words)
+    return refused.value.problems
+
+
+# --- presets ----------------------------------------------------------------------------------------------------
+
+FILES = [(entry, group, name) for entry in ENTRIES for group in PRESET_GROUPS for name in presets()[group]]
+
+
+def test_every_file_under_presets_is_read() -> None:
+    found = {path.relative_to(PRESETS).as_posix() for path in PRESETS.rglob("*") if path.is_file()}
+    assert found == {"defaults.yaml", *(f"{group}/{name}.yaml" for group in presets() for name in presets()[group])}
+
+
+@pytest.mark.parametrize(("entry", "group", "name"), FILES)
+def test_every_preset_is_valid_for_every_entry(entry: str, group: str, name: str) -> None:
+    tree = read_mapping(PRESETS / group / f"{name}.yaml")
+    settings, problems = check(ENTRIES[entry], {group: tree})
+    assert not problems
+    assert tree.items() <= getattr(settings, group).model_dump().items()
+
+
+@pytest.mark.parametrize("name", presets()["data"])
+def test_a_data_preset_goes_by_its_own_name(name: str) -> None:
+    assert read_mapping(PRESETS / "data" / f"{name}.yaml")["name"] == name
+
+
+def test_every_entry_has_defaults() -> None:
+    assert set(DEFAULTS) == set(ENTRIES)
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_defaults_name_existing_presets_for_every_data_set(entry: str) -> None:
+    assert set(DEFAULTS[entry]) == {"any", *presets()["data"]}
+    for chosen in DEFAULTS[entry].values():
+        assert set(chosen) == set(PRESET_GROUPS) - {"data"}
+        assert all(preset in presets()[group] for group, preset in chosen.items())
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("data", [*presets()["data"], "flowers"])
+def test_every_entry_starts_from_the_defaults_of_every_data_set(entry: str, data: str) -> None:
+    pack(data)
+    settings = compose(ENTRIES[entry], [f"data={data}"]).settings
+    chosen = DEFAULTS[entry][data if data in presets()["data"] else "any"]
+    assert settings.data.name == data
+    for group, preset in chosen.items():
+        assert read_mapping(PRESETS / group / f"{preset}.yaml").items() <= settings.model_dump()[group].items()
+
+
+def test_the_defaults_are_those_of_the_reference() -> None:
+    """Of its two long recipes: MNIST by AdamW, CIFAR-10 by SGD."""
+    pack("mnist")
+    pack("cifar10")
+    assert settings_of("data=mnist").recipe.optimizer == "adamw"
+    assert (settings_of("data=cifar10").recipe.optimizer, settings_of("data=cifar10").recipe.epochs) == ("sgd", 100)
+    assert settings_of("data.name=mnist") == settings_of("data=mnist")
+
+
+def test_the_data_set_that_is_trained_on_chooses_the_defaults() -> None:
+    pack("mnist")
+    assert settings_of("data=mnist", "data.name=digits") == settings_of("data=digits") == settings_of()
+
+
+def test_a_preset_replaces_its_whole_group() -> None:
+    from_preset = read_mapping(PRESETS / "augment" / "light.yaml")
+    assert settings_of("augment=light").augment == TrainCNN.model_validate({"augment": from_preset}).augment
+
+
+def test_composing_leaves_the_presets_as_they_are() -> None:
+    before = settings_of()
+    assert settings_of("recipe.lr=7", "augment.flip=1", "data.split_seed=5") != before
+    assert settings_of() == before
+
+
+# --- order ------------------------------------------------------------------------------------------------------
+
+WORDS = ("recipe=cnn", "recipe.lr=0.7", "augment=light", "augment.flip=0", "data=digits", "data.split_seed=2", "seed=9")
+
+
+@pytest.mark.parametrize("words", [random.Random(draw).sample(WORDS, len(WORDS)) for draw in range(30)])
+def test_presets_and_fields_come_in_any_order(words: list[str]) -> None:
+    settings = settings_of(*words)
+    assert settings == settings_of(*WORDS)
+    assert (settings.recipe.lr, settings.recipe.epochs, settings.augment.flip, settings.augment.crop_padding) == (
+        *(0.7, 60, 0, 4),
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        (["seed=1", "seed=2"], "seed", 2),
+        (["recipe.lr=1", "seed=1", "recipe.lr=2"], "recipe.lr", 2.0),
+        (["recipe=cnn", "recipe=cnn_digits"], "recipe.epochs", 30),
+        (["recipe=cnn_digits", "recipe=cnn"], "recipe.epochs", 60),
+        (["recipe.epochs=3", "recipe=cnn"], "recipe.epochs", 3),
+        (["seed=[", "seed=2"], "seed", 2),
+        (["seed=", "seed=2"], "seed", 2),
+    ],
+)
+def test_of_two_words_for_one_setting_the_later_wins(words: list[str], name: str, value: object) -> None:
+    found = settings_of(*words).model_dump()
+    for part in name.split("."):
+        found = found[part]
+    assert found == value
+
+
+def test_a_mistake_that_comes_later_wins_too() -> None:
+    assert len(refusal("seed=2", "seed=[")) == 1
+
+
+# --- values -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001),
+        ("1E5", 1e5),
+        ("-1.5e+2", -150.0),
+        (".5", 0.5),
+        ("5.", 5.0),
+        ("0", 0),
+        ("-7", -7),
+        ("+3", 3),
+        ("0.1", 0.1),
+        ("true", True),
+        ("False", False),
+        ("null", None),
+        (".inf", float("inf")),
+        ("-.Inf", float("-inf")),
+        # words, which YAML 1.1 takes for something else
+        ("off", "off"),
+        ("yes", "yes"),
+        ("n", "n"),
+        ("1:30", "1:30"),
+        ("1_000", "1_000"),
+        ("0x10", "0x10"),
+        ("2026-01-01", "2026-01-01"),
+        ("~", "~"),
+        ("~/runs", "~/runs"),
+        ("=", "="),
+        ("<<", "<<"),
+        ("010", "010"),
+        ("nan", "nan"),
+        ("inf", "inf"),
+        ("1e", "1e"),
+        ("e5", "e5"),
+        ("1.2.3", "1.2.3"),
+        # structure
+        ("[1, a, null]", [1, "a", None]),
+        ("{a: 1e1}", {"a": 10.0}),
+        ("'1'", "1"),
+        ('"null"', "null"),
+        ("", None),
+    ],
+)
+def test_yaml_scalars(text: str, value: object) -> None:
+    found = load_yaml(text)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[", "{a: 1", "a: b: c", "'", "- a\nb", "\t- a", "@", "%", "*a", "a\n---\nb", "\x07", "\ud800", "!!int a"),
+        *("!!bool maybe", "!!timestamp x", "!!binary ä", "!!float x", "!!python/object/apply:os.getcwd []", "!x 1"),
+        *("9" * 5000, "[" * 50_000, "{a: 1, a: 2}", "{1: a, 1: b}", "{[a]: 1}", "{? {a: 1} : 2}"),
+    ],
+)
+def test_what_is_not_yaml_is_a_value_error_of_one_line(text: str) -> None:
+    with pytest.raises(ValueError, match=r"\S") as error:
+        load_yaml(text)
+    assert "\n" not in str(error.value)
+
+
+def test_a_key_given_twice_is_named() -> None:
+    with pytest.raises(ValueError, match=r"lr is there twice \(line 2, column 1\)"):
+        load_yaml("# a snapshot\nlr: 1\nepochs: 3\nlr: 2")
+
+
+AWKWARD = st.text(st.sampled_from("ab01e.+-_~=<#:?!&*|>%@`'\"[]{}, \n\t\x00\x85é\u2028"), max_size=8)
+TREES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | AWKWARD,
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(AWKWARD, children, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(AWKWARD, TREES, max_size=4))
+def test_what_is_written_reads_back_the_same_with_any_reader(content: dict[str, Any]) -> None:
+    text = dump_yaml(content)
+    assert load_yaml(text) == content
+    assert yaml.safe_load(text) == content
+
+
+@pytest.mark.parametrize(
+    "word", ["1e3", "12e4567890123456", "1_000", "off", "0x1f", "010", "2026-01-01", "~", "null", ""]
+)
+def test_a_word_that_looks_like_something_else_is_written_in_quotes(word: str) -> None:
+    text = dump_yaml({"digest": word})
+    assert load_yaml(text) == yaml.safe_load(text) == {"digest": word}
+
+
+@pytest.mark.parametrize(
+    ("word", "group", "field", "value"),
+    [
+        ("recipe.lr=1e-3", "recipe", "lr", 0.001),
+        ("recipe.lr=1", "recipe", "lr", 1.0),
+        ("recipe.clip_norm=null", "recipe", "clip_norm", None),
+        ("recipe.decay_all=false", "recipe", "decay_all", False),
+        ("log.progress=off", "log", "progress", "off"),
+        ("compute.device=cuda:1", "compute", "device", "cuda:1"),
+        ("model.dropout=0", "model", "dropout", 0.0),
+    ],
+)
+def test_words_become_typed_values(word: str, group: str, field: str, value: object) -> None:
+    found = getattr(getattr(settings_of(word), group), field)
+    assert found == value
+    assert type(found) is type(value)
+
+
+# --- snapshots --------------------------------------------------------------------------------------------------
+
+
+def write_snapshot(*words: str) -> Path:
+    """As a run leaves it."""
+    run = RunDir(Path("some-run"))
+    run.write_config(settings_of(*words).model_dump())
+    return run.config
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "seed=4294967295 recipe.lr=1e-17 recipe.clip_norm=null recipe.patience=3",
+        "data=cifar10 recipe=cnn_cifar_short augment.policy=none log.progress=off compute.device=cuda:3",
+        "data=flowers data.val_fraction=0 recipe.weight_decay=0.1",
+    ],
+)
+def test_a_snapshot_composes_to_the_same_run(line: str) -> None:
+    pack("cifar10")
+    pack("flowers")
+    snapshot = write_snapshot(*line.split())
+    assert settings_of(f"config={snapshot}") == settings_of(*line.split())
+    assert run_name(settings_of(f"config={snapshot}")) == run_name(settings_of(*line.split()))
+
+
+def test_words_change_a_snapshot() -> None:
+    snapshot = write_snapshot("recipe.lr=0.5", "recipe.epochs=3", "augment=light")
+    settings = settings_of(f"config={snapshot}", "recipe.lr=0.25", "seed=8")
+    assert settings == settings_of("recipe.lr=0.25", "recipe.epochs=3", "augment=light", "seed=8")
+    assert settings_of("recipe=cnn", f"config={snapshot}") == settings_of("recipe=cnn", "augment=light")
+
+
+def test_a_snapshot_brings_its_own_recipe_to_another_data_set() -> None:
+    pack("mnist")
+    snapshot = write_snapshot("recipe.lr=0.5")
+    settings = settings_of(f"config={snapshot}", "data=mnist")
+    assert (settings.data.name, settings.recipe) == ("mnist", settings_of("recipe.lr=0.5").recipe)
+
+
+def test_a_snapshot_may_leave_out_what_it_does_not_change() -> None:
+    Path("part.yaml").write_text("recipe:\n  lr: 1e-3\n")
+    assert settings_of("config=part.yaml") == TrainCNN.model_validate({"recipe": {"lr": 0.001}})
+
+
+# --- data sets --------------------------------------------------------------------------------------------------
+
+
+def test_digits_need_no_preparation() -> None:
+    assert settings_of("data=digits").data.digest is None
+    assert not Path("data").exists()
+
+
+def test_a_published_set_must_be_prepared() -> None:
+    assert refusal("data=mnist") == ["data: mnist is not prepared under data; run: python jobs/prepare.py data=mnist"]
+    pack("mnist")
+    assert settings_of("data=mnist").data.digest is None
+
+
+def test_the_advice_names_the_folder_asked_for() -> None:
+    assert refusal("data=mnist", "data_dir=my data") == [
+        "data: mnist is not prepared under my data; run: python jobs/prepare.py data=mnist data_dir='my data'"
+    ]
+
+
+def test_the_fingerprint_of_a_set_of_ones_own_joins_the_settings() -> None:
+    pack("flowers", {"digest": "0f3a"})
+    before = settings_of("data=flowers")
+    assert before.data.digest == "0f3a"
+    assert settings_of("data.name=flowers") == settings_of("data=flowers", "data.digest=null") == before
+    pack("flowers", {"digest": "77cc"})
+    assert run_name(settings_of("data=flowers")) != run_name(before)
+
+
+def test_the_fingerprint_is_where_the_packer_writes_it(digits_dir: Path) -> None:
+    shutil.copytree(digits_dir / "digits", "data/numerals")
+    assert settings_of("data=numerals").data.digest == json.loads(Path("data/numerals", MANIFEST).read_text())["digest"]
+
+
+def test_other_images_than_those_asked_for_are_refused() -> None:
+    pack("flowers")
+    snapshot = write_snapshot("data=flowers")
+    pack("flowers", {"digest": "77cc"})
+    expected = "data.digest: given 0f3a, but the images packed under data/flowers have 77cc"
+    assert refusal(f"config={snapshot}") == refusal("data=flowers", "data.digest='0f3a'") == [expected]
+
+
+def test_a_fingerprint_for_a_published_set_is_refused() -> None:
+    pack("mnist")
+    for name in ("digits", "mnist"):
+        expected = f"data.digest: given 0f3a, allowed: null, because {name} is a published set"
+        assert refusal(f"data={name}", "data.digest=0f3a") == [expected]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"digest": null}', '{"digest": 5}', '{"digest": []}', "\x00"]
+)
+def test_a_manifest_that_is_none_is_refused(content: str) -> None:
+    pack("flowers")
+    Path("data", "flowers", MANIFEST).write_text(content)
+    expected = f"data: data/flowers/{MANIFEST} cannot be read as a manifest; prepare flowers again"
+    assert refusal("data=flowers") == [expected]
+
+
+TODO = pytest.mark.xfail(strict=True, reason="RunDir.write_config must write with yaml12.dump_yaml")
+
+
+@pytest.mark.parametrize("digest", [pytest.param("12e4567890123456", marks=TODO), "1234567890123456", "0x12", "1_0"])
+def test_a_fingerprint_that_reads_like_a_number_survives_a_snapshot(digest: str) -> None:
+    pack("flowers", {"digest": digest})
+    assert settings_of(f"config={write_snapshot('data=flowers')}") == settings_of("data=flowers")
+
+
+@pytest.mark.parametrize("name", ["flwers", "FLOWERS", "data/flowers", "../flowers"])
+def test_an_unknown_set_is_compared_with_the_packed_ones_too(name: str) -> None:
+    pack("flowers")
+    options = ", ".join(sorted([*presets()["data"], "flowers"]))
+    assert refusal(f"data={name}") == [f"data: given {name}, allowed: {options}, nearest: flowers"]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, '"a\\0b"', "/", ".", "..", "data"])
+def test_a_name_that_can_be_no_folder_is_refused(name: str) -> None:
+    pack("flowers")
+    assert len(refusal(f"data={name}")) == 1
+
+
+def test_a_name_cannot_leave_the_data_folder() -> None:
+    pack("flowers")
+    assert refusal("data=../data/flowers") == [
+        "data.name: given ../data/flowers, allowed: lower-case letters, digits, _ . -"
+    ]
+
+
+# --- folders ----------------------------------------------------------------------------------------------------
+
+
+def test_folders_come_from_words_else_the_environment_else_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = compose(TrainCNN, [])
+    assert (command.root, command.data_dir) == (Path("runs"), Path("data"))
+    monkeypatch.setenv("STILLHOUSE_RUNS", "/scratch/runs")
+    monkeypatch.setenv("STILLHOUSE_DATA", "/scratch/data")
+    command = compose(TrainCNN, [])
+    assert (command.root, command.data_dir) == (Path("/scratch/runs"), Path("/scratch/data"))
+    command = compose(TrainCNN, ["root=here", "data_dir=there"])
+    assert (command.root, command.data_dir) == (Path("here"), Path("there"))
+    monkeypatch.setenv("STILLHOUSE_RUNS", "")
+    assert runs_root() == Path("runs")
+
+
+def test_the_home_folder_is_found_where_the_shell_did_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert compose(TrainCNN, ["root=~/runs"]).root == Path("/home/someone/runs")
+    assert compose(TrainCNN, ["root=~"]).root == Path("/home/someone")
+    monkeypatch.setenv("STILLHOUSE_DATA", "~/data")
+    assert data_root() == Path("/home/someone/data")
+    assert runs_root("~no-such-user/runs") == Path("~no-such-user/runs")
+
+
+def test_folders_are_no_part_of_the_run() -> None:
+    assert settings_of("root=here", "data_dir=there", "force=true", "dry_run=true") == settings_of()
+
+
+def test_the_words_of_a_command() -> None:
+    command = compose(TrainCNN, ["force=true", "dry_run=true", "seed=4"])
+    assert command == Command(settings_of("seed=4"), Path("runs"), Path("data"), force=True, dry_run=True)
+
+
+# --- all problems at once ---------------------------------------------------------------------------------------
+
+
+def test_everything_wrong_is_said_at_once_and_once() -> None:
+    words = ["sed=1", "recipe.lr=-1", "seed=[", "augment=lihgt", "data=mnist", "model.dropout=1", "--force", "root=3"]
+    keys = [problem.partition(":")[0] for problem in refusal(*words)]
+    assert sorted(keys) == sorted(["sed", "recipe.lr", "seed", "augment", "data", "model.dropout", "--force", "root"])
+
+
+def test_a_wrong_snapshot_does_not_hide_other_mistakes() -> None:
+    assert [problem.partition(":")[0] for problem in refusal("config=none.yaml", "seed=-1")] == ["config", "seed"]
+
+
+# --- plain commands ---------------------------------------------------------------------------------------------
+
+
+class Inner(Group):
+    """Some words."""
+
+    count: int = setting(2, "how many there are", ge=0)
+
+
+class PlainWords(Group):
+    data: str = setting(..., "which set to take")
+    force: bool = setting(False, "whether to insist")
+    inner: Inner = Inner()
+
+
+def test_a_plain_command_reads_its_words() -> None:
+    assert parse(PlainWords, ["data=x", "inner.count=5"]) == PlainWords(data="x", inner=Inner(count=5))
+
+
+@pytest.mark.parametrize(
+    ("words", "problems"),
+    [
+        ([], ["data: missing; which set to take"]),
+        (["data=["], ["data: given '[', which is not YAML"]),
+        (["data=x", "data.y=1"], ["data.y: no such setting"]),
+        (["data=x", "inner=1"], ["inner: a group of settings, allowed: inner.count"]),
+        (["data=x", "inner.cuont=1"], ["inner.cuont: no such setting, allowed: inner.count, nearest: inner.count"]),
+        (["data=x", "force=1"], ["force: given 1, allowed: true or false"]),
+        (["data=3"], ["""data: given 3, allowed: text; as text it is written '"3"'"""]),
+        (["x", "inner.count=-1"], ["x: not of the form key=value", "data: missing", "inner.count: given -1"]),
+    ],
+)
+def test_a_plain_command_refuses(words: list[str], problems: list[str]) -> None:
+    with pytest.raises(Refused) as refused:
+        parse(PlainWords, words)
+    for found, expected in itertools.zip_longest(refused.value.problems, problems, fillvalue="nothing"):
+        assert found.startswith(expected)
+
+
+def command(work: Any, argv: list[str]) -> int:
+    return answer(work, argv, script="some/script.py", about="Do it.", models=[PlainWords])
+
+
+@pytest.mark.parametrize("code", [DONE, FAILED])
+def test_a_command_exits_with_what_its_work_says(code: int) -> None:
+    assert command(lambda _: code, ["data=x"]) == code
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["-h"], ["help"], ["nonsense", "--help", "data=["]])
+def test_help_is_given_whatever_else_is(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(lambda _: pytest.fail("it worked"), argv) == DONE
+    assert capsys.readouterr().out.startswith("python some/script.py key=value ...\n\nDo it.\n")
+
+
+def test_a_refusal_is_one_line_per_problem_whatever_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    def work(_: list[str]) -> int:
+        raise Refused(["first\nof two\r", "\x1b[31mred\udcff é ×"])
+
+    assert command(work, []) == REFUSED
+    assert capsys.readouterr() == ("", "first\\nof two\\r\n\\x1b[31mred\\udcff é ×\n")
+
+
+def test_the_words_are_those_of_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["some/script.py", "data=x"])
+    seen: list[str] = []
+    assert answer(lambda words: seen.extend(words) or DONE, None, script="", about=None, models=[]) == DONE
+    assert seen == ["data=x"]
+
+
+# --- speed ------------------------------------------------------------------------------------------------------
+
+LINE = ("data=digits", "recipe=cnn_digits", "recipe.lr=1e-3", "recipe.epochs=12", "augment.flip=0.5")
+
+
+def test_composing_takes_less_than_two_milliseconds() -> None:
+    compose(TrainCNN, LINE)
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        for seed in range(200):
+            compose(TrainCNN, [*LINE, f"seed={seed}"])
+        seconds.append((time.perf_counter() - began) / 200)
+    assert min(seconds) < 0.002
+
+
+def test_ten_thousand_runs_are_named_in_seconds() -> None:
+    pack("flowers")
+    began = time.perf_counter()
+    names = {run_name(settings_of("data=flowers", f"seed={seed}")) for seed in range(10_000)}
+    assert time.perf_counter() - began < 20
+    assert len(names) == 10_000
+
+
+WITHOUT_TORCH = """
+import sys, time
+began = time.perf_counter()
+import common.compose, common.attempt
+seconds = time.perf_counter() - began
+from common.config import TrainCNN
+common.compose.compose(TrainCNN, ["seed=3"])
+print(seconds, sorted({"torch", "torchvision", "timm", "numpy", "pandas", "sklearn"} & set(sys.modules)))
+"""
+
+
+def test_the_door_is_quick_and_needs_no_torch() -> None:
+    seconds = []
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, check=True, cwd=REPOSITORY
+        )
+        first, _, heavy = done.stdout.strip().partition(" ")
+        assert heavy == "[]"
+        seconds.append(float(first))
+    assert min(seconds) < 1
+
+
+def test_every_entry_composes() -> None:
+    for entry in ENTRIES.values():
+        assert isinstance(compose(entry, []).settings, RunSettings)

@@ -1,0 +1,341 @@
+"""The settings: what makes a run's identity and what does not, and what every class of settings has to keep."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from common.compose import PRESET_GROUPS, RunWords, compose
+from common.config import ENTRIES, Group, RecipeSettings, TrainCNN, identity, run_name, setting
+from common.wording import every_setting, group_of
+
+# Written here by hand, not read off the marks: a field that joins these groups must say what it is.
+OUTSIDE_IDENTITY = frozenset(
+    "compute.device compute.threads compute.deterministic compute.channels_last compute.compile compute.data_budget_gb "
+    "compute.save_every compute.save_minutes log.progress log.tensorboard log.wandb".split()
+)
+VALUES = (None, True, False, 0, 1, 2, 7, 0.0, 0.25, 0.75, 2.5, "flowers", "cuda:1", "cpu", "fp16", "0f3a")
+
+
+def of(entry: type[BaseModel], changes: dict[str, Any]) -> Any:
+    """Settings from dotted names."""
+    tree: dict[str, Any] = {}
+    for name, value in changes.items():
+        *groups, field = name.split(".")
+        branch = tree
+        for group in groups:
+            branch = branch.setdefault(group, {})
+        branch[field] = value
+    return entry.model_validate(tree)
+
+
+def leaf(settings: BaseModel, name: str) -> Any:
+    value: Any = settings.model_dump()
+    for part in name.split("."):
+        value = value[part]
+    return value
+
+
+def legal_values(entry: type[BaseModel], name: str) -> list[Any]:
+    """The values this setting may have, of those above and those that its refusal lists."""
+    listed = re.findall(r"'([^']*)'", str(every_setting(entry)[name].annotation))
+    legal = []
+    for value in (*VALUES, *listed):
+        try:
+            of(entry, {name: value})
+        except ValidationError:
+            continue
+        legal.append(value)
+    return legal
+
+
+LEGAL = {name: legal_values(TrainCNN, name) for name in every_setting(TrainCNN)}
+CHANGEABLE = [name for name in LEGAL if len(LEGAL[name]) > 1]
+
+
+def changed(name: str) -> TrainCNN:
+    """The defaults, but for one setting."""
+    default = leaf(TrainCNN(), name)
+    return of(TrainCNN, {name: next(value for value in LEGAL[name] if value != default)})
+
+
+def test_the_values_tried_cover_every_setting() -> None:
+    assert set(LEGAL) - set(CHANGEABLE) == {"entry", "model.name"}
+
+
+# --- identity ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in CHANGEABLE if name not in OUTSIDE_IDENTITY])
+def test_what_can_change_the_result_makes_another_run(name: str) -> None:
+    assert run_name(changed(name)) != run_name(TrainCNN())
+
+
+@pytest.mark.parametrize("name", sorted(OUTSIDE_IDENTITY))
+def test_how_it_is_computed_or_watched_does_not(name: str) -> None:
+    assert changed(name) != TrainCNN()
+    assert run_name(changed(name)) == run_name(TrainCNN())
+
+
+@given(st.data())
+def test_equal_identity_means_equal_settings_of_identity(data: st.DataObject) -> None:
+    first = data.draw(st.fixed_dictionaries({}, optional={name: st.sampled_from(LEGAL[name]) for name in CHANGEABLE}))
+    names = data.draw(st.lists(st.sampled_from(CHANGEABLE), max_size=3, unique=True))
+    second = first | {name: data.draw(st.sampled_from(LEGAL[name])) for name in names}
+    try:
+        one, other = of(TrainCNN, first), of(TrainCNN, second)
+    except ValidationError:  # settings that do not go together
+        assume(False)
+        return
+    agree = all(leaf(one, name) == leaf(other, name) for name in LEGAL if name not in OUTSIDE_IDENTITY)
+    assert (identity(one) == identity(other)) == agree
+    assert (run_name(one) == run_name(other)) == agree
+
+
+def test_nothing_of_compute_and_log_is_part_of_the_identity() -> None:
+    assert set(identity(TrainCNN())) == {"entry", "seed", "data", "augment", "recipe", "model"}
+
+
+def test_identity_survives_json() -> None:
+    kept = identity(TrainCNN())
+    assert json.loads(json.dumps(kept)) == kept
+
+
+def test_a_zero_has_no_sign() -> None:
+    assert run_name(TrainCNN(recipe=RecipeSettings(weight_decay=-0.0))) == run_name(
+        TrainCNN(recipe=RecipeSettings(weight_decay=0.0))
+    )
+
+
+def test_a_whole_number_is_the_same_as_with_a_point() -> None:
+    assert run_name(of(TrainCNN, {"recipe.lr": 1})) == run_name(of(TrainCNN, {"recipe.lr": 1.0}))
+
+
+def test_the_name_says_data_model_and_seed() -> None:
+    settings = of(TrainCNN, {"data.name": "my-flowers.v2", "seed": 41})
+    assert re.fullmatch(r"my-flowers\.v2-adaptive_cnn-s41-[0-9a-f]{10}", run_name(settings))
+
+
+# A changed name orphans the finished runs of everyone who has one, and with them their tables. If a test below fails
+# because a setting was added, it wants `added_as`. If a default or a preset was changed knowingly, say so in
+# CHANGELOG.md and write the new name here.
+GOLDEN = {
+    "": "digits-adaptive_cnn-s0-255de7e6c7",
+    "seed=3": "digits-adaptive_cnn-s3-45bf4f9a4b",
+    "data.val_fraction=0": "digits-adaptive_cnn-s0-de3c25e9ce",
+    "recipe.lr=1e-3 augment=none": "digits-adaptive_cnn-s0-10641d58e5",
+    "recipe.epochs=2 compute.device=cpu log.progress=off": "digits-adaptive_cnn-s0-fbfe8588ae",
+    "data=mnist": "mnist-adaptive_cnn-s0-61c1845dc1",
+    "data=mnist recipe=cnn_mnist_12": "mnist-adaptive_cnn-s0-6402dbd804",
+    "data=mnist recipe=cnn_mnist_short": "mnist-adaptive_cnn-s0-f36160070b",
+    "data=fashion_mnist": "fashion_mnist-adaptive_cnn-s0-209f7877ca",
+    "data=cifar10": "cifar10-adaptive_cnn-s0-aab07b27f7",
+    "data=cifar10 recipe=cnn_cifar_short": "cifar10-adaptive_cnn-s0-1d4fbfb906",
+    "data=cifar100 seed=4294967295": "cifar100-adaptive_cnn-s4294967295-4f6d2c5f25",
+    "data=flowers": "flowers-adaptive_cnn-s0-2c4a265ab9",
+}
+
+
+@pytest.mark.parametrize("line", GOLDEN)
+def test_finished_runs_keep_their_names(line: str, tmp_path: Path) -> None:
+    for name in ("mnist", "fashion_mnist", "cifar10", "cifar100", "flowers"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text('{"digest": "0f3a"}')
+    assert run_name(compose(TrainCNN, [*line.split(), f"data_dir={tmp_path}"]).settings) == GOLDEN[line]
+
+
+# --- settings that come later -----------------------------------------------------------------------------------
+
+
+class NesterovRecipe(RecipeSettings):
+    nesterov: bool = setting(True, "what sgd has always done", added_as=True)
+
+
+class LaterCNN(TrainCNN):
+    recipe: NesterovRecipe = NesterovRecipe()
+
+
+def test_an_added_setting_leaves_finished_runs_their_names() -> None:
+    assert run_name(LaterCNN()) == run_name(TrainCNN())
+    assert run_name(of(LaterCNN, {"recipe.nesterov": False})) != run_name(TrainCNN())
+
+
+def test_an_added_setting_whose_default_changes_later_renames_the_default_only() -> None:
+    class PlainRecipe(RecipeSettings):
+        nesterov: bool = setting(False, "changed a year later", added_as=True)
+
+    class YetLaterCNN(TrainCNN):
+        recipe: PlainRecipe = PlainRecipe()
+
+    assert run_name(YetLaterCNN()) == run_name(of(LaterCNN, {"recipe.nesterov": False}))
+    assert run_name(YetLaterCNN()) != run_name(TrainCNN())
+    assert run_name(of(YetLaterCNN, {"recipe.nesterov": True})) == run_name(TrainCNN())
+
+
+def test_an_added_setting_may_mean_as_before_by_null_or_zero() -> None:
+    class DecayedRecipe(RecipeSettings):
+        decay_steps: int | None = setting(None, "null is off", added_as=None)
+        dither: float = setting(0.0, "0 is off", added_as=0.0)
+
+    class LaterStill(TrainCNN):
+        recipe: DecayedRecipe = DecayedRecipe()
+
+    assert run_name(LaterStill()) == run_name(TrainCNN())
+    assert run_name(of(LaterStill, {"recipe.decay_steps": 1})) != run_name(TrainCNN())
+    assert run_name(of(LaterStill, {"recipe.dither": 0.5})) != run_name(TrainCNN())
+
+
+def test_a_group_added_as_before_leaves_no_mark() -> None:
+    class TeacherSettings(Group):
+        weight: float = setting(0.0, "0 is without", added_as=0.0)
+
+    class TaughtCNN(TrainCNN):
+        teacher: TeacherSettings = TeacherSettings()
+
+    assert run_name(TaughtCNN()) == run_name(TrainCNN())
+    assert run_name(of(TaughtCNN, {"teacher.weight": 0.5})) != run_name(TrainCNN())
+
+
+def test_an_added_setting_without_added_as_renames_every_run() -> None:
+    class CarelessRecipe(RecipeSettings):
+        nesterov: bool = setting(True, "no added_as")
+
+    class CarelessCNN(TrainCNN):
+        recipe: CarelessRecipe = CarelessRecipe()
+
+    assert run_name(CarelessCNN()) != run_name(TrainCNN())
+
+
+def test_a_changed_default_renames_the_runs_that_took_it() -> None:
+    class FasterRecipe(RecipeSettings):
+        lr: float = setting(0.2, "peak learning rate", gt=0)
+
+    class FasterCNN(TrainCNN):
+        recipe: FasterRecipe = FasterRecipe()
+
+    assert run_name(FasterCNN()) != run_name(TrainCNN())
+    assert run_name(of(FasterCNN, {"recipe.lr": 0.1})) == run_name(TrainCNN())
+
+
+def test_another_entry_is_another_run() -> None:
+    class OtherEntry(TrainCNN):
+        entry: Literal["other"] = "other"  # type: ignore[assignment]
+
+    assert identity(OtherEntry()) != identity(TrainCNN())
+
+
+# --- what may be set --------------------------------------------------------------------------------------------
+
+
+def test_settings_do_not_change() -> None:
+    settings = TrainCNN()
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.seed = 1
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.recipe.lr = 1.0
+
+
+@pytest.mark.parametrize("name", ["epochs", "recipe.epoch", "model.depth", "compute.recipe"])
+def test_unknown_names_are_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match="extra_forbidden"):
+        of(TrainCNN, {name: 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", True),
+        ("seed", 3.0),
+        ("seed", "3"),
+        ("seed", -1),
+        ("seed", 2**32),
+        ("recipe.lr", True),
+        ("recipe.lr", "0.1"),
+        ("recipe.lr", 0),
+        ("recipe.lr", float("nan")),
+        ("recipe.lr", float("inf")),
+        ("recipe.clip_norm", float("inf")),
+        ("recipe.decay_all", 1),
+        ("recipe.decay_all", "yes"),
+        ("recipe.optimizer", "SGD"),
+        ("recipe.warmup", 1.0),
+        ("data.name", "../flowers"),
+        ("data.name", ".hidden"),
+        ("data.name", "flowers\n"),
+        ("data.name", ""),
+        ("data.name", 2024),
+        ("data.val_fraction", 1.0),
+        ("compute.device", "cuda:"),
+        ("compute.device", "cuda:٣"),
+        ("compute.device", "cuda:1234"),
+        ("compute.device", "gpu"),
+        ("compute.threads", 0),
+    ],
+)
+def test_a_value_of_another_kind_or_out_of_range_is_refused_and_never_converted(name: str, value: Any) -> None:
+    with pytest.raises(ValidationError, match="1 validation error"):
+        of(TrainCNN, {name: value})
+
+
+def test_a_batch_cannot_be_split_into_more_parts_than_images() -> None:
+    of(TrainCNN, {"recipe.batch_size": 4, "recipe.accumulate": 4})
+    with pytest.raises(ValidationError, match="accumulate=5 parts cannot be made of batch_size=4 images"):
+        of(TrainCNN, {"recipe.batch_size": 4, "recipe.accumulate": 5})
+
+
+def test_patience_needs_a_validation_set() -> None:
+    of(TrainCNN, {"recipe.patience": 3, "data.val_fraction": 0.01})
+    of(TrainCNN, {"data.val_fraction": 0.0})
+    with pytest.raises(ValidationError, match=r"recipe\.patience=3 .* data\.val_fraction=0 .* recipe\.patience=null"):
+        of(TrainCNN, {"recipe.patience": 3, "data.val_fraction": 0.0})
+
+
+# --- every entry, every setting ---------------------------------------------------------------------------------
+
+SETTINGS = [(entry, name) for entry in ENTRIES for name in every_setting(ENTRIES[entry])]
+GROUPS = {group for entry in ENTRIES.values() for group in map(group_of, entry.model_fields.values()) if group}
+
+
+@pytest.mark.parametrize(("entry", "name"), [*SETTINGS, *((None, name) for name in RunWords.model_fields)])
+def test_every_setting_says_what_it_means(entry: str | None, name: str) -> None:
+    meaning = every_setting(ENTRIES[entry] if entry else RunWords)[name].description or ""
+    assert len(meaning) > 10
+    assert meaning == meaning.strip().rstrip(".")
+    assert meaning.isascii()
+    assert "\n" not in meaning
+
+
+@pytest.mark.parametrize(("entry", "name"), SETTINGS)
+def test_every_default_is_one_of_the_values_allowed(entry: str, name: str) -> None:
+    default = leaf(ENTRIES[entry](), name)
+    assert leaf(of(ENTRIES[entry], {name: default}), name) == default
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_entry_goes_by_its_key(entry: str) -> None:
+    assert ENTRIES[entry]().entry == entry
+    assert (ENTRIES[entry].__doc__ or "").strip()
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_entry_has_what_the_command_line_relies_on(entry: str) -> None:
+    fields = ENTRIES[entry].model_fields
+    assert all(group_of(fields[group]) for group in PRESET_GROUPS)
+    assert not set(fields) & set(RunWords.model_fields)
+    assert set(OUTSIDE_IDENTITY) <= set(every_setting(ENTRIES[entry]))
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_entry_survives_being_written_down(entry: str) -> None:
+    settings = ENTRIES[entry]()
+    assert ENTRIES[entry].model_validate(json.loads(settings.model_dump_json())) == settings
+
+
+@pytest.mark.parametrize("group", sorted(GROUPS, key=lambda group: group.__name__))
+def test_every_group_has_a_heading(group: type[BaseModel]) -> None:
+    assert (group.__doc__ or "").strip()
