@@ -193,14 +193,14 @@ class _SumOverProcesses(torch.autograd.Function):
     """The sum of a tensor over all processes; its gradient is the sum of theirs."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
+    def forward(_: Any, value: Tensor) -> Tensor:
         total = value.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        return _SumOverProcesses.forward(ctx, gradient)
+    def backward(_: Any, *gradients: Tensor) -> Tensor:
+        return _SumOverProcesses.forward(_, *gradients)
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):

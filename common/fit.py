@@ -269,7 +269,7 @@ def save(training: Training, task: Task) -> None:
 
 
 def resume(training: Training, attempt: Attempt, compute: Compute, needs_best: bool) -> None:
-    """Go on from the newest checkpoint that can be read; from the start if there is none, or no best to compare with."""
+    """Go on from the newest checkpoint that can be read; from the start if there is none, or no best beside it."""
     run = attempt.run
     for path in filter(Path.exists, (run.last, run.previous)):
         try:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from common import metrics
 from common.attempt import Attempt
@@ -101,8 +102,8 @@ def backward(
     """Gradients of a batch, computed in parts to need less memory. The totals see it only if all parts succeed."""
     pieces, losses = [*batch.parts(parts)], []
     for piece in pieces:
-        waits = piece is not pieces[-1] and isinstance(model, nn.parallel.DistributedDataParallel)
-        with model.no_sync() if waits else nullcontext():
+        last = piece is pieces[-1]  # several processes exchange gradients once per step
+        with model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext():
             with compute.autocast(precision):
                 loss = objective(model, piece)
             scale(loss.value * (len(piece) / len(batch))).backward()

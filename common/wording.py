@@ -46,8 +46,8 @@ def no_such_setting(key: str, models: Sequence[type[BaseModel]]) -> str:
         return f"{key}: a group of settings, allowed: {', '.join(members)}"
     group = key.rpartition(".")[0]
     members = [name for name in settings if group and name.startswith(f"{group}.")]
-    top = [name for model in models for name in model.model_fields]
-    return f"{key}: no such setting, allowed: {', '.join(members or top)}" + _nearest_text(key, [*top, *settings])
+    options = members or [name for model in models for name in model.model_fields]
+    return f"{key}: no such setting{_nearest_text(key, [*options, *settings])}; allowed: {', '.join(options)}"
 
 
 def unknown(what: str, given: Any, options: Iterable[str]) -> str:

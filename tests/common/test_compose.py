@@ -3,13 +3,13 @@
 import itertools
 import json
 import random
-import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
@@ -31,7 +31,8 @@ from common.compose import (
     runs_root,
 )
 from common.config import ENTRIES, Group, RunSettings, TrainCNN, run_name, setting
-from common.data.packing import MANIFEST
+from common.data import packing
+from common.data.packing import MANIFEST, Part
 from common.failures import Refused
 from common.run_dir import RunDir
 from common.yaml12 import dump_yaml, load_yaml, read_mapping
@@ -351,9 +352,11 @@ def test_the_fingerprint_of_a_set_of_ones_own_joins_the_settings() -> None:
     assert run_name(settings_of("data=flowers")) != run_name(before)
 
 
-def test_the_fingerprint_is_where_the_packer_writes_it(digits_dir: Path) -> None:
-    shutil.copytree(digits_dir / "digits", "data/numerals")
-    assert settings_of("data=numerals").data.digest == json.loads(Path("data/numerals", MANIFEST).read_text())["digest"]
+def test_the_fingerprint_is_where_the_packer_writes_it() -> None:
+    part = Part.of(np.zeros((2, 1, 4, 4), np.uint8), np.array([0, 1]))
+    Path("data/numerals").mkdir(parents=True)
+    manifest = packing.pack(Path("data/numerals"), {"train": part, "test": part}, ["zero", "one"], {})
+    assert settings_of("data=numerals").data.digest == manifest["digest"]
 
 
 def test_other_images_than_those_asked_for_are_refused() -> None:
@@ -483,7 +486,7 @@ def test_a_plain_command_reads_its_words() -> None:
         (["data=["], ["data: given '[', which is not YAML"]),
         (["data=x", "data.y=1"], ["data.y: no such setting"]),
         (["data=x", "inner=1"], ["inner: a group of settings, allowed: inner.count"]),
-        (["data=x", "inner.cuont=1"], ["inner.cuont: no such setting, allowed: inner.count, nearest: inner.count"]),
+        (["data=x", "inner.cuont=1"], ["inner.cuont: no such setting, nearest: inner.count; allowed: inner.count"]),
         (["data=x", "force=1"], ["force: given 1, allowed: true or false"]),
         (["data=3"], ["""data: given 3, allowed: text; as text it is written '"3"'"""]),
         (["x", "inner.count=-1"], ["x: not of the form key=value", "data: missing", "inner.count: given -1"]),
@@ -522,11 +525,17 @@ def test_a_refusal_is_one_line_per_problem_whatever_is_in_it(capsys: pytest.Capt
 def test_the_words_are_those_of_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["some/script.py", "data=x"])
     seen: list[str] = []
-    assert answer(lambda words: seen.extend(words) or DONE, None, script="", about=None, models=[]) == DONE
+
+    def work(words: list[str]) -> int:
+        seen.extend(words)
+        return DONE
+
+    assert answer(work, None, script="", about=None, models=[]) == DONE
     assert seen == ["data=x"]
 
 
 # --- speed ------------------------------------------------------------------------------------------------------
+# In time of the processor, so that tests running beside these do not matter.
 
 LINE = ("data=digits", "recipe=cnn_digits", "recipe.lr=1e-3", "recipe.epochs=12", "augment.flip=0.5")
 
@@ -535,26 +544,26 @@ def test_composing_takes_less_than_two_milliseconds() -> None:
     compose(TrainCNN, LINE)
     seconds = []
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.process_time()
         for seed in range(200):
             compose(TrainCNN, [*LINE, f"seed={seed}"])
-        seconds.append((time.perf_counter() - began) / 200)
+        seconds.append((time.process_time() - began) / 200)
     assert min(seconds) < 0.002
 
 
 def test_ten_thousand_runs_are_named_in_seconds() -> None:
     pack("flowers")
-    began = time.perf_counter()
+    began = time.process_time()
     names = {run_name(settings_of("data=flowers", f"seed={seed}")) for seed in range(10_000)}
-    assert time.perf_counter() - began < 20
+    assert time.process_time() - began < 20
     assert len(names) == 10_000
 
 
 WITHOUT_TORCH = """
 import sys, time
-began = time.perf_counter()
+began = time.process_time()
 import common.compose, common.attempt
-seconds = time.perf_counter() - began
+seconds = time.process_time() - began
 from common.config import TrainCNN
 common.compose.compose(TrainCNN, ["seed=3"])
 print(seconds, sorted({"torch", "torchvision", "timm", "numpy", "pandas", "sklearn"} & set(sys.modules)))

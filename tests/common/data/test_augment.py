@@ -295,10 +295,11 @@ def test_with_both_each_image_gets_one_of_them() -> None:
     assert within(int(even.sum()), n, 0.5)
 
 
-def test_mix_probability_leaves_the_others_alone() -> None:
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_mix_probability_leaves_the_others_alone(name: str) -> None:
     n = 2000
-    images = torch.tensor([0.0, 1.0]).repeat(n // 2)[:, None, None, None].expand(n, 1, 2, 2)
-    wanted = AugmentSettings(mixup=1.0, mix_probability=0.3)
+    images = torch.tensor([0.0, 1.0]).repeat(n // 2)[:, None, None, None].expand(n, 1, 32, 32)
+    wanted = AugmentSettings(**{name: 1.0}, mix_probability=0.3)
     mixed, targets = mix(images, torch.eye(2).repeat(n // 2, 1), wanted, draws_for(n))
     untouched = (mixed == images).flatten(1).all(1)
     assert within(n - int(untouched.sum()), n, 0.3)

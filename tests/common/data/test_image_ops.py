@@ -151,12 +151,12 @@ EXACT = {
     "equalize": (lambda images, _: ops.equalize(images), lambda image, _: tv.equalize(image), FACTORS),
     "invert": (lambda images, _: ops.invert(images), lambda image, _: tv.invert(image), FACTORS),
 }
-# With the share of pixels that may differ at all. Blends round alike but for fused products, which vary between
-# machines; then one flat image of eight may change as a whole. Rounding where torchvision cuts off would change half.
+# With the share of pixels that may differ at all. Blends round alike but for fused products, which vary between machines;
+# by contrast, a flat image (one of eight) may then change as a whole. Rounding instead of cutting off changes half.
 WITHIN_ONE_LEVEL = {
     "contrast": (ops.contrast, tv.adjust_contrast, FACTORS, 0.15),
-    "saturation": (ops.saturation, tv.adjust_saturation, FACTORS, 0.15),
-    "sharpness": (ops.sharpness, tv.adjust_sharpness, FACTORS, 0.15),
+    "saturation": (ops.saturation, tv.adjust_saturation, FACTORS, 0.02),
+    "sharpness": (ops.sharpness, tv.adjust_sharpness, FACTORS, 0.02),
     "hue": (ops.hue, tv.adjust_hue, doubles(-0.5, -0.31, -0.1, 0, 0.02, 0.17, 0.4, 0.5), 0.02),
 }
 
