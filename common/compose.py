@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from common import wording
-from common.config import Group, RunSettings, setting
+from common.config import Group, RunSettings, every_setting, setting
 from common.failures import Refused as Refused
 from common.run_dir import read_json
 from common.yaml12 import load_yaml, read_mapping
@@ -110,7 +110,7 @@ def read_words(
     argv: Iterable[str], models: Sequence[type[BaseModel]], groups: Sequence[str] = ()
 ) -> tuple[dict[str, Any], Problems]:
     """The values of the words whose key is a setting of the models, or one of the groups; what is wrong with others."""
-    known = {*groups, *(name for model in models for name in wording.every_setting(model))}
+    known = {*groups, *(name for model in models for name in every_setting(model))}
     values: dict[str, Any] = {}
     problems: Problems = {}
     for word in argv:

@@ -8,11 +8,13 @@ Two kinds of settings live here. Those that can change the result make up a run'
 `identity=False` only say how the same result is computed or watched (device, threads, logging).
 """
 
+import functools
 import hashlib
 import json
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 
 NEW = object()  # a setting that has always been there
 
@@ -195,6 +197,20 @@ class TrainCNN(RunSettings):
     """Settings of train/train_cnn.py."""
 
     entry: Literal["train_cnn"] = setting("train_cnn", "the entry that these settings are for")
+
+
+def group_of(field: FieldInfo) -> type[BaseModel] | None:
+    return field.annotation if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) else None
+
+
+@functools.cache
+def every_setting(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
+    """Dotted name -> field, groups opened."""
+    settings: dict[str, FieldInfo] = {}
+    for name, field in model.model_fields.items():
+        group = group_of(field)
+        settings |= every_setting(group, f"{prefix}{name}.") if group else {prefix + name: field}
+    return settings
 
 
 def identity(settings: BaseModel) -> dict[str, Any]:

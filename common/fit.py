@@ -9,17 +9,18 @@ import io
 import json
 import logging
 import math
-import pickle
 import time
-import zipfile
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import safetensors
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from common import metrics
@@ -44,16 +45,7 @@ from common.run_dir import atomic_write
 
 log = logging.getLogger("stillhouse")
 
-UNREADABLE = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    KeyError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    safetensors.SafetensorError,
-)
+UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError, BadZipFile, SafetensorError)
 
 
 # --- everything that moves --------------------------------------------------------------------------------------
@@ -288,9 +280,9 @@ def resume(training: Training, attempt: Attempt, compute: Compute, needs_best: b
 
 def read_checkpoint(path: Path, compute: Compute) -> dict[str, Any]:
     """What `save` wrote. Its parts carry checksums, which torch writes but does not compare."""
-    with zipfile.ZipFile(path) as parts:
+    with ZipFile(path) as parts:
         if damaged := parts.testzip():
-            raise zipfile.BadZipFile(f"checksum of {damaged}")
+            raise BadZipFile(f"checksum of {damaged}")
     return torch.load(path, map_location=compute.device, weights_only=True)
 
 

@@ -4,7 +4,6 @@ Both are read off the settings' own classes, so that what is printed is what is 
 """
 
 import difflib
-import functools
 import json
 import reprlib
 import shlex
@@ -15,6 +14,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+from common.config import every_setting, group_of
 
 # --- problems ---------------------------------------------------------------------------------------------------
 
@@ -89,20 +90,6 @@ def _nearest(given: str, options: Sequence[str]) -> str:
 
 TYPE_NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
 LIMIT_NAMES = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
-
-
-def group_of(field: FieldInfo) -> type[BaseModel] | None:
-    return field.annotation if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) else None
-
-
-@functools.cache
-def every_setting(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
-    """Dotted name -> field, groups opened."""
-    settings: dict[str, FieldInfo] = {}
-    for name, field in model.model_fields.items():
-        group = group_of(field)
-        settings |= every_setting(group, f"{prefix}{name}.") if group else {prefix + name: field}
-    return settings
 
 
 def allowed(field: FieldInfo) -> str:

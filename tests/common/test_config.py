@@ -11,8 +11,17 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from common.compose import PRESET_GROUPS, RunWords, compose
-from common.config import ENTRIES, Group, RecipeSettings, TrainCNN, identity, run_name, setting
-from common.wording import every_setting, group_of
+from common.config import (
+    ENTRIES,
+    Group,
+    RecipeSettings,
+    TrainCNN,
+    every_setting,
+    group_of,
+    identity,
+    run_name,
+    setting,
+)
 
 # Written here by hand, not read off the marks: a field that joins these groups must say what it is.
 OUTSIDE_IDENTITY = frozenset(

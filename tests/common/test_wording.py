@@ -8,8 +8,8 @@ import pytest
 from pydantic import Field
 
 from common.compose import RunWords, check, presets
-from common.config import ENTRIES, Group, setting
-from common.wording import allowed, every_setting, help_text, no_such_setting, one_line, shown, unknown
+from common.config import ENTRIES, Group, every_setting, setting
+from common.wording import allowed, help_text, no_such_setting, one_line, shown, unknown
 from jobs.prepare import main as prepare
 from train.train_cnn import main as train_cnn
 

@@ -151,8 +151,8 @@ EXACT = {
     "equalize": (lambda images, _: ops.equalize(images), lambda image, _: tv.equalize(image), FACTORS),
     "invert": (lambda images, _: ops.invert(images), lambda image, _: tv.invert(image), FACTORS),
 }
-# With the share of pixels that may differ at all. Blends round alike but for fused products, which vary between machines;
-# by contrast, a flat image (one of eight) may then change as a whole. Rounding instead of cutting off changes half.
+# With the share of pixels that may differ at all. Blends round alike but for fused products, which vary by machine; by
+# contrast, a flat image (one of eight) may then change as a whole. Rounding instead of cutting off changes half.
 WITHIN_ONE_LEVEL = {
     "contrast": (ops.contrast, tv.adjust_contrast, FACTORS, 0.15),
     "saturation": (ops.saturation, tv.adjust_saturation, FACTORS, 0.02),
