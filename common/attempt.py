@@ -19,18 +19,18 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, TypeVar
 
-import yaml
 from tqdm import tqdm
 
 from common.compose import DONE, FAILED, Command, RunWords, answer, compose, presets
 from common.config import LogSettings, RunSettings, run_name
 from common.failures import Interrupted, Refused, classify
 from common.run_dir import RunDir, read_json, write_json
+from common.yaml12 import dump_yaml
 
 log = logging.getLogger("stillhouse")
 
@@ -101,7 +101,7 @@ def carry_out(command: Command, body: Body, words: list[str]) -> int:
     run = RunDir(command.root / settings.entry / run_name(settings))
     done = run.finished()
     if command.dry_run:
-        print(yaml.safe_dump(settings.model_dump(), sort_keys=False).rstrip())
+        print(dump_yaml(settings.model_dump()).rstrip())
         print(f"# folder: {run.path}{' (finished)' if done else ''}")
         return DONE
     if done and not command.force:
@@ -114,7 +114,7 @@ def carry_out(command: Command, body: Body, words: list[str]) -> int:
 
 def _own(command: Command, run: RunDir, body: Body, words: list[str]) -> int:
     """Lock the folder and work in it. With force=true a used folder is first given another name."""
-    existed = run.path.exists()
+    made = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
     try:
         with run.lock():
             if not command.force or not run.config.exists():
@@ -123,9 +123,17 @@ def _own(command: Command, run: RunDir, body: Body, words: list[str]) -> int:
         with run.lock():
             return _work(command, run, body, words)
     except Refused:
-        if not existed:  # found out only with torch at hand, such as a missing GPU: leave no trace
-            shutil.rmtree(run.path, ignore_errors=True)
+        if made:  # found out only with torch at hand, such as a missing GPU: leave no trace
+            _unmake(made)
         raise
+
+
+def _unmake(folders: list[Path]) -> None:
+    """Remove a run folder that never came to be, and the folders above it that were made for it alone."""
+    shutil.rmtree(folders[0], ignore_errors=True)
+    with suppress(OSError):  # by now another run lives there
+        for folder in folders[1:]:
+            folder.rmdir()
 
 
 def _work(command: Command, run: RunDir, body: Body, words: list[str]) -> int:

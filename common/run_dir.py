@@ -23,9 +23,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
-
 from common.failures import Refused
+from common.yaml12 import dump_yaml
 
 HEARTBEAT_SECONDS = 5.0  # at most one write in this time
 DEAD_AFTER_SECONDS = 300.0  # a lock holder on another machine that has not written for so long is taken for dead
@@ -160,7 +159,7 @@ class RunDir:
 
     def write_config(self, settings: dict[str, Any]) -> None:
         with atomic_write(self.config) as file:
-            file.write(yaml.safe_dump(settings, sort_keys=False).encode())
+            file.write(dump_yaml(settings).encode())
 
     def beat(self, **progress: Any) -> None:
         """Say that the run is alive and where it stands; cheap enough to call at every step."""
