@@ -40,7 +40,9 @@ class Draws:
         return torch.from_numpy(draw(size=(self.total, *shape))[self.rows]).to(dtype)
 
     def uniform(self, low: float = 0.0, high: float = 1.0, shape: tuple[int, ...] = ()) -> Tensor:
-        return self._take(lambda size: self._generator.uniform(low, high, size), shape, torch.float32)
+        """From [low, high), drawn in single precision: rounded from doubles, `high` itself would come out at times."""
+        unit = self._take(lambda size: self._generator.random(size, dtype=np.float32), shape, torch.float32)
+        return low + (high - low) * unit
 
     def integers(self, high: int, shape: tuple[int, ...] = ()) -> Tensor:
         """Whole numbers from 0 to high - 1."""

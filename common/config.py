@@ -88,9 +88,9 @@ class AugmentSettings(Group):
     erasing: float = setting(0.0, "probability of random erasing (a rectangle of 2-33 % of the area)", ge=0, le=1)
     mixup: float = setting(0.0, "alpha of mixup's beta distribution; 0 is off", ge=0)
     cutmix: float = setting(
-        0.0, "alpha of cutmix's beta distribution; 0 is off (with mixup: one of them per pair)", ge=0
+        0.0, "alpha of cutmix's beta distribution; 0 is off (with mixup: one of them per image)", ge=0
     )
-    mix_probability: float = setting(1.0, "probability that a pair of images is mixed at all", ge=0, le=1)
+    mix_probability: float = setting(1.0, "probability that an image is mixed at all", ge=0, le=1)
 
 
 class RecipeSettings(Group):

@@ -1,7 +1,7 @@
 """Random changes to the images of a training batch: what is drawn for each image, and in which order it is applied.
 
 Every image has its own draw, and images that drew the same operation are changed together. All draws are made on the
-CPU for the whole batch, whatever rows of it are ours, so neither the number of processes nor a GPU changes an image;
+CPU for the whole batch, whatever rows of it are ours, so neither the number of processes nor a GPU changes a draw;
 which images an operation gets is known on the CPU too, so nothing waits for a GPU.
 The operations themselves, with their parameters given, are in image_ops.py.
 """
@@ -48,7 +48,8 @@ def mix(images: Tensor, targets: Tensor, settings: AugmentSettings, draws: Draws
     """Mixup (arXiv:1710.09412) and cutmix (arXiv:1905.04899) of float32 images (n, c, h, w) and targets (n, classes).
 
     The partner of row i is row i ^ 1: batches are shuffled, so neighbours are random partners, and a share of an even
-    number of rows, from an even row on, mixes within itself. An odd last row is its own partner.
+    number of rows, from an even row on, mixes within itself. An odd last row is its own partner. Each image has its own
+    lambda (so the two of a pair differ) and, where both methods are on, its own choice between them.
     """
     if not (settings.mixup or settings.cutmix):
         return images, targets

@@ -24,8 +24,8 @@ import common.fit  # noqa: F401 - loaded before the children are forked
 from train.train_cnn import main
 
 RECIPE = (
-    "data=digits recipe.epochs=5 recipe.batch_size=128 recipe.optimizer=sgd recipe.lr=0.05 "
-    "recipe.ema=0.9 recipe.swa=0.5 recipe.patience=4 recipe.accumulate=2 augment=digits augment.mixup=0.4 "
+    "data=digits recipe.epochs=4 recipe.batch_size=128 recipe.optimizer=sgd recipe.lr=0.05 "
+    "recipe.ema=0.9 recipe.swa=0.5 recipe.patience=3 recipe.accumulate=2 augment=digits augment.mixup=0.4 "
     "augment.cutmix=1.0 augment.cutout=2 compute.threads=1 log.progress=off"
 ).split()
 MEASURED = {"epoch_time_sec", "images_per_sec", "gpu_memory_mb"}
