@@ -1,10 +1,11 @@
 """Kill a training with SIGKILL again and again, let it resume, and compare its ending with an undisturbed one.
 
-    python tests/train/kills.py KILLS DATA_DIR WORK_DIR [key=value ...]
+    python tests/train/kills.py FIRST LAST DATA_DIR WORK_DIR [key=value ...]
 
-Prints one line per kill and exits 1 at the first difference. Children are forked after torch is loaded, so that a
-trial takes seconds; the recipe uses everything that has a state: momentum, EMA, SWA, patience, mixing. The loss
-scaler has one too, with recipe.precision=fp16, which is slow on a CPU.
+Trials FIRST to LAST - 1 draw their own moments, and the odd ones are killed twice and write checkpoints inside epochs.
+Prints a line for each and exits 1 at the first difference. Children are forked after torch is loaded, so that a trial
+takes seconds; the recipe uses everything that has a state: momentum, EMA, SWA, patience, mixing. The loss scaler has
+one too, with recipe.precision=fp16, which is slow on a CPU.
 """
 
 import contextlib
@@ -95,9 +96,15 @@ def trial(
 
 
 if __name__ == "__main__":
-    kills, data_dir, work, recipe = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), sys.argv[4:]
+    first, last, data_dir, work, recipe = (
+        int(sys.argv[1]),
+        int(sys.argv[2]),
+        sys.argv[3],
+        Path(sys.argv[4]),
+        sys.argv[5:],
+    )
     seconds = finish(work / "undisturbed", data_dir, *recipe)
     expected = ending(work / "undisturbed")
     print(f"undisturbed: {seconds:.1f} s", flush=True)
-    for number in range(kills):
+    for number in range(first, last):
         trial(number, seconds, data_dir, work, recipe, expected)
