@@ -119,6 +119,11 @@ class Compute:
         gpu = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
         return {"device": str(self.device), "gpu": gpu, "processes": self.world, "threads": torch.get_num_threads()}
 
+    def __str__(self) -> str:
+        facts = self.facts()
+        name = facts["gpu"] or f"CPU, threads: {facts['threads']}"
+        return name if self.world == 1 else f"{name}, {self.world} processes"
+
     def peak_memory_mb(self) -> float:
         return torch.cuda.max_memory_allocated(self.device) / 2**20 if self.device.type == "cuda" else 0.0
 

@@ -140,7 +140,7 @@ def fit(
     if compute.first:
         attempt.add_provenance(**compute.facts())
         held_out = len(val.rows) if val else 0
-        log.info("%d training and %d validation images, on %s", len(train.rows), held_out, compute.facts())
+        log.info("%d training and %d validation images, on %s", len(train.rows), held_out, compute)
     resume(training, attempt, compute, needs_best=val is not None)
     example = torch.zeros(2, *train.shape, device=compute.device)
     running = distribute(model, compute, example)
