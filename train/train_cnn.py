@@ -4,6 +4,9 @@ python train/train_cnn.py                                   # digits, seconds on
 python train/train_cnn.py data=mnist recipe=cnn_mnist_12    # python jobs/prepare.py data=mnist comes before
 python train/train_cnn.py data=cifar10 seed=3               # the reference's 100 epochs
 torchrun --nproc-per-node 2 train/train_cnn.py data=cifar10
+
+Test accuracy, selected on validation, mean and standard deviation of seeds 0 to 2, on two CPU cores:
+digits 98.98 +- 0.32 % in 20 s; MNIST with cnn_mnist_12 99.59 +- 0.07 % in half an hour on one of the cores.
 """
 
 import sys
