@@ -115,16 +115,20 @@ def carry_out(command: Command, body: Body, words: list[str]) -> int:
 def _own(command: Command, run: RunDir, body: Body, words: list[str]) -> int:
     """Lock the folder and work in it. With force=true a used folder is first given another name."""
     made = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
+    aside = None
     try:
         with run.lock():
             if not command.force or not run.config.exists():
                 return _work(command, run, body, words)
-            print(f"starting anew; the old folder is {run.set_aside()}")
+            aside = run.set_aside()
         with run.lock():
+            print(f"starting anew; the old folder is {aside}")
             return _work(command, run, body, words)
-    except Refused:
-        if made:  # found out only with torch at hand, such as a missing GPU: leave no trace
-            _unmake(made)
+    except Refused:  # found out only with torch at hand, such as a missing GPU: leave everything as it was
+        if made or aside:
+            _unmake(made or [run.path])
+        if aside:
+            aside.rename(run.path)
         raise
 
 

@@ -313,6 +313,17 @@ def test_a_gpu_that_is_not_there_is_refused_and_leaves_nothing(capsys: pytest.Ca
     assert contents() == before
 
 
+def test_a_forced_run_that_is_refused_behind_the_door_keeps_its_old_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train_cnn(["dry_run=true"]) == 0
+    folder = Path(capsys.readouterr().out.splitlines()[-1].removeprefix("# folder: "))
+    folder.mkdir(parents=True)
+    for name in ("config.yaml", "history.csv"):
+        (folder / name).write_text("precious\n")
+    assert train_cnn(["force=true", "compute.device=cuda:999"]) == 2
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert {path.read_text() for path in folder.glob("*.*")} == {"precious\n"}
+
+
 def test_a_refusal_behind_the_door_leaves_a_folder_with_work_in_it_alone(capsys: pytest.CaptureFixture[str]) -> None:
     """The same run, tried with a GPU that is not there after it was interrupted elsewhere."""
     assert train_cnn(["dry_run=true"]) == 0
