@@ -17,6 +17,7 @@ from pickle import UnpicklingError
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -46,6 +47,10 @@ from common.run_dir import atomic_write
 log = logging.getLogger("stillhouse")
 
 UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError, BadZipFile, SafetensorError)
+
+NAN_ADVICE = (
+    "the last checkpoint is from before it. Try a lower recipe.lr, more recipe.warmup, or recipe.precision=fp32"
+)
 
 
 # --- everything that moves --------------------------------------------------------------------------------------
@@ -114,6 +119,8 @@ class Task:
         if self.val is None:
             return {}
         logits, labels = infer(model, self.val, self.settings.recipe.precision)
+        if not np.isfinite(logits).all():
+            raise NotFinite(f"a validation image has logits that are no numbers; {NAN_ADVICE}")
         found = metrics.confusion_matrix(labels, logits.argmax(1), self.val.classes)
         return {"loss": metrics.nll(logits, labels), **metrics.summarise(found)}
 
@@ -142,8 +149,7 @@ def fit(
         held_out = len(val.rows) if val else 0
         log.info("%d training and %d validation images, on %s", len(train.rows), held_out, compute)
     resume(training, attempt, compute, needs_best=val is not None)
-    example = torch.zeros(2, *train.shape, device=compute.device)
-    running = distribute(model, compute, example)
+    running = distribute(model, compute, example=torch.zeros(2, *train.shape, device=compute.device))
     task = Task(objective, train, val, attempt, compute, running)
     while training.epoch < recipe.epochs and not out_of_patience(training, recipe.patience):
         run_epoch(training, task)
@@ -241,10 +247,7 @@ def finish_epoch(training: Training, task: Task) -> None:
 
 def _refuse_nan(loss: float, training: Training) -> None:
     if not math.isfinite(loss):
-        raise NotFinite(
-            f"the training loss is {loss} in epoch {training.epoch + 1}; the last checkpoint is from before it. "
-            "Try a lower recipe.lr, more recipe.warmup, or recipe.precision=fp32"
-        )
+        raise NotFinite(f"the training loss is {loss} in epoch {training.epoch + 1}; {NAN_ADVICE}")
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------
@@ -253,6 +256,8 @@ def _refuse_nan(loss: float, training: Training) -> None:
 def save(training: Training, task: Task) -> None:
     if training.totals.steps:
         _refuse_nan(training.totals.sums["loss"].item(), training)
+    if not all(weights.isfinite().all() for weights in training.model.parameters()):
+        raise NotFinite(f"weights are no numbers after epoch {training.epoch}, step {training.step}; {NAN_ADVICE}")
     if task.compute.first:
         content = io.BytesIO()
         torch.save(training.state_dict(), content)
@@ -321,17 +326,15 @@ def select(training: Training, task: Task) -> dict[str, Any]:
     task.compute.barrier()
     training.model.load_state_dict(safetensors.torch.load_file(task.attempt.run.best, str(task.compute.device)))
     rule = "highest validation accuracy, then lowest validation loss" if task.val else "last epoch"
-    chosen = {key: training.best[key] for key in ("epoch", "weights")}
-    return {"rule": rule, **chosen}
+    return {"rule": rule, "epoch": training.best["epoch"], "weights": training.best["weights"]}
 
 
 def cost(training: Training, task: Task) -> dict[str, Any]:
     seconds = sum(float(row["epoch_time_sec"]) for row in task.attempt.run.read_history())
-    peak = round(task.compute.peak_memory_mb(), 1)
     return {
         "epochs": training.epoch,
         "train_seconds": round(seconds, 3),
-        "peak_gpu_memory_mb": peak,
+        "peak_gpu_memory_mb": round(task.compute.peak_memory_mb(), 1),
         "parts": training.parts,
     }
 

@@ -18,6 +18,7 @@ from common.data.packed import Batch, Data, open_data
 from common.failures import Interrupted, NotFinite
 from common.fit import fit
 from common.loop import Loss, infer
+from common.metrics import nll
 from common.run_dir import RunDir
 
 CPU = Compute(torch.device("cpu"), ComputeSettings())
@@ -118,15 +119,36 @@ def test_the_selected_epoch_is_the_best_on_validation_and_its_weights_are_the_mo
     assert (logits.argmax(1) == labels).mean() == pytest.approx(accuracy[best])
 
 
-def test_averaged_weights_win_only_if_better_on_validation(prepared: Any) -> None:
-    attempt, data, model = prepared(epochs=4, lr=5.0, schedule="constant", swa=0.75, momentum=0.0)
-    found = trained(attempt, data, model)
+@pytest.mark.parametrize(("lr", "schedule", "winner"), [(50.0, "constant", "swa"), (0.05, "cosine", "raw")])
+def test_averaged_weights_win_only_if_better_on_validation(
+    prepared: Any, lr: float, schedule: str, winner: str
+) -> None:
+    """Averaging calms steps that are too long, and drags the weights back where every epoch is still better."""
+    attempt, data, model = prepared(epochs=6, batch_size=32, lr=lr, schedule=schedule, swa=0.7, momentum=0.0)
+    assert trained(attempt, data, model)["selection"]["weights"] == winner
     assert data.val is not None
     logits, labels = infer(model, data.val)
-    best_raw = max(column(attempt, "val_accuracy"))
-    reached = (logits.argmax(1) == labels).mean()
-    assert reached >= best_raw
-    assert found["selection"]["weights"] == ("swa" if reached > best_raw else found["selection"]["weights"])
+    selected = (logits.argmax(1) == labels).mean(), -nll(logits, labels)
+    best_epoch = max(zip(column(attempt, "val_accuracy"), (-x for x in column(attempt, "val_loss")), strict=True))
+    assert selected > best_epoch if winner == "swa" else selected == pytest.approx(best_epoch)
+
+
+def test_weights_that_explode_in_the_last_step_of_an_epoch_fail_as_nan(prepared: Any) -> None:
+
+    def steep(model: nn.Module, batch: Batch) -> Loss:
+        loss = plain_loss(model, batch)
+        return Loss(loss.value * 1e30, loss.logits)
+
+    for val_fraction in (0.1, 0.0):
+        attempt, _, model = prepared(epochs=2, batch_size=2000, lr=1e38, schedule="constant", optimizer="sgd")
+        settings = attempt.settings
+        attempt.settings = settings.model_copy(
+            update={"data": settings.data.model_copy(update={"val_fraction": val_fraction})}
+        )
+        data = open_data(attempt.data_folder, attempt.settings, CPU)
+        with pytest.raises(NotFinite, match=r"no numbers.*Try a lower recipe\.lr"):
+            trained(attempt, data, model, steep)
+        assert not attempt.run.last.exists()
 
 
 def test_ema_weights_are_the_ones_validated_and_kept(prepared: Any) -> None:
