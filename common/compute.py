@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -112,7 +113,7 @@ class Compute:
     def free_memory_bytes(self) -> int:
         if self.device.type == "cuda":
             return torch.cuda.mem_get_info(self.device)[0]
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return _free_ram_bytes()
 
     def facts(self) -> dict[str, Any]:
         """For provenance."""
@@ -126,6 +127,15 @@ class Compute:
 
     def peak_memory_mb(self) -> float:
         return torch.cuda.max_memory_allocated(self.device) / 2**20 if self.device.type == "cuda" else 0.0
+
+
+def _free_ram_bytes() -> int:
+    """What is not in use, caches that would make room counted in; where Linux is not there to ask, half of it all."""
+    try:
+        facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    except OSError:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return int(facts["MemAvailable"].split()[0]) * 1024
 
 
 @contextlib.contextmanager
