@@ -26,7 +26,7 @@ from typing import Any, Protocol, TypeVar
 
 from tqdm import tqdm
 
-from common.compose import DONE, FAILED, Command, RunWords, answer, compose, presets
+from common.compose import DONE, FAILED, Command, RunWords, answer, compose, presets_of
 from common.config import LogSettings, RunSettings, run_name
 from common.failures import Interrupted, Refused, classify
 from common.run_dir import RunDir, read_json, write_json
@@ -93,7 +93,7 @@ def run_entry(entry: type[RunSettings], body: Body, argv: list[str] | None, *, s
     def work(words: list[str]) -> int:
         return carry_out(compose(entry, words), body, words)
 
-    return answer(work, argv, script=script, about=about, models=(RunWords, entry), preset_names=presets())
+    return answer(work, argv, script=script, about=about, models=(RunWords, entry), preset_names=presets_of(entry))
 
 
 def carry_out(command: Command, body: Body, words: list[str]) -> int:

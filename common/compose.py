@@ -9,7 +9,7 @@ Later words win over earlier ones.
 import copy
 import functools
 import os
-import shlex
+import re
 import stat
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,19 +21,21 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from common import wording
-from common.config import Group, RunSettings, every_setting, setting
+from common.config import RunSettings
+from common.data.catalog import DATASETS
 from common.failures import Refused as Refused
-from common.run_dir import read_json
+from common.inputs import Problems, expanded, find_data, find_weights, no_training_images
+from common.settings import Group, every_setting, setting
 from common.yaml12 import load_yaml, read_mapping
 
 PRESETS = Path(__file__).parent / "presets"
-PRESET_GROUPS = ("data", "model", "recipe", "augment")
+PRESET_GROUPS = ("data", "model", "recipe", "augment", "memory")  # memory sets fields of other groups, so it comes last
 
 DONE, FAILED, REFUSED = 0, 1, 2  # the exit codes of every command
 
-M = TypeVar("M", bound=BaseModel)
+KEY_VALUE = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*=")
 
-Problems = dict[str, str]  # what is wrong, by the word or the setting it is about; what is found first says most
+M = TypeVar("M", bound=BaseModel)
 
 
 class RunWords(Group):
@@ -56,41 +58,41 @@ class Command:
 
 
 def runs_root(given: str | None = None) -> Path:
-    return _path(given or os.environ.get("STILLHOUSE_RUNS") or "runs")
+    return expanded(given or os.environ.get("STILLHOUSE_RUNS") or "runs")
 
 
 def data_root(given: str | None = None) -> Path:
-    return _path(given or os.environ.get("STILLHOUSE_DATA") or "data")
-
-
-def _path(text: str) -> Path:
-    """Not every shell puts the home folder in place of ~ behind an equals sign, and no YAML file does."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:  # ~nobody
-        return Path(text)
+    return expanded(given or os.environ.get("STILLHOUSE_DATA") or "data")
 
 
 def compose(entry: type[RunSettings], argv: Iterable[str]) -> Command:
     """The checked command, or Refused with every problem at once."""
     values, problems = read_words(argv, (RunWords, entry), PRESET_GROUPS)
+    if values.get("data.name") in DATASETS:
+        values["data"] = values.pop("data.name")  # with all that a published set brings
     words, wrong = _run_words(values)
     problems |= wrong
     root, data_dir = runs_root(words.root), data_root(words.data_dir)
     problems |= _check_folder("root", root) | _check_folder("data_dir", data_dir)
 
     tree, wrong = _base(entry, values, words.config)
-    problems |= wrong | _lay_over(tree, values) | _find_data(tree, data_dir, words.data_dir)
+    problems |= wrong | _lay_over(tree, values, presets_of(entry))
+    problems |= find_data(tree, data_dir, words.data_dir) | find_weights(tree)
     settings, wrong = check(entry, tree)
     if problems or settings is None:
         raise Refused((problems | _unless_said(wrong, problems)).values())
     return Command(settings, root, data_dir, words.force, words.dry_run)
 
 
-def parse(command: type[M], argv: Iterable[str]) -> M:
-    """A plain command's words, or Refused with every problem at once."""
-    values, problems = read_words(argv, (command,))
-    tree: dict[str, Any] = {}
+def parse(command: type[M], argv: Iterable[str], loose: str | None = None) -> M:
+    """A plain command's words, or Refused with every problem at once.
+
+    loose: the setting that takes all words which are not of the form key=value, such as file names.
+    """
+    words = list(argv)
+    found = [word for word in words if loose and not KEY_VALUE.match(word)]
+    values, problems = read_words([word for word in words if word not in found], (command,))
+    tree: dict[str, Any] = {loose: found} if loose and found else {}
     for key, value in values.items():
         _plant(tree, key, value)
     checked, wrong = check(command, tree)
@@ -140,12 +142,18 @@ def _read_value(text: str) -> Any:
 
 
 @functools.cache
-def presets() -> dict[str, tuple[str, ...]]:
-    return {group: tuple(sorted(path.stem for path in (PRESETS / group).glob("*.yaml"))) for group in PRESET_GROUPS}
+def presets_of(entry: type[RunSettings]) -> dict[str, tuple[str, ...]]:
+    """Group -> the names an entry may be given. Of data, the published sets that can be trained on."""
+    named = {group: sorted(path.stem for path in (PRESETS / group).glob("*.yaml")) for group in PRESET_GROUPS}
+    named["data"] = [name for name, published in DATASETS.items() if not published.evaluation_only]
+    named["model"] = [name for name in named["model"] if _preset("model", name)["name"] in entry.MODEL_NAMES]
+    return {group: tuple(names) for group, names in named.items()}
 
 
 @functools.cache
 def _preset(group: str, name: str) -> dict[str, Any]:
+    if group == "data":
+        return {"name": name} | ({"validation": "published"} if DATASETS[name].validation else {})
     return read_mapping(PRESETS / group / f"{name}.yaml")
 
 
@@ -170,7 +178,7 @@ def _base(entry: type[RunSettings], values: Mapping[str, Any], snapshot: str | N
     entry_name = entry.model_fields["entry"].default
     if snapshot is not None:
         try:
-            tree = read_mapping(_path(snapshot))
+            tree = read_mapping(expanded(snapshot))
         except Refused as refused:
             return {}, {"config": f"config: {refused}"}
         if tree.get("entry", entry_name) != entry_name:
@@ -178,26 +186,52 @@ def _base(entry: type[RunSettings], values: Mapping[str, Any], snapshot: str | N
             return {}, {"config": f"config: {snapshot} is a snapshot of {given}, allowed: one of {entry_name}"}
         return tree, {}
     data = values.get("data.name", values.get("data", entry.model_fields["data"].default.name))
-    table = _defaults()[entry_name]
-    chosen = table.get(data if isinstance(data, str) else "any", table["any"])
+    chosen = _starting_point(entry_name, data if isinstance(data, str) else "any")
     return {group: copy.deepcopy(_preset(group, preset)) for group, preset in chosen.items()}, {}
 
 
-def _lay_over(tree: dict[str, Any], values: Mapping[str, Any]) -> Problems:
+def _starting_point(entry: str, data: str) -> dict[str, str]:
+    """Group -> preset: of the data set itself, else of its family, else of any."""
+    table = _defaults()[entry]
+    family = DATASETS[data].family if data in DATASETS else ""
+    return table.get(data) or table.get(family) or table["any"]
+
+
+def _lay_over(tree: dict[str, Any], values: Mapping[str, Any], presets: Mapping[str, Sequence[str]]) -> Problems:
     """Presets first, single fields after them, so that their order on the command line does not matter."""
     problems: Problems = {}
-    for group in [key for key in values if key in PRESET_GROUPS]:
+    for group in [group for group in PRESET_GROUPS if group in values]:
         name = values[group]
-        if isinstance(name, str) and name in presets()[group]:
-            tree[group] = copy.deepcopy(_preset(group, name))
-        elif group == "data" and isinstance(name, str):
-            tree["data"] = {"name": name}  # a set of the user's own; _find_data looks for it
+        if group == "data" and isinstance(name, str) and name not in DATASETS:
+            tree["data"] = {"name": name}  # a set of the user's own; find_data looks for it
+        elif not (isinstance(name, str) and name in presets[group]):
+            problems[group] = _no_such_preset(group, name, presets[group])
+        elif group == "memory":
+            for key, value in _preset(group, name).items():
+                _plant(tree, key, value)
         else:
-            problems[group] = wording.unknown(group, name, presets()[group])
+            tree[group] = copy.deepcopy(_preset(group, name))
+    if "model.name" in values and "model" not in values:
+        _start_from_name(tree, values["model.name"])
     for key, value in values.items():
         if key not in PRESET_GROUPS:
             _plant(tree, key, value)
     return problems
+
+
+def _start_from_name(tree: dict[str, Any], name: Any) -> None:
+    """Another network than the preset's shares none of its settings."""
+    model = tree.get("model")
+    if isinstance(model, dict) and model.get("name", name) != name:
+        tree["model"] = {}
+
+
+def _no_such_preset(group: str, name: Any, options: Sequence[str]) -> str:
+    if group == "data" and name in DATASETS:
+        return no_training_images(name)
+    if group == "model" and isinstance(name, str) and name.startswith("timm/"):
+        return f"model: given {name}, allowed: model.name={name}"
+    return wording.unknown(group, name, options)
 
 
 def _plant(tree: dict[str, Any], dotted: str, value: Any) -> None:
@@ -207,41 +241,6 @@ def _plant(tree: dict[str, Any], dotted: str, value: Any) -> None:
         if not isinstance(tree, dict):
             return  # a snapshot's mistake, which the check of the whole will name
     tree[field] = value
-
-
-def _find_data(tree: dict[str, Any], data_dir: Path, given_dir: str | None) -> Problems:
-    """A published set must have been prepared; of a set of the user's own, the manifest's digest joins the settings."""
-    data = tree.setdefault("data", {})
-    name = data.get("name", "digits") if isinstance(data, dict) else None
-    if not isinstance(name, str):
-        return {}
-    if name not in presets()["data"]:
-        return _find_own_data(data, data_dir)
-    if data.get("digest") is not None:
-        given = wording.shown(data["digest"])
-        return {"data.digest": f"data.digest: given {given}, allowed: null, because {name} is a published set"}
-    if name == "digits" or os.access(data_dir / name / "manifest.json", os.R_OK):  # digits packs itself
-        return {}
-    where = f" data_dir={shlex.quote(given_dir)}" if given_dir else ""
-    return {"data": f"data: {name} is not prepared under {data_dir}; run: python jobs/prepare.py data={name}{where}"}
-
-
-def _find_own_data(data: dict[str, Any], data_dir: Path) -> Problems:
-    folder = data_dir / data["name"]
-    manifest = read_json(folder / "manifest.json")
-    digest = manifest.get("digest") if manifest else None
-    if isinstance(digest, str):
-        given = data.get("digest")
-        data["digest"] = digest
-        if given is None or given == digest:
-            return {}
-        shown = wording.shown(given)
-        return {"data.digest": f"data.digest: given {shown}, but the images packed under {folder} have {digest}"}
-    packed = sorted(path.parent.name for path in data_dir.glob("*/manifest.json"))
-    if data["name"] in packed:
-        return {"data": f"data: {folder}/manifest.json cannot be read as a manifest; prepare {data['name']} again"}
-    name = data.pop("name")  # said here, not again where the whole is checked
-    return {"data": wording.unknown("data", name, sorted({*presets()["data"], *packed}))}
 
 
 def _check_folder(key: str, folder: Path) -> Problems:
@@ -263,7 +262,7 @@ def check(model: type[M], tree: Mapping[str, Any]) -> tuple[M | None, Problems]:
         return model.model_validate(dict(tree)), {}
     except ValidationError as error:
         items = error.errors(include_url=False)
-        return None, {".".join(map(str, item["loc"])): wording.problem(model, item) for item in items}
+        return None, {wording.located(model, item["loc"])[0]: wording.problem(model, item) for item in items}
 
 
 # --- answering --------------------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ Draws are made on the CPU from Philox counters, so a GPU run sees the same crops
 import contextlib
 import logging
 import os
+import resource
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -127,6 +129,11 @@ class Compute:
 
     def peak_memory_mb(self) -> float:
         return torch.cuda.max_memory_allocated(self.device) / 2**20 if self.device.type == "cuda" else 0.0
+
+    def peak_ram_mb(self) -> float:
+        """Of this process since it began, whatever it did before included."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def _free_ram_bytes() -> int:

@@ -1,41 +1,17 @@
 """Every setting of every entry: its type, its default, what it may be, and what it means.
 
 One class per entry, made of shared groups. Nothing here imports torch, so `jobs` can resolve and check
-ten thousand runs on a login node. How a command line becomes one of these objects is in compose.py;
-named values (`recipe=cnn_cifar`) are YAML files in presets/.
-
-Two kinds of settings live here. Those that can change the result make up a run's identity; those marked
-`identity=False` only say how the same result is computed or watched (device, threads, logging).
+ten thousand runs on a login node. What a setting is stands in settings.py; how a command line becomes one of these
+objects, in compose.py; named values (`recipe=cnn_cifar`) are YAML files in presets/.
 """
 
-import functools
 import hashlib
 import json
-from typing import Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import Discriminator, Tag, model_validator
 
-NEW = object()  # a setting that has always been there
-
-
-def setting(
-    default: Any, meaning: str, *, identity: bool = True, added_as: Any = NEW, form: str = "", **limits: Any
-) -> Any:
-    """A field with its one-line meaning, as `--help` prints it.
-
-    form: what its pattern asks for, in words.
-    added_as: for a setting that joins a class that already has finished runs. It is the value that means
-    "as before": runs with exactly this value keep the identity they had before the setting existed.
-    """
-    marks: dict[str, Any] = {"identity": identity, "form": form} | ({} if added_as is NEW else {"added_as": added_as})
-    return Field(default, description=meaning, json_schema_extra=marks, **limits)
-
-
-class Group(BaseModel):
-    """A frozen set of settings that refuses names it does not know and converts nothing: true is no number."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+from common.settings import Group, identity, setting
 
 
 class DataSettings(Group):
@@ -54,17 +30,131 @@ class DataSettings(Group):
         lt=1,
     )
     split_seed: int = setting(0, "seed of the train/validation split, the same for every run seed", ge=0, le=2**32 - 1)
+    validation: Literal["split", "published"] = setting(
+        "split", "published: the validation images that the publisher set apart, where there are some", added_as="split"
+    )
     digest: str | None = setting(
         None,
         "fingerprint of a data set of your own; filled in from its manifest, so that other images make another run",
     )
 
 
+# --- models: `model` is one of these, told apart by its name ------------------------------------------------------
+
+
 class AdaptiveCNNSettings(Group):
-    """The network."""
+    """The suite's residual network."""
 
     name: Literal["adaptive_cnn"] = setting("adaptive_cnn", "residual network with layers derived from the data set")
     dropout: float = setting(0.3, "dropout between the two classifier layers", ge=0, lt=1)
+
+
+class ViTSettings(Group):
+    """The suite's vision transformer; with a DIST token it is a DeiT."""
+
+    name: Literal["vit"] = setting("vit", "vision transformer behind a small convolutional stem")
+    patch: int | None = setting(
+        None, "side of a patch in pixels; null: the smallest that leaves 64 patches or less", ge=1
+    )
+    width: int = setting(192, "numbers per token", ge=1)
+    depth: int = setting(12, "number of blocks", ge=1)
+    heads: int = setting(3, "attention heads per block, of width/heads numbers each", ge=1)
+    mlp_ratio: float = setting(2.0, "hidden width of a block's MLP, in widths", gt=0)
+    stem_width: int = setting(192, "width of the two 3x3 convolutions before the patches; 0 leaves them out", ge=0)
+    dist_token: bool = setting(False, "a second, distillation token with a head of its own")
+    inference: Literal["cls", "dist", "avg"] = setting("cls", "the head that answers; avg is the mean of both")
+    drop_path: float = setting(0.1, "probability of skipping the last block, rising linearly from 0", ge=0, lt=1)
+    cls_dropout: float = setting(0.1, "probability of reading the mean patch in place of the CLS token", ge=0, le=1)
+
+    @model_validator(mode="after")
+    def parts_fit_together(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(
+                f"width={self.width} cannot be shared by heads={self.heads}; allowed: heads that divide it"
+            )
+        if self.inference != "cls" and not self.dist_token:
+            raise ValueError(f"inference={self.inference} asks the DIST token; allowed: model.dist_token=true, or cls")
+        return self
+
+
+class TimmSettings(Group):
+    """A network of timm, from scratch or with published weights."""
+
+    name: str
+    pretrained: bool = setting(False, "start from published weights: in the hub's cache, or model.weights")
+    weights: str | None = setting(None, "file of such weights (.safetensors, .pth, .bin)", identity=False)
+    weights_digest: str | None = setting(None, "fingerprint of that file, filled in")
+    input_size: int | None = setting(
+        None, "side that images are resized to, on the device; null is what the network was made for", ge=8, le=1024
+    )
+    stem: Literal["own", "small"] = setting(
+        "own", "small: a 3x3 convolution and no pooling, for images of about 32 pixels at their own size; resnets only"
+    )
+    dropout: float = setting(0.0, "dropout before the classifier", ge=0, lt=1)
+    drop_path: float = setting(0.0, "probability of skipping a block, where the network can", ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def parts_fit_together(self) -> Self:
+        if self.stem == "small" and not self.name.removeprefix("timm/").startswith("resnet"):
+            raise ValueError(f"stem=small is for resnets; allowed with {self.name}: stem=own")
+        if self.weights is not None and not self.pretrained:
+            raise ValueError(f"weights={self.weights} is not loaded; allowed with pretrained=false: weights=null")
+        if self.name.startswith("timm/"):
+            from common.models.timm_names import refuse_unknown
+
+            refuse_unknown(self.name)
+        return self
+
+
+def _one_of(names: tuple[str, ...]) -> dict[str, Any]:
+    """Limits of a name that is one of these, or any that timm has."""
+    escaped = "|".join(name.replace(".", r"\.") for name in names)
+    return {"pattern": rf"^({escaped}|timm/[A-Za-z0-9_.-]+)$", "form": (*names, "timm/NAME")}
+
+
+CNN_BACKBONES = ("resnet18", "resnet34", "resnet50", "densenet121", "mobilenetv3_small_050", "efficientnet_b0")
+VIT_BACKBONES = (
+    "vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224", "deit_tiny_patch16_224",
+)  # fmt: skip
+
+
+class CNNBackboneSettings(TimmSettings):
+    """A convolutional network of timm, from scratch or with published weights."""
+
+    name: str = setting(
+        "resnet18", "network; timm/NAME is any that timm has", **_one_of(("adaptive_cnn", *CNN_BACKBONES))
+    )
+
+
+class ViTBackboneSettings(TimmSettings):
+    """A transformer of timm, from scratch or with published weights."""
+
+    name: str = setting(
+        "vit_tiny_patch16_224", "network; timm/NAME is any that timm has", **_one_of(("vit", *VIT_BACKBONES))
+    )
+
+
+def _told_apart_by(own: str) -> Discriminator:
+    """By the name: the suite's own network, which is also what has no name yet, or one of timm's."""
+
+    def kind(model: Any) -> str:
+        name = model.get("name", own) if isinstance(model, dict) else getattr(model, "name", own)
+        return "own" if name == own else "timm"
+
+    return Discriminator(kind)
+
+
+CNNModel = Annotated[
+    Annotated[AdaptiveCNNSettings, Tag("own")] | Annotated[CNNBackboneSettings, Tag("timm")],
+    _told_apart_by("adaptive_cnn"),
+]
+ViTModel = Annotated[
+    Annotated[ViTSettings, Tag("own")] | Annotated[ViTBackboneSettings, Tag("timm")], _told_apart_by("vit")
+]
+AnyModel = AdaptiveCNNSettings | ViTSettings | TimmSettings
+
+
+# --- how it is trained ------------------------------------------------------------------------------------------
 
 
 class AugmentSettings(Group):
@@ -111,6 +201,11 @@ class RecipeSettings(Group):
     label_smoothing: float = setting(0.1, "share of each label spread over all classes", ge=0, lt=1)
     clip_norm: float | None = setting(1.0, "largest norm of the gradient; null does not clip", gt=0)
     accumulate: int = setting(1, "split each batch into this many parts, to need less memory", ge=1)
+    checkpointing: bool = setting(
+        False,
+        "compute activations again in the backward pass: less memory, a third more time",
+        added_as=False,  # part of the identity, because batch norms then see each batch twice
+    )
     precision: Literal["fp32", "bf16", "fp16"] = setting("fp32", "arithmetic of the forward pass; fp16 scales the loss")
     ema: float = setting(
         0.0, "decay of an exponential average of the weights, which is then what is evaluated; 0 is off", ge=0, lt=1
@@ -118,7 +213,10 @@ class RecipeSettings(Group):
     swa: float = setting(
         0.0, "final share of the epochs whose weights are averaged; kept if better on validation", ge=0, lt=1
     )
-    patience: int | None = setting(None, "stop after this many epochs without a better validation accuracy", ge=1)
+    select: Literal["accuracy", "auc", "f1_score", "loss"] = setting(
+        "accuracy", "the weights kept are those that do best in this on validation", added_as="accuracy"
+    )
+    patience: int | None = setting(None, "stop after this many epochs without a better validation score", ge=1)
 
     @model_validator(mode="after")
     def parts_fit_together(self) -> Self:
@@ -174,20 +272,22 @@ class LogSettings(Group):
 class RunSettings(Group):
     """What every training entry has."""
 
+    MODEL_NAMES: ClassVar[tuple[str, ...]] = ()  # beside timm/...
+
     entry: str = setting(..., "the entry that these settings are for")
     seed: int = setting(0, "seed of initial weights, order and augmentation", ge=0, le=2**32 - 1)
     data: DataSettings = DataSettings()
     augment: AugmentSettings = AugmentSettings()
     recipe: RecipeSettings = RecipeSettings()
-    model: AdaptiveCNNSettings = AdaptiveCNNSettings()
+    model: AnyModel
     compute: ComputeSettings = ComputeSettings()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")
     def groups_fit_together(self) -> Self:
-        if self.recipe.patience is not None and self.data.val_fraction == 0:
+        if self.recipe.patience is not None and self.data.val_fraction == 0 and self.data.validation == "split":
             raise ValueError(
-                f"recipe.patience={self.recipe.patience} waits for a better validation accuracy, "
+                f"recipe.patience={self.recipe.patience} waits for a better validation score, "
                 "but data.val_fraction=0 leaves no validation set; allowed: recipe.patience=null"
             )
         return self
@@ -196,44 +296,27 @@ class RunSettings(Group):
 class TrainCNN(RunSettings):
     """Settings of train/train_cnn.py."""
 
+    MODEL_NAMES: ClassVar = ("adaptive_cnn", *CNN_BACKBONES)
+
     entry: Literal["train_cnn"] = setting("train_cnn", "the entry that these settings are for")
+    model: CNNModel = AdaptiveCNNSettings()
 
 
-def group_of(field: FieldInfo) -> type[BaseModel] | None:
-    return field.annotation if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) else None
+class TrainViT(RunSettings):
+    """Settings of train/train_vit.py."""
+
+    MODEL_NAMES: ClassVar = ("vit", *VIT_BACKBONES)
+
+    entry: Literal["train_vit"] = setting("train_vit", "the entry that these settings are for")
+    model: ViTModel = ViTSettings()
 
 
-@functools.cache
-def every_setting(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
-    """Dotted name -> field, groups opened."""
-    settings: dict[str, FieldInfo] = {}
-    for name, field in model.model_fields.items():
-        group = group_of(field)
-        settings |= every_setting(group, f"{prefix}{name}.") if group else {prefix + name: field}
-    return settings
-
-
-def identity(settings: BaseModel) -> dict[str, Any]:
-    """The settings that can change the result, as plain data."""
-    kept: dict[str, Any] = {}
-    for name, field in type(settings).model_fields.items():
-        value = getattr(settings, name)
-        marks = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-        if isinstance(value, BaseModel):
-            value = identity(value)
-            if not value:
-                continue
-        elif not marks.get("identity", True) or ("added_as" in marks and value == marks["added_as"]):
-            continue
-        kept[name] = value + 0.0 if isinstance(value, float) else value  # makes 0.0 of -0.0, which is its equal
-    return kept
-
-
-def run_name(settings: "RunSettings") -> str:
+def run_name(settings: RunSettings) -> str:
     """`<data>-<model>-s<seed>-<hash>`: readable first, unique by the hash of the identity."""
     canonical = json.dumps(identity(settings), sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
-    return f"{settings.data.name}-{settings.model.name}-s{settings.seed}-{digest}"
+    model = settings.model.name.removeprefix("timm/")
+    return f"{settings.data.name}-{model}-s{settings.seed}-{digest}"
 
 
-ENTRIES: dict[str, type[RunSettings]] = {"train_cnn": TrainCNN}
+ENTRIES: dict[str, type[RunSettings]] = {"train_cnn": TrainCNN, "train_vit": TrainViT}

@@ -17,40 +17,42 @@ from pickle import UnpicklingError
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from common import metrics
 from common.attempt import Attempt
 from common.compute import Compute, distribute, seed_model
 from common.config import RunSettings
 from common.data.packed import Batch, Batches
 from common.failures import Interrupted, NotFinite
 from common.loop import (
+    NAN_ADVICE,
     EpochTotals,
     Objective,
     WeightAverage,
     backward,
     history_row,
-    infer,
     learning_rate,
     make_optimizer,
     refresh_batchnorm,
     train_epoch,
+    validate,
 )
-from common.run_dir import atomic_write
+from common.run_dir import atomic_write, digest_of
 
 log = logging.getLogger("stillhouse")
 
-UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError, BadZipFile, SafetensorError)
+RULES = {
+    "accuracy": "highest validation accuracy, then lowest validation loss",
+    "auc": "highest validation AUC, then lowest validation loss",
+    "f1_score": "highest validation macro F1, then lowest validation loss",
+    "loss": "lowest validation loss",
+}
 
-NAN_ADVICE = (
-    "the last checkpoint is from before it. Try a lower recipe.lr, more recipe.warmup, or recipe.precision=fp32"
-)
+UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError, BadZipFile, SafetensorError)
 
 
 # --- everything that moves --------------------------------------------------------------------------------------
@@ -116,13 +118,7 @@ class Task:
         return self.attempt.settings
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        if self.val is None:
-            return {}
-        logits, labels = infer(model, self.val, self.settings.recipe.precision)
-        if not np.isfinite(logits).all():
-            raise NotFinite(f"a validation image has logits that are no numbers; {NAN_ADVICE}")
-        found = metrics.confusion_matrix(labels, logits.argmax(1), self.val.classes)
-        return {"loss": metrics.nll(logits, labels), **metrics.summarise(found)}
+        return validate(model, self.val, self.settings.recipe) if self.val else {}
 
 
 def fit(
@@ -139,7 +135,7 @@ def fit(
         model,
         make_optimizer(model, recipe),
         torch.amp.GradScaler(compute.device.type, enabled=recipe.precision == "fp16"),
-        EpochTotals(train.classes, compute.device),
+        EpochTotals(train.classes, train.multi_label, compute.device),
         WeightAverage(model, recipe.ema) if recipe.ema else None,
         WeightAverage(model, None) if recipe.swa else None,
         parts=recipe.accumulate,
@@ -234,7 +230,7 @@ def finish_epoch(training: Training, task: Task) -> None:
         seconds=training.totals.seconds,
         memory_mb=task.compute.peak_memory_mb(),
     )
-    training.totals = EpochTotals(task.train.classes, task.compute.device)
+    training.totals = EpochTotals(task.train.classes, task.train.multi_label, task.compute.device)
     if task.compute.first:
         rows = [old for old in task.attempt.run.read_history() if int(old["epoch"]) < training.epoch]
         task.attempt.run.write_history([*rows, row])
@@ -292,8 +288,9 @@ def read_checkpoint(path: Path, compute: Compute) -> dict[str, Any]:
 
 
 def keep_if_best(training: Training, task: Task, model: nn.Module, kind: str, val: dict[str, float]) -> None:
-    """Better is a higher validation accuracy, then a lower validation loss."""
-    score = [val["accuracy"], -val["loss"]]
+    """Better is a better score (recipe.select), then a lower validation loss."""
+    select = task.settings.recipe.select
+    score = [-val["loss"] if select == "loss" else val[select], -val["loss"]]
     if not training.best or score > training.best["score"]:
         write_best(training, task, model, {"epoch": training.epoch, "weights": kind, "score": score})
 
@@ -325,8 +322,9 @@ def select(training: Training, task: Task) -> dict[str, Any]:
         write_best(training, task, averaged or training.candidate, facts)
     task.compute.barrier()
     training.model.load_state_dict(safetensors.torch.load_file(task.attempt.run.best, str(task.compute.device)))
-    rule = "highest validation accuracy, then lowest validation loss" if task.val else "last epoch"
-    return {"rule": rule, "epoch": training.best["epoch"], "weights": training.best["weights"]}
+    rule = RULES[task.settings.recipe.select] if task.val else "last epoch"
+    chosen = {"rule": rule, "epoch": training.best["epoch"], "weights": training.best["weights"]}
+    return {**chosen, "digest": digest_of(task.attempt.run.best)}
 
 
 def cost(training: Training, task: Task) -> dict[str, Any]:
@@ -335,6 +333,7 @@ def cost(training: Training, task: Task) -> dict[str, Any]:
         "epochs": training.epoch,
         "train_seconds": round(seconds, 3),
         "peak_gpu_memory_mb": round(task.compute.peak_memory_mb(), 1),
+        "peak_ram_mb": round(task.compute.peak_ram_mb(), 1),
         "parts": training.parts,
     }
 

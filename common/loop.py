@@ -14,12 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common import metrics
+from common import metrics, multilabel
 from common.attempt import Attempt
 from common.compute import Compute
 from common.config import RecipeSettings
-from common.data.packed import Batch, Batches
+from common.data.packed import Batch, Batches, Data
+from common.failures import NotFinite
 from common.run_dir import atomic_write
+
+NAN_ADVICE = (
+    "the last checkpoint is from before it. Try a lower recipe.lr, more recipe.warmup, or recipe.precision=fp32"
+)
 
 
 class Loss(NamedTuple):
@@ -36,18 +41,24 @@ Objective = Callable[[nn.Module, Batch], Loss]
 class EpochTotals:
     """What the steps of an epoch add up to. It stays on the device, so that no step waits for a number."""
 
-    def __init__(self, classes: int, device: torch.device) -> None:
-        self.confusion = torch.zeros(classes, classes, dtype=torch.int64, device=device)  # (true, predicted)
+    def __init__(self, classes: int, multi_label: bool, device: torch.device) -> None:
+        shape = (classes, 2, 2) if multi_label else (classes, classes)
+        self.counts = torch.zeros(shape, dtype=torch.int64, device=device)  # ([label,] true, predicted)
         self.sums: dict[str, Tensor] = {}
-        self.steps, self.seconds = 0, 0.0
+        self.images, self.steps, self.seconds = 0, 0, 0.0
 
     @torch.no_grad()
     def add(self, batch: Batch, loss: Loss, share: float) -> None:
         """A part of a step; `share` is the part's share of the step, so that means come out over images."""
         for name, value in {"loss": loss.value, **loss.terms}.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.detach().double() * share
-        pairs = batch.labels * len(self.confusion) + loss.logits.argmax(1)
-        self.confusion += torch.bincount(pairs, minlength=self.confusion.numel()).view_as(self.confusion)
+        if self.counts.ndim == 3:
+            every_label = torch.arange(len(self.counts), device=batch.labels.device) * 4
+            cells = (every_label + batch.labels * 2 + (loss.logits > 0)).flatten()
+        else:
+            cells = batch.labels * len(self.counts) + loss.logits.argmax(1)
+        self.counts += torch.bincount(cells, minlength=self.counts.numel()).view_as(self.counts)
+        self.images += len(batch)
 
     def end_step(self, grad_norm: Tensor) -> None:
         finite = torch.nan_to_num(grad_norm.detach().double(), nan=0.0, posinf=0.0)  # fp16 skips steps that overflow
@@ -59,8 +70,9 @@ class EpochTotals:
         means = {
             name: compute.sum(value.clone()).item() / (self.steps * compute.world) for name, value in self.sums.items()
         }
-        confusion = compute.sum(self.confusion.clone()).cpu().numpy()
-        return {**means, **metrics.summarise(confusion), "images": int(confusion.sum())}
+        counts = compute.sum(self.counts.clone()).cpu().numpy()
+        summarise = multilabel.summarise if counts.ndim == 3 else metrics.summarise
+        return {**means, **summarise(counts), "images": self.images * compute.world}
 
 
 def train_epoch(
@@ -121,7 +133,7 @@ def history_row(
     return {
         "epoch": epoch,
         **{f"train_{name}": found[name] for name in names},
-        **{f"val_{name}": val.get(name, "") for name in names},
+        **{f"val_{name}": val.get(name, "") for name in (*names, *(name for name in val if name not in names))},
         "kd_loss": found.get("kd_loss", ""),
         "learning_rate": rate,
         "epoch_time_sec": round(seconds, 3),
@@ -148,13 +160,41 @@ def infer(model: nn.Module, batches: Batches, precision: str = "fp32") -> tuple[
     return compute.gather(mine, total).cpu().numpy(), batches.labels[batches.rows].numpy()
 
 
-def report(model: nn.Module, batches: Batches, name: str, attempt: Attempt) -> dict[str, Any]:
-    """Every metric of a model on a set; the logits stay in predictions/<name>.npz."""
+def validate(model: nn.Module, batches: Batches, recipe: RecipeSettings) -> dict[str, float]:
+    """What history.csv says of the validation images, and the score that decides which weights are kept."""
+    logits, labels = infer(model, batches, recipe.precision)
+    if not np.isfinite(logits).all():
+        raise NotFinite(f"a validation image has logits that are no numbers; {NAN_ADVICE}")
+    if batches.multi_label:
+        found = {"loss": multilabel.nll(logits, labels), **multilabel.summarise(multilabel.counts(labels, logits > 0))}
+    else:
+        confusion = metrics.confusion_matrix(labels, logits.argmax(1), batches.classes)
+        found = {"loss": metrics.nll(logits, labels), **metrics.summarise(confusion)}
+    if recipe.select == "auc":
+        aucs = (multilabel.auc if batches.multi_label else metrics.one_vs_rest_auc)(logits, labels)
+        found["auc"] = metrics.macro_auc(aucs) or 0.0  # none where only one class occurs
+    return found
+
+
+def report(model: nn.Module, data: Data, attempt: Attempt) -> dict[str, Any]:
+    """Every metric on validation and test; the logits stay in predictions/. Only here are the test images read."""
+    val, thresholds = None, None
+    if data.val:
+        val = _report_part(model, data.val, "val", attempt)
+        thresholds = val.get("thresholds")
+    return {"val": val, "test": _report_part(model, data.open_test(), "test", attempt, thresholds)}
+
+
+def _report_part(
+    model: nn.Module, batches: Batches, name: str, attempt: Attempt, thresholds: Any = None
+) -> dict[str, Any]:
     logits, labels = infer(model, batches, attempt.settings.recipe.precision)
     if batches.compute.first:
         with atomic_write(attempt.run.predictions(name)) as file:
             np.savez_compressed(file, logits=logits, labels=labels)
-    return metrics.evaluate(logits, labels, batches.class_names)
+    if batches.multi_label and name == "val":
+        thresholds = multilabel.choose_thresholds(logits, labels)
+    return metrics.evaluate(logits, labels, batches.class_names, batches.task, thresholds)
 
 
 # --- how weights move -------------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from common import multilabel
+
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
@@ -207,14 +209,42 @@ def ece(logits: ArrayLike, labels: ArrayLike, bins: int = ECE_BINS) -> float:
     return float(gaps / sum(group["n"] for group in filled))
 
 
-def evaluate(logits: ArrayLike, labels: ArrayLike, class_names: Sequence[str]) -> dict[str, Any]:
+def mean_absolute_error(logits: ArrayLike, labels: ArrayLike) -> float:
+    """Mean distance in classes between prediction and label, for classes that are steps of a scale."""
+    scores, truth = checked(logits, labels)
+    return float(np.abs(scores.argmax(axis=1) - truth).mean())
+
+
+def quadratic_weighted_kappa(confusion: ArrayLike) -> float | None:
+    """1 - observed / expected squared distance (Cohen 1968): 1 is agreement, 0 what chance would give, None undefined."""
+    counts = np.asarray(confusion, dtype=np.float64)
+    steps = np.arange(len(counts))
+    distance = (steps[:, None] - steps[None, :]) ** 2
+    expected = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / counts.sum()
+    by_chance = float((distance * expected).sum())
+    return 1 - float((distance * counts).sum()) / by_chance if by_chance else None
+
+
+def evaluate(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    class_names: Sequence[str],
+    task: str = "multi-class",
+    thresholds: ArrayLike | None = None,
+) -> dict[str, Any]:
     """Everything that is reported of a set of predictions, ready for JSON: plain numbers, None where undefined."""
+    if task == "multi-label":
+        return multilabel.evaluate(logits, labels, class_names, thresholds)
     scores, truth = checked(logits, labels)
     n, classes = scores.shape
     if len(class_names) != classes:
         raise ValueError(f"class_names: given {len(class_names)} names, allowed: {classes}, one per column of logits")
     confusion = confusion_matrix(truth, scores.argmax(axis=1), classes)
     aucs = one_vs_rest_auc(scores, truth)
+    scale = {
+        "mean_absolute_error": mean_absolute_error(scores, truth),
+        "quadratic_weighted_kappa": quadratic_weighted_kappa(confusion),
+    }
     return {
         "n": n,
         **summarise(confusion),
@@ -224,6 +254,7 @@ def evaluate(logits: ArrayLike, labels: ArrayLike, class_names: Sequence[str]) -
         "nll": nll(scores, truth),
         "brier": brier(scores, truth),
         "ece": ece(scores, truth),
+        **(scale if task == "ordinal" else {}),
         "per_class": _per_class(confusion, aucs, class_names),
         "confusion_matrix": confusion.tolist(),
     }

@@ -14,6 +14,7 @@ import contextlib
 import csv
 import errno
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -72,6 +73,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
+def digest_of(path: Path) -> str:
+    """Of a file's content: other content, other digest."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -91,6 +98,10 @@ class RunDir:
 
     def predictions(self, name: str) -> Path:
         return self.path / "predictions" / f"{name}.npz"
+
+    def evaluation(self, name: str) -> Path:
+        """Folder of what was found out about the finished run: eval/ writes there."""
+        return self.path / "evaluation" / name
 
     def finished(self) -> dict[str, Any] | None:
         """The result, if there is one: the only sign of success."""

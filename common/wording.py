@@ -15,19 +15,19 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from common.config import every_setting, group_of
+from common.settings import every_setting, groups_of
 
 # --- problems ---------------------------------------------------------------------------------------------------
 
 
 def problem(model: type[BaseModel], error: Mapping[str, Any]) -> str:
     """One line for one of pydantic's errors: the setting, what was given, what is allowed, the nearest name."""
-    key, kind = ".".join(map(str, error["loc"])), error["type"]
+    key, field, choice = located(model, error["loc"])
+    kind = error["type"]
     if kind in {"extra_forbidden", "invalid_key"}:
-        return no_such_setting(key, [model])
+        return _foreign(key, choice) if choice else no_such_setting(key, [model])
     if kind == "value_error":
         return f"{key}: {error['ctx']['error']}" if key else str(error["ctx"]["error"])
-    field = _field(model, key)
     if kind == "missing":
         return f"{key}: missing; {field.description if field else error['msg']}"
     given = shown(error["input"])
@@ -36,7 +36,32 @@ def problem(model: type[BaseModel], error: Mapping[str, Any]) -> str:
     text = f"{key}: given {given}, allowed: {allowed(field)}"
     if kind == "string_type" and isinstance(error["input"], int | float):
         return f"""{text}; as text it is written '"{given}"', the single quotes for the shell"""
-    return text + _nearest_text(given, _options(field.annotation))
+    return text + nearest(given, _options(field))
+
+
+def located(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[str, FieldInfo | None, type[BaseModel] | None]:
+    """Where one of pydantic's errors is: its dotted key, the field, and the class chosen where a group is one of several.
+
+    There pydantic's own path has a tag after the group's name, which no user ever typed.
+    """
+    key: list[str] = []
+    field, choice, groups = None, None, {"": model}
+    for step in map(str, loc):
+        if len(groups) > 1 and step in groups:
+            choice = groups[step]
+            groups = {"": choice}
+            continue
+        field = groups[""].model_fields.get(step) if "" in groups else None
+        groups = groups_of(field) if field else {}
+        key.append(step)
+    return ".".join(key), field, choice
+
+
+def _foreign(key: str, choice: type[BaseModel]) -> str:
+    """For a key of a group that does not have it, though another choice of the group may: vit has no dropout."""
+    group, _, name = key.rpartition(".")
+    members = [f"{group}.{member}" for member in every_setting(choice)]
+    return f"{key}: no such setting of this {group}{nearest(name, members)}; allowed: {', '.join(members)}"
 
 
 def no_such_setting(key: str, models: Sequence[type[BaseModel]]) -> str:
@@ -48,12 +73,24 @@ def no_such_setting(key: str, models: Sequence[type[BaseModel]]) -> str:
     group = key.rpartition(".")[0]
     members = [name for name in settings if group and name.startswith(f"{group}.")]
     options = members or [name for model in models for name in model.model_fields]
-    return f"{key}: no such setting{_nearest_text(key, [*options, *settings])}; allowed: {', '.join(options)}"
+    return f"{key}: no such setting{nearest(key, [*options, *settings])}; allowed: {', '.join(options)}"
 
 
 def unknown(what: str, given: Any, options: Iterable[str]) -> str:
     options = list(options)
-    return f"{what}: given {shown(given)}, allowed: {', '.join(options)}" + _nearest_text(str(given), options)
+    return f"{what}: given {shown(given)}, allowed: {', '.join(folded(options))}" + nearest(str(given), options)
+
+
+def folded(names: Sequence[str]) -> list[str]:
+    """The names, where sizes of one thing share a word: pathmnist, pathmnist_64, pathmnist_128 -> pathmnist[_64|_128]."""
+    sizes: dict[str, list[int]] = {}
+    for base, _, size in (name.rpartition("_") for name in names):
+        if base in names and size.isdigit():
+            sizes.setdefault(base, []).append(int(size))
+    several = {base: sorted(found) for base, found in sizes.items() if len(found) > 1}
+    hidden = {f"{base}_{size}" for base, found in several.items() for size in found}
+    marks = {base: f"[{'|'.join(f'_{size}' for size in found)}]" for base, found in several.items()}
+    return [name + marks.get(name, "") for name in names if name not in hidden]
 
 
 def shown(value: Any) -> str:
@@ -70,12 +107,13 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _nearest_text(given: str, options: Sequence[str]) -> str:
-    nearest = _nearest(given, options)
-    return f", nearest: {nearest}" if nearest else ""
+def nearest(given: str, options: Iterable[str]) -> str:
+    """The end of a refusal: the name that was probably meant, if any is like it."""
+    name = _most_similar(given, list(options))
+    return f", nearest: {name}" if name else ""
 
 
-def _nearest(given: str, options: Sequence[str]) -> str:
+def _most_similar(given: str, options: Sequence[str]) -> str:
     """The right field in the wrong group or without its group, else the most similar name."""
     given, last = given.lower(), given.lower().rpartition(".")[2]
     fields = {option.rpartition(".")[2]: option for option in reversed(options)}
@@ -94,12 +132,14 @@ LIMIT_NAMES = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": 
 
 def allowed(field: FieldInfo) -> str:
     """What a setting may be, in words: the same for `--help` and for a refusal."""
-    group = group_of(field)
-    if group:
-        return f"a mapping of {', '.join(group.model_fields)}"
-    form = field.json_schema_extra.get("form") if isinstance(field.json_schema_extra, dict) else None
+    groups = groups_of(field)
+    if groups:
+        return (
+            f"a mapping of {', '.join(dict.fromkeys(name for group in groups.values() for name in group.model_fields))}"
+        )
+    form = _form(field)
     if form:
-        return str(form)
+        return form if isinstance(form, str) else " | ".join(form)
     first, *others = [_type_name(kind) for kind in _alternatives(field.annotation)]
     limits = _limits(field)
     return (", or " if limits else " or ").join([f"{first}, {limits}" if limits else first, *others])
@@ -117,25 +157,27 @@ def _limits(field: FieldInfo) -> str:
     return " and ".join(LIMIT_NAMES[name].format(limit) for name, limit in limits.items())
 
 
-def _field(model: type[BaseModel], key: str) -> FieldInfo | None:
-    """Of a setting or of a group."""
-    name, _, rest = key.partition(".")
-    field = model.model_fields.get(name)
-    group = group_of(field) if field else None
-    return _field(group, rest) if group and rest else field
-
-
 def _alternatives(annotation: Any) -> list[Any]:
     return list(get_args(annotation)) if get_origin(annotation) in {Union, UnionType} else [annotation]
 
 
 def _type_name(kind: Any) -> str:
-    return TYPE_NAMES.get(kind) or " | ".join(_options(kind)) or str(kind)
+    return TYPE_NAMES.get(kind) or " | ".join(_literals(kind)) or str(kind)
 
 
-def _options(annotation: Any) -> list[str]:
+def _literals(annotation: Any) -> list[str]:
     literals = [kind for kind in _alternatives(annotation) if get_origin(kind) is Literal]
     return [str(option) for literal in literals for option in get_args(literal)]
+
+
+def _options(field: FieldInfo) -> list[str]:
+    """The single values that a setting may have, where they can be listed."""
+    form = _form(field)
+    return list(form) if isinstance(form, tuple) else _literals(field.annotation)
+
+
+def _form(field: FieldInfo) -> Any:
+    return field.json_schema_extra.get("form") if isinstance(field.json_schema_extra, dict) else None
 
 
 # --- help -------------------------------------------------------------------------------------------------------
@@ -155,7 +197,7 @@ def help_text(
     if presets:
         lines += ["", "A preset sets a whole group, group.field=value one setting of it, in any order.", ""]
         for group, names in presets.items():
-            lines += _row(f"{group}=NAME", ", ".join(names))
+            lines += _row(f"{group}=NAME", ", ".join(folded(list(names))))
     if starting_points:
         lines += ["", "What comes with a data set where the command line names nothing else:", ""]
         for data, chosen in starting_points.items():
@@ -171,13 +213,12 @@ def _help_of(model: type[BaseModel], prefix: str, heading: str) -> list[str]:
     lines = ["", heading.strip(), ""] if heading else [""]
     groups: list[str] = []
     for name, field in model.model_fields.items():
-        group = group_of(field)
-        if group:
-            groups += _help_of(group, f"{prefix}{name}.", f"{prefix}{name}: {group.__doc__ or ''}")
-            continue
         key = prefix + name
-        word = f"{key} (required)" if field.is_required() else f"{key}={shlex.quote(shown(field.default))}"
-        lines += _row(word, f"{field.description or ''} [{allowed(field)}]")
+        for group in groups_of(field).values():
+            groups += _help_of(group, f"{key}.", f"{key}: {group.__doc__ or ''}")
+        if not groups_of(field):
+            word = f"{key} (required)" if field.is_required() else f"{key}={shlex.quote(shown(field.default))}"
+            lines += _row(word, f"{field.description or ''} [{allowed(field)}]")
     return lines + groups
 
 

@@ -18,21 +18,30 @@ from typing import Any, Literal
 
 from common import wording
 from common.compose import DONE, FAILED, answer, data_root, parse
-from common.config import Group, setting
 from common.data.catalog import DATASETS
 from common.data.download import DownloadFailed
 from common.data.image_folder import FolderSettings
+from common.data.medmnist import MEDMNIST, SIZES, set_name
 from common.data.packing import MANIFEST, differences, is_packed
 from common.data.prepare import prepare, prepare_folder
 from common.failures import Refused
 from common.run_dir import read_json
+from common.settings import Group, setting
 
 IMAGE_FOLDER = "image_folder"
 OWN_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+GENERAL = [name for name, published in DATASETS.items() if not published.family.startswith("medmnist")]
+LARGER = ", ".join(set_name("", size) for size in SIZES[1:])
+PART_WORDS = {"train": "training", "val": "validation"}
+PARTS_LISTED = 3
 
 
 class PrepareWords(Group):
-    data: str = setting(..., f"{', '.join(DATASETS)}, or {IMAGE_FOLDER} for images of your own")
+    data: str = setting(
+        ...,
+        f"{', '.join(GENERAL)}; of 28 pixels and, as NAME{LARGER}, of more {', '.join(MEDMNIST)}; "
+        f"or {IMAGE_FOLDER} for images of your own",
+    )
     source: str | None = setting(None, "folder of the publisher's files, or of your images; null downloads")
     mirror: str | None = setting(None, "download from this address instead, as in https://host/folder")
     data_dir: str | None = setting(None, "folder of the packed data sets; null is $STILLHOUSE_DATA, else ./data")
@@ -69,10 +78,8 @@ def _prepare(argv: list[str]) -> int:
         print(f"{folder.name}: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print(
-            f"{folder.name}: interrupted; the same command starts again, downloads go on where they were",
-            file=sys.stderr,
-        )
+        again = "the same command starts again, downloads go on where they were"
+        print(f"{folder.name}: interrupted; {again}", file=sys.stderr)
         return FAILED
 
 
@@ -95,14 +102,21 @@ def _pack(words: PrepareWords, folder: Path) -> int:
 
 
 def _summary(folder: Path, manifest: dict[str, Any], seconds: float) -> str:
-    sets, numbers = manifest["sets"], lambda values: " ".join(f"{value:.4f}" for value in values)
+    mean, std = (" ".join(f"{value:.4f}" for value in manifest[name]) for name in ("mean", "std"))
     return (
         f"{folder.name}: packed into {folder} in {seconds:.1f} s\n"
-        f"  {sets['train']['n']:,} training and {sets['test']['n']:,} test images of "
-        f"{'x'.join(map(str, manifest['shape']))}, {len(manifest['classes'])} classes\n"
-        f"  mean {numbers(manifest['mean'])}, std {numbers(manifest['std'])}\n"
+        f"  {_counts(manifest['sets'])} images of {'x'.join(map(str, manifest['shape']))}, "
+        f"{len(manifest['classes'])} classes\n"
+        f"  mean {mean}, std {std}\n"
         f"  licence: {manifest['licence']}"
     )
+
+
+def _counts(sets: dict[str, Any]) -> str:
+    if len(sets) > PARTS_LISTED:
+        return f"{len(sets)} parts of together {sum(entry['n'] for entry in sets.values()):,}"
+    *others, last = [f"{entry['n']:,} {PART_WORDS.get(name, name)}" for name, entry in sets.items()]
+    return " and ".join([", ".join(others), last] if others else [last])
 
 
 def _verify(words: PrepareWords, folder: Path) -> int:

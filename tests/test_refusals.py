@@ -14,9 +14,11 @@ from jobs.prepare import main as prepare
 from train.train_cnn import main as train_cnn
 
 REPOSITORY = Path(__file__).parent.parent
-DATA = "cifar10, cifar100, digits, fashion_mnist, mnist"
-RECIPES = "cnn, cnn_cifar, cnn_cifar_short, cnn_digits, cnn_mnist, cnn_mnist_12, cnn_mnist_short"
-AUGMENTS = "cifar, digits, fashion_mnist, light, mnist, none"
+DATA = (
+    "digits, mnist, fashion_mnist, cifar10, cifar100, tiny_imagenet, stl10, pathmnist[_64|_128|_224], chestmnist[_64|"
+)
+RECIPES = "backbone, cnn, cnn_cifar, cnn_cifar_short, cnn_digits, cnn_mnist, cnn_mnist_12, cnn_mnist_short, finetune, medmnist, "
+AUGMENTS = "cifar, digits, fashion_mnist, light, mnist, none, vit_tuned"
 TOP = "root, data_dir, config, force, dry_run, entry, seed, data, augment, recipe, model, compute, log"
 SEEDS = "whole number, 0 to 4294967295"
 
@@ -126,12 +128,36 @@ TRAINING: list[tuple[str | list[str], list[str]]] = [
     ("recipe.clip_norm=1e999", ["recipe.clip_norm: given Infinity, allowed: number, above 0, or null"]),
     ("compute.device=gpu", ["compute.device: given gpu, allowed: auto | cpu | cuda | cuda:N"]),
     # presets and groups
-    ("recipe=cnn_minst", [f"recipe: given cnn_minst, allowed: {RECIPES}, nearest: cnn_mnist"]),
+    ("recipe=cnn_minst", [f"recipe: given cnn_minst, allowed: {RECIPES}..., nearest: cnn_mnist"]),
     ("augment=lite", [f"augment: given lite, allowed: {AUGMENTS}, nearest: light"]),
-    ("model=resnet18", ["model: given resnet18, allowed: adaptive_cnn"]),
+    ("model=resnet19", ["model: given resnet19, allowed: adaptive_cnn, densenet121, ..., nearest: resnet18"]),
+    ("model=vit_cifar", ["model: given vit_cifar, allowed: adaptive_cnn, densenet121, ..."]),
+    ("model=timm/resnet26", ["model: given timm/resnet26, allowed: model.name=timm/resnet26"]),
+    ("model.name=vit", ["model.name: given vit, allowed: adaptive_cnn | resnet18 | ..."]),
+    (
+        "model.name=timm/resnet26dd",
+        ["model: given timm/resnet26dd, allowed: timm/NAME, ..., nearest: timm/resnet26d, "],
+    ),
+    ("model=densenet121 model.stem=small", ["model: stem=small is for resnets; allowed with densenet121: stem=own"]),
+    (
+        "model=resnet18 model.droput=0.1",
+        ["model.droput: no such setting, nearest: model.dropout; allowed: "],
+    ),
+    (
+        "model=resnet18 model.weights_digest=3 model.pretrained=1",
+        ["model.pretrained: given 1, allowed: true", "model.w"],
+    ),
+    ("memory=tiny", ["memory: given tiny, allowed: small"]),
+    ("memory.precision=bf16", ["memory.precision: no such setting, nearest: recipe.precision; allowed: root, "]),
+    (
+        "data=cifar10_1_v6",
+        ["data: cifar10_1_v6 holds no images to train on; what measures a run on it is: python eval/"],
+    ),
+    ("data.validation=published", ["data.validation: given published, but digits comes without validation images; "]),
+    ("recipe.select=f1", ["recipe.select: given f1, allowed: accuracy | auc | f1_score | loss"]),
     ("recipe=../recipe/cnn", [f"recipe: given ../recipe/cnn, allowed: {RECIPES}"]),
     ("recipe=5", [f"recipe: given 5, allowed: {RECIPES}"]),
-    (["recipe={lr: 1}"], ["recipe: given {'lr': 1}, allowed: cnn, "]),
+    (["recipe={lr: 1}"], ["recipe: given {'lr': 1}, allowed: backbone, cnn, "]),
     ("augment=null", [f"augment: given null, allowed: {AUGMENTS}"]),
     ("compute=cpu", ["compute: a group of settings, allowed: compute.device, compute.threads, "]),
     (["compute={device: cpu}"], ["compute: a group of settings, allowed: compute.device, "]),
@@ -143,14 +169,17 @@ TRAINING: list[tuple[str | list[str], list[str]]] = [
         ["data=cifar10", "data_dir=my sets"],
         ["data: cifar10 is not prepared under my sets; run: ... data_dir='my sets'"],
     ),
-    ("data=minst", ["data: given minst, allowed: broken, cifar10, cifar100, digits, ..., nearest: mnist"]),
-    ("data=flwers", ["data: given flwers, allowed: broken, ... flowers, ... numbered, nearest: flowers"]),
+    (
+        "data=minst",
+        ["data: given minst, allowed: digits, mnist, fashion_mnist, ..., broken, flowers, numbered, nearest: mnist"],
+    ),
+    ("data=flwers", ["data: given flwers, allowed: digits, mnist, ... broken, flowers, numbered, nearest: flowers"]),
     ("data=flowers data_dir=elsewhere", [f"data: given flowers, allowed: {DATA}"]),
     ("data=broken", ["data: data/broken/manifest.json cannot be read as a manifest; prepare broken again"]),
     ("data=numbered", ["data: data/numbered/manifest.json cannot be read as a manifest; prepare numbered again"]),
     ("data=7", [f"data: given 7, allowed: {DATA}"]),
-    ("data.name=Flowers", ["data: given Flowers, allowed: broken, ..., nearest: flowers"]),
-    ("data=" + "x" * 5000, ["data: given xxx...xxx..., allowed: broken, "]),
+    ("data.name=Flowers", ["data: given Flowers, allowed: digits, mnist, ..., nearest: flowers"]),
+    ("data=" + "x" * 5000, ["data: given xxx...xxx..., allowed: digits, mnist, "]),
     ("data=digits data.digest=0f3a", ["data.digest: given 0f3a, allowed: null, because digits is a published set"]),
     ("data=flowers data.digest=77cc", ["data.digest: given 77cc, but the images packed under data/flowers have 0f3a"]),
     # snapshots
@@ -184,10 +213,10 @@ TRAINING: list[tuple[str | list[str], list[str]]] = [
         "recipe.batch_size=4 recipe.accumulate=5",
         ["recipe: accumulate=5 parts cannot be made of batch_size=4 images"],
     ),
-    ("recipe=cn recipe.batch_size=4 recipe.accumulate=5", [f"recipe: given cn, allowed: {RECIPES}, nearest: cnn"]),
+    ("recipe=cn recipe.batch_size=4 recipe.accumulate=5", [f"recipe: given cn, allowed: {RECIPES}..., nearest: cnn"]),
     (
         "recipe.patience=5 data.val_fraction=0",
-        ["recipe.patience=5 waits for a better validation accuracy, but data.val_fraction=0 leaves no validation set"],
+        ["recipe.patience=5 waits for a better validation score, but data.val_fraction=0 leaves no validation set"],
     ),
     # folders
     ("root=a-file", ["root: a-file is not a folder"]),

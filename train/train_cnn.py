@@ -18,33 +18,34 @@ from common.config import TrainCNN
 
 def train(attempt: Attempt) -> dict[str, Any]:
     # Torch is loaded behind the door: a refused or a finished run has answered by now.
-    import torch.nn.functional as F
-
     from common.compute import place, seed_model, start
     from common.data.packed import Batch, open_data
     from common.fit import fit
     from common.loop import Loss, report
-    from common.models.adaptive_cnn import AdaptiveCNN, parameter_count
+    from common.losses import label_loss
+    from common.models.zoo import build_model, measure_speed, model_facts
 
     settings = attempt.settings
+    recipe = settings.recipe
     with start(settings.compute) as compute:
         data = open_data(attempt.data_folder, settings, compute)
 
         seed_model(settings.seed, "weights")
-        model = place(AdaptiveCNN(data.packed.shape, len(data.packed.classes), settings.model.dropout), compute)
+        model = place(build_model(settings.model, data.facts(), checkpointing=recipe.checkpointing), compute)
 
         def objective(model: Any, batch: Batch) -> Loss:
             logits = model(batch.images)
-            return Loss(F.cross_entropy(logits, batch.targets, label_smoothing=settings.recipe.label_smoothing), logits)
+            loss = label_loss(logits, batch.targets, recipe.label_smoothing, multi_label=data.train.multi_label)
+            return Loss(loss, logits)
 
         chosen = fit(model, objective, data.train, data.val, attempt, compute)
 
         return {
-            "model": {"name": settings.model.name, "parameters": parameter_count(model)},
+            "model": model_facts(settings.model, model, data.train.shape),
             "data": data.facts(),
             **chosen,
-            "val": report(model, data.val, "val", attempt) if data.val else None,
-            "test": report(model, data.open_test(), "test", attempt),
+            **report(model, data, attempt),
+            "speed": measure_speed(model, data.train.shape, compute, recipe.precision),
         }
 
 

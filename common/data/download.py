@@ -1,6 +1,6 @@
 """Fetching the publishers' files: resumed where they broke off, from the next mirror where one fails.
 
-The checksum decides about everything: a file is complete when it has the publisher's MD5, wherever its bytes came from.
+The checksum decides about everything: a file is complete when it has the publisher's, wherever its bytes came from.
 """
 
 import http.client
@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common.data.sources import File, md5_of
+from common.data.sources import File, checksum_of
 
 TIMEOUT_S = 30.0
 PAUSES_S = (1.0, 4.0)  # before the second and the third attempt at one mirror
@@ -41,7 +41,7 @@ def fetch(
 def _fetch_one(file: File, mirrors: Sequence[str], folder: Path, pauses_s: Sequence[float]) -> Path:
     target = folder / file.name
     part = folder / f"{file.name}.part"
-    if target.is_file() and md5_of(target) == file.md5:
+    if target.is_file() and checksum_of(target, file.algorithm) == file.checksum:
         return target
     reasons = []
     for mirror in mirrors:
@@ -63,7 +63,7 @@ def _from_mirror(url: str, file: File, part: Path, pauses_s: Sequence[float]) ->
     """Leaves the complete file at `part`, or raises why this mirror cannot give it."""
     for pause_s in [*pauses_s, None]:
         resumed = part.exists()
-        if resumed and md5_of(part) == file.md5:
+        if resumed and checksum_of(part, file.algorithm) == file.checksum:
             return
         try:
             _continue(url, file, part)
@@ -81,13 +81,13 @@ def _from_mirror(url: str, file: File, part: Path, pauses_s: Sequence[float]) ->
 
 
 def _check(file: File, part: Path) -> None:
-    found = md5_of(part)
-    if found == file.md5:
+    found = checksum_of(part, file.algorithm)
+    if found == file.checksum:
         return
     size = part.stat().st_size
     part.unlink()
     expected_size = f" of {file.size:,} bytes" if file.size else ""
-    raise _Refusing(f"gave {size:,} bytes with md5 {found}, expected {file.md5}{expected_size}")
+    raise _Refusing(f"gave {size:,} bytes with {file.algorithm} {found}, expected {file.checksum}{expected_size}")
 
 
 def _continue(url: str, file: File, part: Path) -> None:

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.data.image_file import read_image
-from common.data.packing import SETS, Part
+from common.data.packing import Part
 from common.failures import Refused
 
 if TYPE_CHECKING:
     import numpy as np
 
+SETS = ("train", "test")
 VALIDATION_NAMES = ("val", "valid", "validation")
 PROBLEMS_SHOWN = 20
 READ_AT_ONCE = 64  # images; decoding releases Python's lock, so threads share the work

@@ -4,11 +4,13 @@ The images are uint8 files that are only ever mapped (common/data/prepare.py wro
 budget is kept on the device; a larger one streams from the map, a batch ahead. The batches are the same.
 """
 
+import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,6 +44,15 @@ class PackedSet:
     def classes(self) -> list[str]:
         return self.manifest["classes"]
 
+    @property
+    def task(self) -> str:
+        return self.manifest["task"]
+
+    def facts(self) -> dict[str, Any]:
+        """What whoever uses a model trained on this set has to know of it."""
+        names = ("name", "digest", "task", "classes", "shape", "mean", "std", "dark_background")
+        return {name: self.manifest[name] for name in names}
+
     def images(self, part: str) -> np.ndarray:  # (n, channels, height, width) uint8, mapped
         return self._array(part, "images", mmap_mode="r")
 
@@ -66,16 +77,22 @@ class Split:
 def split_rows(labels: np.ndarray, val_fraction: float, split_seed: int) -> Split:
     """A stratified split: of every class the same share, drawn by its own seed, whatever the run's seed is.
 
+    Images with several labels, (n, classes), are drawn as if of one class: their combinations are too many to balance.
     RandomState, because numpy promises that its stream never changes.
     """
     random = np.random.RandomState(split_seed)
+    strata = labels if labels.ndim == 1 else np.zeros(len(labels), dtype=np.int64)
     val = [
         random.permutation(rows)[: int(len(rows) * val_fraction + 0.5)]
-        for rows in (np.flatnonzero(labels == label) for label in np.unique(labels))
+        for rows in (np.flatnonzero(strata == label) for label in np.unique(strata))
     ]
     val_rows = np.sort(np.concatenate(val)).astype(np.int64)
     train_rows = np.setdiff1d(np.arange(len(labels)), val_rows)
-    return Split(train_rows, val_rows, hashlib.sha256(val_rows.tobytes()).hexdigest()[:16])
+    return Split(train_rows, val_rows, digest_of_rows(val_rows))
+
+
+def digest_of_rows(rows: np.ndarray) -> str:
+    return hashlib.sha256(rows.tobytes()).hexdigest()[:16]
 
 
 # --- where the images lie ---------------------------------------------------------------------------------------
@@ -136,7 +153,7 @@ class Batch:
 
     step: int
     images: Tensor  # (n, channels, height, width) normalised floats
-    labels: Tensor  # (n,) the true class, also where images are mixed
+    labels: Tensor  # (n,) the true class, also where images are mixed; (n, classes) where there may be several
     targets: Tensor  # (n, classes) what the loss aims at
 
     def __len__(self) -> int:
@@ -151,18 +168,28 @@ class Batch:
 
 
 class Batches:
-    """Some rows of a packed set as normalised batches on the device: shuffled and augmented, or in order."""
+    """Some rows of a packed set as normalised batches on the device: shuffled and augmented, or in order.
+
+    `like` is what is known of the set that the model is trained on: its classes, and the statistics to normalise by.
+    """
 
     def __init__(
-        self, images: Images, labels: np.ndarray, rows: np.ndarray, packed: PackedSet, batch_size: int, compute: Compute
+        self,
+        images: Images,
+        labels: np.ndarray,
+        rows: np.ndarray,
+        like: Mapping[str, Any],
+        batch_size: int,
+        compute: Compute,
     ) -> None:
         self.images, self.rows, self.compute = images, rows, compute
         self.labels = torch.from_numpy(labels)
-        self.classes, self.class_names, self.shape = len(packed.classes), packed.classes, packed.shape
+        self.class_names, self.shape, self.task = like["classes"], tuple(like["shape"]), like["task"]
+        self.classes, self.multi_label = len(self.class_names), like["task"] == "multi-label"
         self.batch_size = min(batch_size, len(rows))
         device = compute.device
-        self.mean = torch.tensor(packed.manifest["mean"], device=device)[:, None, None]
-        self.std = torch.tensor(packed.manifest["std"], device=device).clamp(min=1e-6)[:, None, None]
+        self.mean = torch.tensor(like["mean"], device=device)[:, None, None]
+        self.std = torch.tensor(like["std"], device=device).clamp(min=1e-6)[:, None, None]
 
     @property
     def steps(self) -> int:
@@ -181,7 +208,7 @@ class Batches:
             images = self.normalise(augment(raw, augmentation, draws, fill))
             labels = self.labels[rows].to(self.compute.device)
             draws = Draws(seed, "mix", epoch, step, total=self.batch_size, rows=share)
-            images, targets = mix(images, F.one_hot(labels, self.classes).float(), augmentation, draws)
+            images, targets = mix(images, self._targets(labels), augmentation, draws)
             yield Batch(step, images, labels, targets)
 
     def in_order(self) -> Iterator[Batch]:
@@ -190,7 +217,16 @@ class Batches:
         wanted = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
         for step, (part, raw) in enumerate(zip(wanted, self.images.take(wanted), strict=True)):
             labels = self.labels[part].to(self.compute.device)
-            yield Batch(step, self.normalise(raw), labels, F.one_hot(labels, self.classes).float())
+            yield Batch(step, self.normalise(raw), labels, self._targets(labels))
+
+    def _targets(self, labels: Tensor) -> Tensor:
+        return labels.float() if self.multi_label else F.one_hot(labels, self.classes).float()
+
+    def only(self, rows: np.ndarray) -> "Batches":
+        """The same images, but of them these rows alone."""
+        fewer = copy.copy(self)
+        fewer.rows, fewer.batch_size = rows, min(self.batch_size, len(rows))
+        return fewer
 
     def normalise(self, images: Tensor) -> Tensor:
         return (images.float() / 255 - self.mean) / self.std
@@ -201,19 +237,18 @@ class Data:
     """What a training entry needs of its data set."""
 
     packed: PackedSet
-    split: Split
     train: Batches
     val: Batches | None
     open_test: Callable[[], Batches]  # the test images are not touched before training is over
+    split_digest: str
 
     def facts(self) -> dict[str, Any]:
-        """For result.json: enough to see whether two runs learned from, and chose by, the same images."""
+        """For result.json: enough to use the model, and to see whether two runs learned from the same images."""
         return {
-            "name": self.packed.manifest["name"],
-            "digest": self.packed.manifest["digest"],
-            "train_images": len(self.split.train),
-            "val_images": len(self.split.val),
-            "split_digest": self.split.digest,
+            **self.packed.facts(),
+            "train_images": len(self.train.rows),
+            "val_images": len(self.val.rows) if self.val else 0,
+            "split_digest": self.split_digest,
         }
 
 
@@ -222,7 +257,7 @@ def open_data(folder: Path, settings: RunSettings, compute: Compute) -> Data:
     if settings.data.name == "digits" and not (folder / "manifest.json").exists():
         prepare("digits", folder.parent)
     packed = PackedSet.open(folder)
-    budget_gb, size = compute.settings.data_budget_gb, settings.recipe.batch_size
+    size = settings.recipe.batch_size
     pairs = 2 if settings.augment.mixup or settings.augment.cutmix else 1  # both halves of a pair in one process
     if compute.world > 1 and size % (compute.world * pairs):
         allowed = (
@@ -230,14 +265,18 @@ def open_data(folder: Path, settings: RunSettings, compute: Compute) -> Data:
         )
         raise Refused([f"recipe.batch_size: given {size}, allowed: {allowed}"])
 
-    def batches(images: Images, part: str, rows: np.ndarray) -> Batches:
-        return Batches(images, packed.labels(part), rows, packed, size, compute)
-
-    def open_test() -> Batches:
-        images = packed.images("test")
-        return batches(place_images(images, compute, budget_gb), "test", np.arange(len(images)))
-
+    part = partial(open_part, packed, packed.facts(), batch_size=size, compute=compute)
+    train, test = part("train"), partial(part, "test")
+    if settings.data.validation == "published":
+        val = part("val")
+        return Data(packed, train, val, test, digest_of_rows(val.rows))
     split = split_rows(packed.labels("train"), settings.data.val_fraction, settings.data.split_seed)
-    images = place_images(packed.images("train"), compute, budget_gb)
-    val = batches(images, "train", split.val) if len(split.val) else None
-    return Data(packed, split, batches(images, "train", split.train), val, open_test)
+    held_out = train.only(split.val) if len(split.val) else None
+    return Data(packed, train.only(split.train), held_out, test, split.digest)
+
+
+def open_part(packed: PackedSet, like: Mapping[str, Any], name: str, *, batch_size: int, compute: Compute) -> Batches:
+    """All images of one part of a packed set, to be normalised like those of the set that a model was trained on."""
+    images = packed.images(name)
+    placed = place_images(images, compute, compute.settings.data_budget_gb)
+    return Batches(placed, packed.labels(name), np.arange(len(images)), like, batch_size, compute)

@@ -1,8 +1,9 @@
 """The packed format: a folder that training only maps.
 
     <data_dir>/<name>/
-        train_images.npy uint8 (n, c, h, w)     train_labels.npy int64 (n,)
+        train_images.npy uint8 (n, c, h, w)     train_labels.npy int64 (n,), of a multi-label set (n, classes) 0 or 1
         test_images.npy                         test_labels.npy
+        ...                                     two such files for every part the set has
         manifest.json                           written last: the set is whole
 
 Images pass through block by block, so a set may be far larger than the memory. numpy is imported where it is
@@ -16,7 +17,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from common.failures import Refused
 from common.run_dir import atomic_write, read_json, write_json
@@ -26,16 +27,18 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-SETS = ("train", "test")
+TRAIN = "train"  # the part whose mean and deviation normalise images; sets for evaluation only have none
+MULTI_LABEL = "multi-label"
+Task = Literal["multi-class", "binary", "ordinal", "multi-label"]  # the first three have one class number per image
 DTYPES = {"images": "|u1", "labels": "<i8"}  # the same bytes, so the same checksums, on every machine
 BLOCK = 1024  # images
 
 
 @dataclass(frozen=True)
 class Part:
-    """The training or the test images, with their labels."""
+    """The training images, the test images or any others that belong together, with their labels."""
 
-    labels: "np.ndarray"  # (n,) int64
+    labels: "np.ndarray"  # int64 (n,) class numbers; of a multi-label set (n, classes) of 0 and 1
     shape: tuple[int, int, int]  # channels, height, width
     blocks: Iterable["np.ndarray"]  # uint8 (some, channels, height, width), n images in all, in the order of labels
 
@@ -84,17 +87,22 @@ def is_packed(folder: Path) -> bool:
 
 
 def pack(folder: Path, parts: Mapping[str, Part], classes: Sequence[str], about: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the arrays, then the manifest; the problems of both sets are Refused together."""
-    shapes = {parts[name].shape for name in SETS}
+    """Write the arrays of all parts, then the manifest; the problems of all parts are Refused together.
+
+    Mean and deviation are those of the training images; of a set without any, of all its images, for information.
+    """
+    shapes = {part.shape for part in parts.values()}
     if len(shapes) > 1:
-        raise Refused([f"train and test images differ in shape: {' and '.join(map(str, sorted(shapes)))}"])
+        raise Refused([f"{' and '.join(parts)} images differ in shape: {' and '.join(map(str, sorted(shapes)))}"])
     shape = list(shapes.pop())
-    sums = {name: PixelSums(shape[0]) for name in SETS}
+    sums = PixelSums(shape[0])
     sets: dict[str, Any] = {}
     problems: list[str] = []
-    for name in SETS:
+    for name, part in parts.items():
+        counted = sums if name == TRAIN or TRAIN not in parts else None
         try:
-            sets[name] = _write_set(folder, name, parts[name], len(classes), sums[name])
+            _check_labels(name, part.labels, classes, about)
+            sets[name] = _write_set(folder, name, part, len(classes), counted)
         except Refused as refused:
             problems += refused.problems
     if problems:
@@ -105,8 +113,8 @@ def pack(folder: Path, parts: Mapping[str, Part], classes: Sequence[str], about:
         "classes": list(classes),
         "shape": shape,
         "sets": sets,
-        "mean": sums["train"].mean(),
-        "std": sums["train"].std(),
+        "mean": sums.mean(),
+        "std": sums.std(),
         "digest": fingerprint(classes, shape, sets),
     }
     write_json(folder / MANIFEST, manifest)
@@ -119,23 +127,49 @@ def fingerprint(classes: Sequence[str], shape: Sequence[int], sets: Mapping[str,
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _write_set(folder: Path, name: str, part: Part, n_classes: int, sums: PixelSums) -> dict[str, Any]:
+def _check_labels(name: str, labels: "np.ndarray", classes: Sequence[str], about: Mapping[str, Any]) -> None:
+    if len(labels) == 0:
+        raise Refused([f"{name}: no images; a set needs at least one"])
+    expected = _label_shape(about, len(labels), len(classes))
+    if labels.shape != expected:
+        raise Refused([f"{name}: labels have the shape {labels.shape}, expected {expected}"])
+    problem = _label_problem(labels, len(classes))
+    if problem:
+        raise Refused([f"{name}: {problem}"])
+    if name == TRAIN and (labels == labels[0]).all():
+        what = f"are of one class, {classes[labels[0]]}" if labels.ndim == 1 else "have the same labels"
+        raise Refused([f"{name}: all {len(labels):,} images {what}; expected two classes or more to tell apart"])
+
+
+def _label_shape(about: Mapping[str, Any], n: int, n_classes: int) -> tuple[int, ...]:
+    return (n, n_classes) if about.get("task") == MULTI_LABEL else (n,)
+
+
+def _label_problem(labels: "np.ndarray", n_classes: int) -> str:
+    """What is wrong with their values; nothing where they are right."""
+    highest = n_classes - 1 if labels.ndim == 1 else 1
+    if not labels.size or (labels.min() >= 0 and labels.max() <= highest):
+        return ""
+    return f"labels run from {labels.min()} to {labels.max()}, allowed: 0 to {highest}"
+
+
+def _per_class(labels: "np.ndarray", n_classes: int) -> list[int]:
+    """Images of each class; an image of several counts for each of them."""
     import numpy as np
 
+    counts = np.bincount(labels, minlength=n_classes) if labels.ndim == 1 else labels.sum(axis=0)
+    return counts.tolist()
+
+
+def _write_set(folder: Path, name: str, part: Part, n_classes: int, sums: PixelSums | None) -> dict[str, Any]:
     n = len(part.labels)
-    if n == 0:
-        raise Refused([f"{name}: no images; a set needs at least one"])
-    if part.labels.min() < 0 or part.labels.max() >= n_classes:
-        raise Refused(
-            [f"{name}: labels run from {part.labels.min()} to {part.labels.max()}, allowed: 0 to {n_classes - 1}"]
-        )
     files = {kind: f"{name}_{kind}.npy" for kind in DTYPES}
+    blocks = sums.passing(part.blocks) if sums else part.blocks
     checksums = {
-        "images": _write_array(folder / files["images"], (n, *part.shape), "images", sums.passing(part.blocks)),
-        "labels": _write_array(folder / files["labels"], (n,), "labels", [part.labels]),
+        "images": _write_array(folder / files["images"], (n, *part.shape), "images", blocks),
+        "labels": _write_array(folder / files["labels"], part.labels.shape, "labels", [part.labels]),
     }
-    per_class = np.bincount(part.labels, minlength=n_classes).tolist()
-    return {"n": n, **files, "sha256": checksums, "per_class": per_class}
+    return {"n": n, **files, "sha256": checksums, "per_class": _per_class(part.labels, n_classes)}
 
 
 def _write_array(path: Path, shape: tuple[int, ...], kind: str, blocks: Iterable["np.ndarray"]) -> str:
@@ -166,7 +200,7 @@ def differences(folder: Path) -> list[str]:
     if manifest.get("format") != FORMAT:
         return [f"{folder / MANIFEST}: format is {manifest.get('format')}, expected {FORMAT}"]
     try:
-        found = [line for name in SETS for line in _set_differences(folder, name, manifest)]
+        found = [line for name in manifest["sets"] for line in _set_differences(folder, name, manifest)]
         digest = fingerprint(manifest["classes"], manifest["shape"], manifest["sets"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return [f"{folder / MANIFEST}: not a whole manifest: {type(error).__name__} {error}"]
@@ -179,7 +213,8 @@ def _set_differences(folder: Path, name: str, manifest: Mapping[str, Any]) -> li
     import numpy as np
 
     entry = manifest["sets"][name]
-    shapes = {"images": (entry["n"], *manifest["shape"]), "labels": (entry["n"],)}
+    n, n_classes = entry["n"], len(manifest["classes"])
+    shapes = {"images": (n, *manifest["shape"]), "labels": _label_shape(manifest, n, n_classes)}
     found: list[str] = []
     for kind, dtype in DTYPES.items():
         path = folder / entry[kind]
@@ -195,14 +230,11 @@ def _set_differences(folder: Path, name: str, manifest: Mapping[str, Any]) -> li
         if (array.shape, array.dtype.str) != (shapes[kind], dtype):
             found.append(f"{path}: holds {array.dtype.str} {array.shape}, expected {dtype} {shapes[kind]}")
         elif kind == "labels":
-            found += _label_differences(path, array, entry["per_class"], len(manifest["classes"]))
+            problem = _label_problem(array, n_classes) or _count_problem(array, entry["per_class"])
+            found += [f"{path}: {problem}"] if problem else []
     return found
 
 
-def _label_differences(path: Path, labels: "np.ndarray", per_class: list[int], n_classes: int) -> list[str]:
-    import numpy as np
-
-    if len(labels) and (labels.min() < 0 or labels.max() >= n_classes):
-        return [f"{path}: labels run from {labels.min()} to {labels.max()}, expected 0 to {n_classes - 1}"]
-    counts = np.bincount(labels, minlength=n_classes).tolist()
-    return [] if counts == per_class else [f"{path}: images per class are {counts}, expected {per_class}"]
+def _count_problem(labels: "np.ndarray", per_class: list[int]) -> str:
+    counts = _per_class(labels, len(per_class))
+    return "" if counts == per_class else f"images per class are {counts}, expected {per_class}"

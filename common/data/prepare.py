@@ -31,18 +31,19 @@ def prepare(
     if _is_there(folder) and not force:
         return folder
     paths = _files(name, published, data_dir, source, mirror)
-    known = {each.name: each.md5 for file in published.files for each in (file, *file.unpacked)}
+    known = {each.name: each.checksum for file in published.files for each in (file, *file.unpacked)}
     about = {
         "name": name,
         "title": published.title,
         "task": published.task,
         "dark_background": published.dark_background,
-        "source": {file: known[file] for file in paths},
+        "source": {file: known.get(file) for file in paths},  # of a folder without checksums, none
         "url": published.url,
         "licence": published.licence,
         "citation": published.citation,
     }
-    _install(folder, published.read(paths), published.classes, about, force=force)
+    classes = published.read_classes(paths) if published.read_classes else published.classes
+    _install(folder, published.read(paths), classes, about, force=force)
     return folder
 
 

@@ -14,15 +14,26 @@ SEARCH_DEPTH = 3  # source=DIR may hold the files themselves or, say, MNIST/raw/
 @dataclass(frozen=True)
 class File:
     name: str
-    md5: str
+    md5: str = ""  # what most publishers list
     size: int | None = None  # bytes
     unpacked: tuple["File", ...] = ()  # what it holds; all of them together stand in for it
+    sha256: str = ""  # in place of md5, where that is what is listed
+    # What it unpacks to, where nobody lists checksums of the content: stands in for it, and only its reader checks it.
+    folder: str = ""
+
+    @property
+    def algorithm(self) -> str:
+        return "sha256" if self.sha256 else "md5"
+
+    @property
+    def checksum(self) -> str:
+        return self.sha256 or self.md5
 
 
-def md5_of(path: Path) -> str:
-    """MD5 because that is what the publishers list: it finds damage, it does not prove who made a file."""
+def checksum_of(path: Path, algorithm: str) -> str:
+    """With the publishers' own algorithm: MD5 finds damage, it does not prove who made a file."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def locate(files: Sequence[File], source: Path, origin: str) -> dict[str, Path]:
@@ -31,7 +42,8 @@ def locate(files: Sequence[File], source: Path, origin: str) -> dict[str, Path]:
         raise Refused([f"source: {source} is not a folder; expected one that holds {_listed(files)}"])
     if not os.access(source, os.R_OK | os.X_OK):
         raise Refused([f"source: {source} cannot be read by this user"])
-    candidates = _candidates(source, {each.name for file in files for each in (file, *file.unpacked)})
+    names = {each.name for file in files for each in (file, *file.unpacked)}
+    candidates = _candidates(source, names, {file.folder for file in files if file.folder})
     found: dict[str, Path] = {}
     problems: list[str] = []
     for file in files:
@@ -43,13 +55,15 @@ def locate(files: Sequence[File], source: Path, origin: str) -> dict[str, Path]:
     return found
 
 
-def _candidates(source: Path, names: set[str]) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {name: [] for name in names}
+def _candidates(source: Path, names: set[str], folder_names: set[str]) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {name: [] for name in names | folder_names}
+    if source.resolve().name in folder_names:
+        found[source.resolve().name].append(source)
     for folder, subfolders, filenames in os.walk(source, followlinks=True):
         if len(Path(folder).relative_to(source).parts) == SEARCH_DEPTH:
             subfolders.clear()
         subfolders.sort()
-        for name in names.intersection(filenames):
+        for name in [*names.intersection(filenames), *folder_names.intersection(subfolders)]:
             found[name].append(Path(folder, name))
     return found
 
@@ -59,6 +73,8 @@ def _whole_or_unpacked(file: File, candidates: dict[str, list[Path]]) -> tuple[d
     path, problems = _intact(file, candidates[file.name])
     if path:
         return {file.name: path}, []
+    if file.folder and candidates[file.folder]:
+        return {file.folder: candidates[file.folder][0]}, []
     parts = {part.name: _intact(part, candidates[part.name]) for part in file.unpacked}
     intact = {name: path for name, (path, _) in parts.items() if path}
     if parts and len(intact) == len(parts):
@@ -75,18 +91,21 @@ def _intact(file: File, candidates: Sequence[Path]) -> tuple[Path | None, list[s
     problems = []
     for path in candidates:
         try:
-            found = md5_of(path)
+            found = checksum_of(path, file.algorithm)
         except OSError as error:
             problems.append(f"{path}: cannot be read: {error.strerror}")
             continue
-        if found == file.md5:
+        if found == file.checksum:
             return path, []
-        problems.append(f"{path}: md5 is {found}, expected {file.md5}: a damaged copy, or another data set's file")
+        problems.append(
+            f"{path}: {file.algorithm} is {found}, expected {file.checksum}: a damaged copy, or another data set's file"
+        )
     return None, problems
 
 
 def _missing(file: File, source: Path, origin: str) -> str:
-    unpacked = f" (nor {', '.join(part.name for part in file.unpacked)})" if file.unpacked else ""
+    inside = [part.name for part in file.unpacked] or [f"a folder {file.folder}"] * bool(file.folder)
+    unpacked = f" (nor {', '.join(inside)})" if inside else ""
     url = f"{origin.rstrip('/')}/{file.name}"
     return f"source: {source} holds no {file.name}{unpacked}, searched {SEARCH_DEPTH} folders deep; published at {url}"
 

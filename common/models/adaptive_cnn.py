@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 SMALLEST_SIDE = 8
 LAST_CELLS = 4 * 4
@@ -125,6 +126,8 @@ class AdaptiveCNN(nn.Module):
     reference). Linear layers keep torch's default.
     """
 
+    checkpointing = False  # compute each block's activations again in the backward pass
+
     def __init__(self, shape: tuple[int, int, int], classes: int, dropout: float = 0.3) -> None:
         super().__init__()
         self.plan = derive_plan(shape, classes)
@@ -142,8 +145,20 @@ class AdaptiveCNN(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.pool(self.stages(self.stem(images))).flatten(1))
-        return logits
+        return self.forward_head(self.forward_features(images))
+
+    def forward_features(self, images: Tensor) -> Tensor:  # (batch, width, height, width of grid)
+        features: Tensor = self.stem(images)
+        for stage in self.stages:
+            for block in stage:
+                again = self.checkpointing and self.training
+                features = checkpoint(block, features, use_reentrant=False) if again else block(features)
+        return features
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits, or what the classifier reads: the mean of each map."""
+        embedding = self.pool(features).flatten(1)
+        return embedding if pre_logits else self.classifier(embedding)
 
 
 def _stem(channels: int, plan: Plan) -> nn.Sequential:
@@ -165,8 +180,3 @@ def _stages(plan: Plan) -> nn.Sequential:
         others = [ResidualBlock(stage.width, stage.width, stride=1) for _ in range(stage.blocks - 1)]
         stages.append(nn.Sequential(first, *others))
     return nn.Sequential(*stages)
-
-
-def parameter_count(model: nn.Module) -> int:
-    """Number of trainable weights."""
-    return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)

@@ -1,5 +1,6 @@
 """From words to settings: presets, order, snapshots, data sets, folders, and that it is quick and without torch."""
 
+import hashlib
 import itertools
 import json
 import random
@@ -27,14 +28,17 @@ from common.compose import (
     compose,
     data_root,
     parse,
-    presets,
+    presets_of,
     runs_root,
 )
-from common.config import ENTRIES, Group, RunSettings, TrainCNN, run_name, setting
+from common.config import ENTRIES, RunSettings, TrainCNN, run_name
 from common.data import packing
+from common.data.catalog import DATASETS
 from common.data.packing import MANIFEST, Part
 from common.failures import Refused
 from common.run_dir import RunDir
+from common.settings import Group, setting
+from common.wording import folded
 from common.yaml12 import dump_yaml, load_yaml, read_mapping
 
 DEFAULTS = read_mapping(PRESETS / "defaults.yaml")
@@ -59,25 +63,42 @@ def refusal(*words: str) -> list[str]:
 
 # --- presets ----------------------------------------------------------------------------------------------------
 
-FILES = [(entry, group, name) for entry in ENTRIES for group in PRESET_GROUPS for name in presets()[group]]
+OFFERED = {name: presets_of(entry) for name, entry in ENTRIES.items()}
+FILES = [(entry, group, name) for entry in ENTRIES for group in PRESET_GROUPS[1:-1] for name in OFFERED[entry][group]]
 
 
 def test_every_file_under_presets_is_read() -> None:
     found = {path.relative_to(PRESETS).as_posix() for path in PRESETS.rglob("*") if path.is_file()}
-    assert found == {"defaults.yaml", *(f"{group}/{name}.yaml" for group in presets() for name in presets()[group])}
+    names = {(group, name) for offered in OFFERED.values() for group in PRESET_GROUPS[1:] for name in offered[group]}
+    assert found == {"defaults.yaml", *(f"{group}/{name}.yaml" for group, name in names)}
 
 
 @pytest.mark.parametrize(("entry", "group", "name"), FILES)
-def test_every_preset_is_valid_for_every_entry(entry: str, group: str, name: str) -> None:
+def test_every_preset_is_valid_for_every_entry_that_offers_it(entry: str, group: str, name: str) -> None:
     tree = read_mapping(PRESETS / group / f"{name}.yaml")
     settings, problems = check(ENTRIES[entry], {group: tree})
     assert not problems
     assert tree.items() <= getattr(settings, group).model_dump().items()
 
 
-@pytest.mark.parametrize("name", presets()["data"])
-def test_a_data_preset_goes_by_its_own_name(name: str) -> None:
-    assert read_mapping(PRESETS / "data" / f"{name}.yaml")["name"] == name
+def test_an_entry_offers_the_networks_that_it_trains() -> None:
+    assert {"adaptive_cnn", "resnet18_small", "densenet121"} <= set(OFFERED["train_cnn"]["model"])
+    assert {"vit", "deit_cifar", "deit_tiny_patch16_224"} <= set(OFFERED["train_vit"]["model"])
+    assert not set(OFFERED["train_cnn"]["model"]) & set(OFFERED["train_vit"]["model"])
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_published_sets_are_offered_unless_they_are_for_evaluation_only(entry: str) -> None:
+    assert set(OFFERED[entry]["data"]) == {name for name in DATASETS if not DATASETS[name].evaluation_only}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_less_memory_is_a_preset_of_several_groups(entry: str) -> None:
+    plain = compose(ENTRIES[entry], ["recipe.epochs=3"]).settings
+    small = compose(ENTRIES[entry], ["memory=small", "recipe.epochs=3", "recipe.accumulate=2"]).settings
+    assert (small.recipe.precision, small.recipe.accumulate, small.recipe.checkpointing) == ("bf16", 2, True)
+    changed = {"precision", "accumulate", "checkpointing"}
+    assert small.recipe.model_dump(exclude=changed) == plain.recipe.model_dump(exclude=changed)
 
 
 def test_every_entry_has_defaults() -> None:
@@ -85,22 +106,92 @@ def test_every_entry_has_defaults() -> None:
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
-def test_defaults_name_existing_presets_for_every_data_set(entry: str) -> None:
-    assert set(DEFAULTS[entry]) == {"any", *presets()["data"]}
+def test_defaults_name_existing_presets_of_existing_data_sets(entry: str) -> None:
+    families = {published.family for published in DATASETS.values()}
+    assert {"any", "digits"} <= set(DEFAULTS[entry]) <= {"any", *families, *OFFERED[entry]["data"]}
+    assert families - {""} <= set(DEFAULTS[entry])
     for chosen in DEFAULTS[entry].values():
-        assert set(chosen) == set(PRESET_GROUPS) - {"data"}
-        assert all(preset in presets()[group] for group, preset in chosen.items())
+        assert set(chosen) == {"model", "recipe", "augment"}
+        assert all(preset in OFFERED[entry][group] for group, preset in chosen.items())
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
-@pytest.mark.parametrize("data", [*presets()["data"], "flowers"])
+@pytest.mark.parametrize("data", [*OFFERED["train_cnn"]["data"], "flowers"])
 def test_every_entry_starts_from_the_defaults_of_every_data_set(entry: str, data: str) -> None:
     pack(data)
     settings = compose(ENTRIES[entry], [f"data={data}"]).settings
-    chosen = DEFAULTS[entry][data if data in presets()["data"] else "any"]
+    family = DATASETS[data].family if data in DATASETS else ""
+    chosen = DEFAULTS[entry].get(data) or DEFAULTS[entry].get(family) or DEFAULTS[entry]["any"]
     assert settings.data.name == data
+    assert settings.data.validation == ("published" if data in DATASETS and DATASETS[data].validation else "split")
     for group, preset in chosen.items():
         assert read_mapping(PRESETS / group / f"{preset}.yaml").items() <= settings.model_dump()[group].items()
+
+
+def test_a_set_brings_its_own_validation_images_by_either_word() -> None:
+    pack("breastmnist")
+    settings = settings_of("data=breastmnist")
+    assert settings == settings_of("data.name=breastmnist")
+    assert settings.data.validation == "published"
+    assert settings_of("data=breastmnist", "data.validation=split").data.validation == "split"
+
+
+def test_validation_images_are_asked_only_of_who_has_them() -> None:
+    pack("flowers")
+    pack("birds", {"digest": "0f3a", "sets": {"train": {}, "val": {}, "test": {}}})
+    for words in (["data=digits"], ["data=flowers"]):
+        name = words[0].partition("=")[2]
+        assert refusal(*words, "data.validation=published") == [
+            f"data.validation: given published, but {name} comes without validation images; allowed: split"
+        ]
+    assert settings_of("data=birds", "data.validation=published").data.validation == "published"
+
+
+def test_nobody_trains_on_what_is_there_to_evaluate_on() -> None:
+    pack("cifar10_1_v6")
+    pack("photos", {"digest": "0f3a", "sets": {"test": {}}})
+    for name in ("cifar10_1_v6", "photos"):
+        command = f"python eval/evaluate.py run=DIR data={name}"
+        assert refusal(f"data={name}") == [
+            f"data: {name} holds no images to train on; what measures a run on it is: {command}"
+        ]
+
+
+def test_another_network_starts_from_its_own_defaults() -> None:
+    settings = compose(ENTRIES["train_vit"], ["model.name=timm/deit_tiny_patch16_224", "model.input_size=64"]).settings
+    assert settings.model.model_dump(exclude_defaults=True) == {"name": "timm/deit_tiny_patch16_224", "input_size": 64}
+    kept = compose(ENTRIES["train_vit"], ["model.name=vit", "model.heads=2"]).settings
+    assert (kept.model.width, kept.model.heads) == (96, 2)  # of the preset that digits start from
+
+
+# --- weights ----------------------------------------------------------------------------------------------------
+
+
+def test_a_file_of_weights_is_known_by_its_content() -> None:
+    Path("a.safetensors").write_bytes(b"weights")
+    Path("b.safetensors").write_bytes(b"weights")
+    Path("c.safetensors").write_bytes(b"others")
+    first, same, other = (
+        settings_of("model=resnet18", f"model.weights={name}.safetensors") for name in ("a", "b", "c")
+    )
+    assert first.model.pretrained
+    assert first.model.weights_digest == hashlib.sha256(b"weights").hexdigest()[:16]
+    assert run_name(first) == run_name(same) != run_name(other)
+
+
+def test_weights_that_are_not_there_or_not_the_ones_meant_are_refused() -> None:
+    Path("a.safetensors").write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()[:16]
+    assert refusal("model=resnet18", "model.weights=gone.pth") == [
+        "model.weights: gone.pth cannot be read: No such file or directory"
+    ]
+    assert refusal("model=resnet18", "model.weights=a.safetensors", "model.weights_digest=0f3a") == [
+        f"model.weights_digest: given 0f3a, but a.safetensors has {digest}"
+    ]
+    assert refusal("model=resnet18", "model.weights=a.safetensors", "model.pretrained=false") == [
+        "model: weights=a.safetensors is not loaded; allowed with pretrained=false: weights=null"
+    ]
+    assert refusal("model.weights=a.safetensors")[0].startswith("model.weights: no such setting of ")
 
 
 def test_the_defaults_are_those_of_the_reference() -> None:
@@ -393,7 +484,7 @@ def test_a_fingerprint_that_reads_like_a_number_survives_a_snapshot(digest: str)
 @pytest.mark.parametrize("name", ["flwers", "FLOWERS", "data/flowers", "../flowers"])
 def test_an_unknown_set_is_compared_with_the_packed_ones_too(name: str) -> None:
     pack("flowers")
-    options = ", ".join(sorted([*presets()["data"], "flowers"]))
+    options = ", ".join([*folded(OFFERED["train_cnn"]["data"]), "flowers"])
     assert refusal(f"data={name}") == [f"data: given {name}, allowed: {options}, nearest: flowers"]
 
 

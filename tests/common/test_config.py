@@ -11,24 +11,15 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from common.compose import PRESET_GROUPS, RunWords, compose
-from common.config import (
-    ENTRIES,
-    Group,
-    RecipeSettings,
-    TrainCNN,
-    every_setting,
-    group_of,
-    identity,
-    run_name,
-    setting,
-)
+from common.config import ENTRIES, RecipeSettings, TrainCNN, run_name
+from common.settings import Group, every_setting, groups_of, identity, setting
 
 # Written here by hand, not read off the marks: a field that joins these groups must say what it is.
 OUTSIDE_IDENTITY = frozenset(
     "compute.device compute.threads compute.deterministic compute.channels_last compute.compile compute.data_budget_gb "
-    "compute.save_every compute.save_minutes log.progress log.tensorboard log.wandb".split()
+    "compute.save_every compute.save_minutes log.progress log.tensorboard log.wandb model.weights".split()
 )
-VALUES = (None, True, False, 0, 1, 2, 7, 0.0, 0.25, 0.75, 2.5, "flowers", "cuda:1", "cpu", "fp16", "0f3a")
+VALUES = (None, True, False, 0, 1, 2, 6, 7, 96, 0.0, 0.25, 0.75, 2.5, "flowers", "cuda:1", "cpu", "fp16", "0f3a")
 
 
 def of(entry: type[BaseModel], changes: dict[str, Any]) -> Any:
@@ -50,60 +41,95 @@ def leaf(settings: BaseModel, name: str) -> Any:
     return value
 
 
-def legal_values(entry: type[BaseModel], name: str) -> list[Any]:
+# What a setting is tried on: the first of these that leaves it a choice.
+TIMM = {"train_cnn": "resnet18", "train_vit": "timm/vit_tiny_patch16_224"}
+BASES = {
+    entry: ({}, {"model.name": name}, {"model.name": name, "model.pretrained": True}, {"model.dist_token": True})
+    for entry, name in TIMM.items()
+}
+
+
+def legal_values(entry: str, name: str, base: dict[str, Any]) -> list[Any]:
     """The values this setting may have, of those above and those that its refusal lists."""
-    listed = re.findall(r"'([^']*)'", str(every_setting(entry)[name].annotation))
+    listed = re.findall(r"'([^']*)'", str(every_setting(ENTRIES[entry])[name].annotation))
     legal = []
     for value in (*VALUES, *listed):
         try:
-            of(entry, {name: value})
+            of(ENTRIES[entry], base | {name: value})
         except ValidationError:
             continue
         legal.append(value)
     return legal
 
 
-LEGAL = {name: legal_values(TrainCNN, name) for name in every_setting(TrainCNN)}
-CHANGEABLE = [name for name in LEGAL if len(LEGAL[name]) > 1]
+def base_and_values(entry: str, name: str) -> tuple[dict[str, Any], list[Any]]:
+    tried = [(base, legal_values(entry, name, base)) for base in BASES[entry]]
+    return next((found for found in tried if len(found[1]) > 1), max(tried, key=lambda found: len(found[1])))
 
 
-def changed(name: str) -> TrainCNN:
-    """The defaults, but for one setting."""
-    default = leaf(TrainCNN(), name)
-    return of(TrainCNN, {name: next(value for value in LEGAL[name] if value != default)})
+CHOICES = {(entry, name): base_and_values(entry, name) for entry in ENTRIES for name in every_setting(ENTRIES[entry])}
+CHANGEABLE = [place for place, (_, values) in CHOICES.items() if len(values) > 1]
+PLAIN = [name for (entry, name) in CHANGEABLE if entry == "train_cnn" and CHOICES[entry, name][0] == {}]
+
+
+def unchanged(entry: str, name: str) -> Any:
+    return of(ENTRIES[entry], CHOICES[entry, name][0])
+
+
+def changed(entry: str, name: str) -> Any:
+    """The same, but for one setting."""
+    base, values = CHOICES[entry, name]
+    default = leaf(unchanged(entry, name), name)
+    return of(ENTRIES[entry], base | {name: next(value for value in values if value != default)})
 
 
 def test_the_values_tried_cover_every_setting() -> None:
-    assert set(LEGAL) - set(CHANGEABLE) == {"entry", "model.name"}
+    alone = {name for _, name in set(CHOICES) - set(CHANGEABLE)}
+    assert alone == {"entry", "model.name", "model.stem"}
+    assert ("train_cnn", "model.stem") in CHANGEABLE  # resnets only
 
 
 # --- identity ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in CHANGEABLE if name not in OUTSIDE_IDENTITY])
-def test_what_can_change_the_result_makes_another_run(name: str) -> None:
-    assert run_name(changed(name)) != run_name(TrainCNN())
+@pytest.mark.parametrize(("entry", "name"), [place for place in CHANGEABLE if place[1] not in OUTSIDE_IDENTITY])
+def test_what_can_change_the_result_makes_another_run(entry: str, name: str) -> None:
+    assert run_name(changed(entry, name)) != run_name(unchanged(entry, name))
 
 
-@pytest.mark.parametrize("name", sorted(OUTSIDE_IDENTITY))
-def test_how_it_is_computed_or_watched_does_not(name: str) -> None:
-    assert changed(name) != TrainCNN()
-    assert run_name(changed(name)) == run_name(TrainCNN())
+@pytest.mark.parametrize(("entry", "name"), [place for place in CHANGEABLE if place[1] in OUTSIDE_IDENTITY])
+def test_how_it_is_computed_or_watched_does_not(entry: str, name: str) -> None:
+    assert changed(entry, name) != unchanged(entry, name)
+    assert run_name(changed(entry, name)) == run_name(unchanged(entry, name))
+
+
+def test_what_is_outside_the_identity_was_tried() -> None:
+    assert {name for _, name in CHANGEABLE} >= OUTSIDE_IDENTITY
 
 
 @given(st.data())
 def test_equal_identity_means_equal_settings_of_identity(data: st.DataObject) -> None:
-    first = data.draw(st.fixed_dictionaries({}, optional={name: st.sampled_from(LEGAL[name]) for name in CHANGEABLE}))
-    names = data.draw(st.lists(st.sampled_from(CHANGEABLE), max_size=3, unique=True))
-    second = first | {name: data.draw(st.sampled_from(LEGAL[name])) for name in names}
+    legal = {name: CHOICES["train_cnn", name][1] for name in PLAIN}
+    first = data.draw(st.fixed_dictionaries({}, optional={name: st.sampled_from(legal[name]) for name in PLAIN}))
+    names = data.draw(st.lists(st.sampled_from(PLAIN), max_size=3, unique=True))
+    second = first | {name: data.draw(st.sampled_from(legal[name])) for name in names}
     try:
         one, other = of(TrainCNN, first), of(TrainCNN, second)
     except ValidationError:  # settings that do not go together
         assume(False)
         return
-    agree = all(leaf(one, name) == leaf(other, name) for name in LEGAL if name not in OUTSIDE_IDENTITY)
+    agree = all(leaf(one, name) == leaf(other, name) for name in PLAIN if name not in OUTSIDE_IDENTITY)
     assert (identity(one) == identity(other)) == agree
     assert (run_name(one) == run_name(other)) == agree
+
+
+def test_what_weights_are_called_does_not_matter_but_what_is_in_them_does() -> None:
+    base = {"model.name": "resnet18", "model.pretrained": True}
+    named = [
+        run_name(of(TrainCNN, base | {"model.weights": name, "model.weights_digest": "7c"})) for name in ("a", "b")
+    ]
+    assert len(set(named)) == 1
+    assert named[0] != run_name(of(TrainCNN, base | {"model.weights": "a", "model.weights_digest": "7d"}))
 
 
 def test_nothing_of_compute_and_log_is_part_of_the_identity() -> None:
@@ -307,7 +333,9 @@ def test_patience_needs_a_validation_set() -> None:
 # --- every entry, every setting ---------------------------------------------------------------------------------
 
 SETTINGS = [(entry, name) for entry in ENTRIES for name in every_setting(ENTRIES[entry])]
-GROUPS = {group for entry in ENTRIES.values() for group in map(group_of, entry.model_fields.values()) if group}
+GROUPS = {
+    group for entry in ENTRIES.values() for field in entry.model_fields.values() for group in groups_of(field).values()
+}
 
 
 @pytest.mark.parametrize(("entry", "name"), [*SETTINGS, *((None, name) for name in RunWords.model_fields)])
@@ -321,8 +349,8 @@ def test_every_setting_says_what_it_means(entry: str | None, name: str) -> None:
 
 @pytest.mark.parametrize(("entry", "name"), SETTINGS)
 def test_every_default_is_one_of_the_values_allowed(entry: str, name: str) -> None:
-    default = leaf(ENTRIES[entry](), name)
-    assert leaf(of(ENTRIES[entry], {name: default}), name) == default
+    base, default = CHOICES[entry, name][0], leaf(unchanged(entry, name), name)
+    assert leaf(of(ENTRIES[entry], base | {name: default}), name) == default
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
@@ -334,7 +362,7 @@ def test_every_entry_goes_by_its_key(entry: str) -> None:
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_every_entry_has_what_the_command_line_relies_on(entry: str) -> None:
     fields = ENTRIES[entry].model_fields
-    assert all(group_of(fields[group]) for group in PRESET_GROUPS)
+    assert all(groups_of(fields[group]) for group in PRESET_GROUPS if group != "memory")
     assert not set(fields) & set(RunWords.model_fields)
     assert set(OUTSIDE_IDENTITY) <= set(every_setting(ENTRIES[entry]))
 

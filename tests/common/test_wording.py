@@ -7,9 +7,10 @@ from typing import Any, Literal
 import pytest
 from pydantic import Field
 
-from common.compose import RunWords, check, presets
-from common.config import ENTRIES, Group, every_setting, setting
-from common.wording import allowed, help_text, no_such_setting, one_line, shown, unknown
+from common.compose import RunWords, check, presets_of
+from common.config import ENTRIES, TrainCNN
+from common.settings import Group, every_setting, setting
+from common.wording import allowed, folded, help_text, no_such_setting, one_line, shown, unknown
 from jobs.prepare import main as prepare
 from train.train_cnn import main as train_cnn
 
@@ -211,8 +212,8 @@ def test_help_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_lists_every_preset_and_what_each_data_set_takes(capsys: pytest.CaptureFixture[str]) -> None:
     listed = dict(rows(printed(train_cnn, capsys)))
-    for group, names in presets().items():
-        assert listed[f"{group}=NAME"] == ", ".join(names)
+    for group, names in presets_of(TrainCNN).items():
+        assert listed[f"{group}=NAME"] == ", ".join(folded(names))
     assert listed["data=mnist"] == "model=adaptive_cnn recipe=cnn_mnist augment=mnist"
     assert listed["any other"] == "model=adaptive_cnn recipe=cnn augment=light"
 
@@ -251,3 +252,8 @@ def test_a_setting_without_a_meaning_is_printed_all_the_same() -> None:
         x: int = Field(3)
 
     assert dict(rows(help_text("s", "", [Bare], {}, {})))["x=3"] == "[whole number]"
+
+
+def test_sizes_of_one_thing_share_a_word() -> None:
+    names = ["b", "b_224", "b_64", "b_128", "a", "a_12", "c_64", "c_128", "d", "d_x", "d_y"]
+    assert folded(names) == ["b[_64|_128|_224]", "a", "a_12", "c_64", "c_128", "d", "d_x", "d_y"]

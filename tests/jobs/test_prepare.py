@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -67,6 +68,33 @@ def test_a_published_set_from_a_folder(published: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().out.startswith("cifar100: packed into data/cifar100 in ")
 
 
+@pytest.mark.parametrize(
+    ("parts", "counted"),
+    [
+        ({"train": 4, "val": 2, "test": 3}, "4 training, 2 validation and 3 test images of 3x1x1, 100 classes"),
+        ({"test": 3}, "3 test images of 3x1x1, 100 classes"),
+        ({"fog": 3, "snow": 3, "frost": 3, "blur": 3}, "4 parts of together 12 images of 3x1x1, 100 classes"),
+    ],
+)
+def test_the_summary_counts_whatever_parts_there_are(
+    published: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    parts: dict[str, int],
+    counted: str,
+) -> None:
+    def read(_: Mapping[str, Path]) -> dict[str, Part]:
+        return {
+            name: Part.of(np.full((n, 3, 1, 1), 51, np.uint8), np.arange(n, dtype=np.int64))
+            for name, n in parts.items()
+        }
+
+    monkeypatch.setitem(DATASETS, "cifar100", replace(DATASETS["cifar100"], read=read))
+    assert main(["data=cifar100", f"source={published}"]) == 0
+    assert f"\n  {counted}\n  mean 0.2000 0.2000 0.2000, std 0.0000 0.0000 0.0000\n" in capsys.readouterr().out
+    assert main(["data=cifar100", "verify=true"]) == 0
+
+
 def test_the_data_folder_is_the_words_then_the_environments(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,14 +140,11 @@ def test_own_images(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (
             [],
-            ["data: missing; digits, mnist, fashion_mnist, cifar10, cifar100, or image_folder for images of your own"],
+            ["data: missing; digits, mnist, fashion_mnist, cifar10, cifar100, cifar10_1_v4, "],
         ),
         (
             ["data=cifar11"],
-            [
-                "data: given cifar11, allowed: digits, mnist, fashion_mnist, cifar10, cifar100, image_folder, "
-                "nearest: cifar10"
-            ],
+            ["data: given cifar11, allowed: digits, mnist, fashion_mnist, cifar10, cifar100, "],
         ),
         (
             ["data=mnist", "verify=true", "force=true", "size=3", "name=x", "mirror=ftp://x", "source=y"],
@@ -189,6 +214,26 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     assert main(["data=cifar100", f"source={published}"]) == 1
     assert capsys.readouterr().err == "cifar100: [Errno 28] No space left on device\n"
     assert list(Path("data").iterdir()) == []
+
+
+def test_an_unknown_set_is_answered_with_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:
+    for given, nearest in (
+        ("cifar11", "cifar10"),
+        ("pathmnist_65", "pathmnist_64"),
+        ("tiny-imagenet", "tiny_imagenet"),
+    ):
+        assert main([f"data={given}"]) == 2
+        assert capsys.readouterr().err.endswith(f", image_folder, nearest: {nearest}\n")
+
+
+def test_help_names_every_set_and_a_medical_one_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    words = re.split("[ ,;]+", text[text.index("data (required)") : text.index("source=null")])
+    assert {name for name in DATASETS if words.count(name) != 1} == {
+        name for name in DATASETS if name.endswith(("_64", "_128", "_224"))
+    }
+    assert {"NAME_64", "_128", "_224"} <= set(words)
 
 
 def test_help_names_every_word(capsys: pytest.CaptureFixture[str]) -> None:

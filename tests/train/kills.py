@@ -1,6 +1,6 @@
 """Kill a training with SIGKILL again and again, let it resume, and compare its ending with an undisturbed one.
 
-    python tests/train/kills.py FIRST LAST DATA_DIR WORK_DIR [key=value ...]
+    python tests/train/kills.py ENTRY FIRST LAST DATA_DIR WORK_DIR [key=value ...]
 
 Trials FIRST to LAST - 1 draw their own moments, and the odd ones are killed twice and write checkpoints inside epochs.
 Prints a line for each and exits 1 at the first difference. Children are forked after torch is loaded, so that a trial
@@ -22,13 +22,14 @@ from pathlib import Path
 import torch
 
 import common.fit  # noqa: F401 - loaded before the children are forked
-from train.train_cnn import main
+from train import train_cnn, train_vit
 
 RECIPE = (
     "data=digits recipe.epochs=4 recipe.batch_size=128 recipe.optimizer=sgd recipe.lr=0.05 "
     "recipe.ema=0.9 recipe.swa=0.5 recipe.patience=3 recipe.accumulate=2 augment=digits augment.mixup=0.4 "
     "augment.cutmix=1.0 augment.cutout=2 compute.threads=1 log.progress=off"
 ).split()
+MAINS = {"train_cnn": train_cnn.main, "train_vit": train_vit.main}
 MEASURED = {"epoch_time_sec", "images_per_sec", "gpu_memory_mb"}
 
 
@@ -38,7 +39,7 @@ def start(root: Path, data_dir: str, *words: str) -> int:
         return child
     torch.set_num_threads(1)
     with contextlib.redirect_stdout(io.StringIO()):
-        os._exit(main([*RECIPE, f"root={root}", f"data_dir={data_dir}", *words]))
+        os._exit(MAINS[sys.argv[1]]([*RECIPE, f"root={root}", f"data_dir={data_dir}", *words]))
 
 
 def finish(root: Path, data_dir: str, *words: str) -> float:
@@ -50,11 +51,11 @@ def finish(root: Path, data_dir: str, *words: str) -> float:
 
 def ending(root: Path) -> dict[str, object]:
     """Everything a run leaves that is not a measurement of time."""
-    (folder,) = (root / "train_cnn").iterdir()
+    (folder,) = (root / sys.argv[1]).iterdir()
     with (folder / "history.csv").open(newline="") as file:
         history = [{k: v for k, v in row.items() if k not in MEASURED} for row in csv.DictReader(file)]
     result = json.loads((folder / "result.json").read_text())
-    del result["cost"]["train_seconds"]
+    del result["cost"]["train_seconds"], result["cost"]["peak_ram_mb"], result["speed"]
     state = torch.load(folder / "checkpoints" / "last.pt", weights_only=True)
     return {
         "history": history,
@@ -97,11 +98,11 @@ def trial(
 
 if __name__ == "__main__":
     first, last, data_dir, work, recipe = (
-        int(sys.argv[1]),
         int(sys.argv[2]),
-        sys.argv[3],
-        Path(sys.argv[4]),
-        sys.argv[5:],
+        int(sys.argv[3]),
+        sys.argv[4],
+        Path(sys.argv[5]),
+        sys.argv[6:],
     )
     seconds = finish(work / "undisturbed", data_dir, *recipe)
     expected = ending(work / "undisturbed")

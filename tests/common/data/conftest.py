@@ -133,3 +133,23 @@ def tiny_cifar(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, 
 
 def _publish(monkeypatch: pytest.MonkeyPatch, name: str, published: Published) -> None:
     monkeypatch.setitem(DATASETS, name, replace(published, mirrors=("http://127.0.0.1:9/never-asked/",)))
+
+
+@pytest.fixture
+def publish(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, dict[str, bytes]], Path]:
+    """Writes files that DATASETS[name] then stands for, under their own names, and gives their folder."""
+
+    def write(name: str, contents: dict[str, bytes]) -> Path:
+        assert set(contents) == {file.name for file in DATASETS[name].files}
+        folder = tmp_path / "published" / name
+        folder.mkdir(parents=True)
+        for file_name, content in contents.items():
+            (folder / file_name).write_bytes(content)
+        files = tuple(
+            replace(file, md5=md5(contents[file.name]), sha256="", size=len(contents[file.name]))
+            for file in DATASETS[name].files
+        )
+        _publish(monkeypatch, name, replace(DATASETS[name], files=files))
+        return folder
+
+    return write

@@ -178,6 +178,16 @@ def test_a_wrong_checksum_everywhere_names_expected_and_got(tmp_path: Path, mirr
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_of_which_sha256_is_listed(tmp_path: Path, mirror: Mirror) -> None:
+    file = File("images.gz", sha256=hashlib.sha256(CONTENT).hexdigest())
+    mirror.plan = ["wrong"]
+    with pytest.raises(DownloadFailed, match=f"gave 10,240 bytes with sha256 [0-9a-f]{{64}}, expected {file.sha256};"):
+        fetch([file], [mirror.url], tmp_path, NO_PAUSES)
+    for _ in range(2):  # the second time it is there
+        assert fetch([file], [mirror.url], tmp_path, NO_PAUSES)["images.gz"].read_bytes() == CONTENT
+    assert len(mirror.requests) == 2
+
+
 def test_not_found_goes_on_to_the_next_mirror_at_once(tmp_path: Path, mirror: Mirror, second: Mirror) -> None:
     mirror.plan = ["404"]
     assert download(tmp_path, mirror, second).read_bytes() == CONTENT

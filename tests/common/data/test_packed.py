@@ -8,8 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.compute import Compute
-from common.config import AugmentSettings, ComputeSettings, RunSettings
-from common.data.packed import Batch, Batches, PackedSet, ResidentImages, StreamedImages, open_data, split_rows
+from common.config import AugmentSettings, ComputeSettings, TrainCNN
+from common.data.packed import (
+    Batch,
+    Batches,
+    PackedSet,
+    ResidentImages,
+    StreamedImages,
+    open_data,
+    open_part,
+    split_rows,
+)
+from common.data.packing import Part, pack
 from common.failures import DataError, Refused
 
 SETTINGS = ComputeSettings()
@@ -24,7 +34,7 @@ def digits(digits_dir: Path) -> PackedSet:
 
 def batches(packed: PackedSet, *, kind: type = ResidentImages, compute: Compute = CPU, size: int = 32) -> Batches:
     images = kind(packed.images("train"), compute.device)
-    return Batches(images, packed.labels("train"), np.arange(3, 203), packed, size, compute)
+    return Batches(images, packed.labels("train"), np.arange(3, 203), packed.facts(), size, compute)
 
 
 def same(one: Batch, two: Batch) -> bool:
@@ -138,7 +148,7 @@ def test_files_that_do_not_match_their_manifest_are_named(digits_dir: Path, tmp_
 
 
 def test_mixing_processes_need_whole_pairs(digits_dir: Path) -> None:
-    mixing = RunSettings.model_validate({"entry": "x", "augment": {"mixup": 1.0}, "recipe": {"batch_size": 6}})
+    mixing = TrainCNN.model_validate({"augment": {"mixup": 1.0}, "recipe": {"batch_size": 6}})
     with pytest.raises(Refused, match="given 6, allowed: a multiple of 4 for 2 processes that mix pairs"):
         open_data(digits_dir / "digits", mixing, Compute(CPU.device, SETTINGS, 0, 2))
 
@@ -152,8 +162,65 @@ def test_test_images_stay_closed_until_asked_for(digits_dir: Path, monkeypatch: 
         return images(self, part)
 
     monkeypatch.setattr(PackedSet, "images", watched)
-    data = open_data(digits_dir / "digits", RunSettings(entry="x"), CPU)
+    data = open_data(digits_dir / "digits", TrainCNN(), CPU)
     assert opened == ["train"]
     assert len(data.open_test().rows) == 360
     assert opened == ["train", "test"]
-    assert data.facts()["val_images"] == len(data.split.val)
+    assert data.val is not None
+    assert data.facts()["val_images"] == len(data.val.rows) == 1437 - len(data.train.rows)
+
+
+# --- other tasks, other parts -----------------------------------------------------------------------------------
+
+
+def medical(folder: Path, labels: dict[str, np.ndarray], task: str) -> Path:
+    """A packed set with validation images of its own; image number k is k everywhere."""
+    parts = {
+        name: Part.of(np.full((len(each), 1, 4, 4), np.arange(len(each))[:, None, None, None], np.uint8), each)
+        for name, each in labels.items()
+    }
+    about = {"name": "medical", "task": task, "dark_background": False}
+    pack(folder, parts, ["a", "b", "c"], about)
+    return folder
+
+
+ONE_EACH = {"train": np.arange(6) % 3, "val": np.array([2, 0, 1]), "test": np.array([1, 2])}
+SEVERAL = {name: np.eye(3, dtype=np.int64)[labels] | [0, 0, 1] for name, labels in ONE_EACH.items()}
+
+
+def test_the_publishers_validation_images_are_used_as_they_are(tmp_path: Path) -> None:
+    folder = medical(tmp_path, ONE_EACH, "ordinal")
+    data = open_data(folder, TrainCNN.model_validate({"data": {"validation": "published"}}), CPU)
+    assert data.val is not None
+    (batch,) = data.val.in_order()
+    assert batch.labels.tolist() == [2, 0, 1]
+    assert len(data.train.rows) == 6
+    assert (data.facts()["train_images"], data.facts()["val_images"]) == (6, 3)
+    assert torch.equal(batch.images, data.train.normalise(torch.arange(3).view(3, 1, 1, 1).expand(3, 1, 4, 4)))
+
+
+def test_images_with_several_labels_aim_at_all_of_them(tmp_path: Path) -> None:
+    folder = medical(tmp_path, SEVERAL, "multi-label")
+    data = open_data(folder, TrainCNN.model_validate({"data": {"validation": "published"}}), CPU)
+    (batch,) = data.train.shuffled(AugmentSettings(), 0, 0)
+    assert batch.targets.dtype == torch.float32
+    assert torch.equal(batch.targets, batch.labels.float())
+    assert sorted(batch.labels.tolist()) == sorted(SEVERAL["train"].tolist())
+    (mixed,) = data.train.shuffled(AugmentSettings(mixup=1.0), 0, 0)
+    assert mixed.targets[:, 2].allclose(torch.ones(6))  # every image has it, so every mixture has
+    assert ((mixed.targets[:, :2] > 0) & (mixed.targets[:, :2] < 1)).any()
+    assert [len(part) for part in batch.parts(4)] == [2, 2, 1, 1]
+
+
+def test_a_split_of_images_with_several_labels_is_a_plain_one() -> None:
+    split = split_rows(SEVERAL["train"], 0.5, 0)
+    assert len(split.val) == 3
+    assert np.array_equal(np.sort(np.concatenate([split.train, split.val])), np.arange(6))
+
+
+def test_another_set_is_normalised_like_the_one_trained_on(tmp_path: Path, digits: PackedSet) -> None:
+    other = PackedSet.open(medical(tmp_path, ONE_EACH, "multi-class"))
+    like = {**digits.facts(), "mean": [0.25], "std": [0.5]}
+    (batch,) = open_part(other, like, "val", batch_size=8, compute=CPU).in_order()
+    assert batch.images[2, 0, 0, 0].item() == pytest.approx((2 / 255 - 0.25) / 0.5)
+    assert batch.targets.shape == (3, 10)

@@ -51,16 +51,110 @@ def test_what_is_packed_is_what_was_given(packed: Path) -> None:
 
 
 def test_mean_and_std_worked_by_hand(tmp_path: Path) -> None:
-    """One channel of 0 0 0 255 has the mean 1/4 and the variance 3/16; of 51 everywhere, 1/5 and 0."""
-    images = np.array([[[[0, 0], [0, 255]], [[51, 51], [51, 51]]]], dtype=np.uint8)
-    part = Part.of(images, np.zeros(1, np.int64))
-    manifest = pack(tmp_path, {"train": part, "test": parts_like(part, 200)}, ("one",), {})
+    """One channel of 0 0 and 0 255 has the mean 1/4 and the variance 3/16; of 51 everywhere, 1/5 and 0."""
+    images = np.array([[[[0, 0]], [[51, 51]]], [[[0, 255]], [[51, 51]]]], dtype=np.uint8)
+    parts = {"train": Part.of(images, np.arange(2)), "val": filled(7, (2, 1, 2)), "test": filled(200, (2, 1, 2))}
+    manifest = pack(tmp_path, parts, ("one", "two"), {})
     assert manifest["mean"] == pytest.approx([1 / 4, 1 / 5], abs=1e-15)
     assert manifest["std"] == pytest.approx([(3 / 16) ** 0.5, 0], abs=1e-15)
 
 
-def parts_like(part: Part, value: int) -> Part:
-    return Part.of(np.full((1, *part.shape), value, np.uint8), np.zeros(1, np.int64))
+def filled(value: int, shape: tuple[int, ...], n: int = 1) -> Part:
+    return Part.of(np.full((n, *shape), value, np.uint8), np.zeros(n, np.int64))
+
+
+def test_without_training_images_mean_and_std_are_of_all(tmp_path: Path) -> None:
+    """Three images of 0 and one of 255, in two parts: mean 1/4, variance 3/16."""
+    parts = {"fog": filled(0, (1, 2, 2), n=3), "snow": filled(255, (1, 2, 2))}
+    manifest = pack(tmp_path, parts, CLASSES, {})
+    assert (manifest["mean"], manifest["std"]) == (pytest.approx([1 / 4]), pytest.approx([(3 / 16) ** 0.5]))
+    assert list(manifest["sets"]) == ["fog", "snow"]
+    assert differences(tmp_path) == []
+
+
+def test_parts_of_any_name_are_packed_in_their_order(tmp_path: Path) -> None:
+    given = parts_of()
+    parts = {"train": given["train"], "val": given["test"], "test": parts_of(seed=1)["test"]}
+    manifest = pack(tmp_path, parts, CLASSES, {})
+    assert list(manifest["sets"]) == ["train", "val", "test"]
+    for name, part in parts.items():
+        np.testing.assert_array_equal(np.load(tmp_path / f"{name}_images.npy"), np.concatenate(list(part.blocks)))
+    assert differences(tmp_path) == []
+    flip_last_byte(tmp_path / "val_images.npy")
+    (line,) = differences(tmp_path)
+    assert "val_images.npy: sha256 is" in line
+
+
+# --- several labels per image -----------------------------------------------------------------------------------
+
+SEVERAL = np.array([[1, 0, 1], [0, 0, 0], [1, 1, 1], [1, 0, 0]], dtype=np.int64)
+
+
+def multi_label(labels: np.ndarray = SEVERAL) -> dict[str, Part]:
+    images = np.arange(len(labels) * 4, dtype=np.uint8).reshape(-1, 1, 2, 2)
+    return {"train": Part.of(images, labels), "test": Part.of(images[:2], SEVERAL[:2])}
+
+
+def test_multi_label_sets(tmp_path: Path) -> None:
+    manifest = pack(tmp_path, multi_label(), CLASSES, {"task": "multi-label"})
+    packed = np.load(tmp_path / "train_labels.npy")
+    np.testing.assert_array_equal(packed, SEVERAL)
+    assert packed.dtype == np.int64
+    assert manifest["sets"]["train"]["per_class"] == [3, 1, 2]
+    assert manifest["sets"]["test"]["per_class"] == [1, 0, 1]
+    assert differences(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem"),
+    [
+        (SEVERAL * 2, "labels run from 0 to 2, allowed: 0 to 1"),
+        (-SEVERAL, "labels run from -1 to 0, allowed: 0 to 1"),
+        (SEVERAL[:, :2], "labels have the shape (4, 2), expected (4, 3)"),
+        (SEVERAL[:, 0], "labels have the shape (4,), expected (4, 3)"),
+        (np.ones_like(SEVERAL), "all 4 images have the same labels; expected two classes or more to tell apart"),
+    ],
+)
+def test_wrong_labels_of_many_are_refused(tmp_path: Path, labels: np.ndarray, problem: str) -> None:
+    with pytest.raises(Refused) as refused:
+        pack(tmp_path, multi_label(labels), CLASSES, {"task": "multi-label"})
+    assert refused.value.problems == [f"train: {problem}"]
+
+
+@pytest.mark.parametrize("task", ["multi-class", "binary", "ordinal"])
+def test_other_tasks_have_one_label_per_image(tmp_path: Path, task: str) -> None:
+    with pytest.raises(Refused, match=r"train: labels have the shape \(4, 3\), expected \(4,\)"):
+        pack(tmp_path, multi_label(), CLASSES, {"task": task})
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (SEVERAL * 2, "labels run from 0 to 2, allowed: 0 to 1"),
+        (1 - SEVERAL, "images per class are [1, 3, 2], expected [3, 1, 2]"),
+        (SEVERAL[:, 0], "holds <i8 (4,), expected <i8 (4, 3)"),
+    ],
+)
+def test_damaged_labels_of_many_are_reported(tmp_path: Path, labels: np.ndarray, expected: str) -> None:
+    pack(tmp_path, multi_label(), CLASSES, {"task": "multi-label"})
+    np.save(tmp_path / "train_labels.npy", labels)
+    checksum, values = differences(tmp_path)
+    assert "train_labels.npy: sha256 is" in checksum
+    assert values == f"{tmp_path / 'train_labels.npy'}: {expected}"
+
+
+def test_a_training_set_of_one_class_is_refused(tmp_path: Path) -> None:
+    parts = parts_of()
+    one = Part(np.full(5, 1), parts["train"].shape, parts["train"].blocks)
+    with pytest.raises(Refused) as refused:
+        pack(tmp_path, parts | {"train": one}, CLASSES, {})
+    assert refused.value.problems == [
+        "train: all 5 images are of one class, dog; expected two classes or more to tell apart"
+    ]
+    pack(tmp_path, {"train": parts["train"], "test": one}, CLASSES, {})  # a test set may well be of one class
+
+
+# --- digests and refusals ---------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 10_000), st.integers(1, 3), st.integers(1, 7))
@@ -166,7 +260,7 @@ def flip_last_byte(path: Path) -> None:
         (
             "train_labels.npy",
             lambda path: np.save(path, np.arange(5) % 4),
-            ["train_labels.npy: sha256 is", "labels run from 0 to 3, expected 0 to 2"],
+            ["train_labels.npy: sha256 is", "labels run from 0 to 3, allowed: 0 to 2"],
         ),
         (
             "train_labels.npy",

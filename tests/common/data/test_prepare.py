@@ -16,7 +16,7 @@ from common.data.download import DownloadFailed
 from common.data.image_folder import FolderSettings
 from common.data.packing import differences
 from common.data.prepare import prepare, prepare_folder
-from common.data.sources import md5_of
+from common.data.sources import checksum_of
 from common.failures import Refused
 
 FILES = {"manifest.json", "train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy"}
@@ -59,7 +59,7 @@ def test_mnist_from_the_published_files(tiny_mnist: Path, data_dir: Path) -> Non
     assert manifest["shape"] == [1, 5, 4]
     assert manifest["classes"] == list("0123456789")
     assert manifest["sets"]["test"]["per_class"] == [1, 1, 1, 0, 0, 0, 0, 0, 0, 0]
-    assert manifest["source"] == {path.name: md5_of(path) for path in tiny_mnist.iterdir()}
+    assert manifest["source"] == {path.name: checksum_of(path, "md5") for path in tiny_mnist.iterdir()}
     assert (manifest["licence"], manifest["task"], manifest["dark_background"]) == ("CC BY-SA 3.0", "multi-class", True)
 
 
@@ -254,7 +254,7 @@ def test_broken_content_with_the_right_checksum_is_refused(
     """As where a publisher's own file is broken: labels beyond the ten classes."""
     labels = tiny_mnist / "t10k-labels-idx1-ubyte.gz"
     labels.write_bytes(gzip.compress(write_idx(np.array([0, 1, 10]))))
-    monkeypatch.setattr("common.data.sources.md5_of", lambda path: known[path.name])
+    monkeypatch.setattr("common.data.sources.checksum_of", lambda path, _: known[path.name])
     known = {file.name: file.md5 for file in DATASETS["mnist"].files}
     with pytest.raises(Refused, match="test: labels run from 0 to 10, allowed: 0 to 9"):
         prepare("mnist", data_dir, source=tiny_mnist)

@@ -1,7 +1,7 @@
 """The real files, where this machine has them: STILLHOUSE_TEST_DATA, else shared/data beside the checkout.
 
 Expected: mnist/ and fashion_mnist/ with the publishers' four .gz files; cifar10/ with either form of CIFAR-10's python
-version, or with lossless shards beside an unpack_cifar10.py that rebuilds it.
+version, or with lossless shards beside an unpack_cifar10.py that rebuilds it; medmnist/ with .npz files.
 """
 
 import json
@@ -74,3 +74,32 @@ def test_cifar10_classes_are_the_publishers() -> None:
         pytest.skip(f"no batches.meta in {REAL / 'cifar10'}")
     names = load_plain_pickle(meta.read_bytes(), meta.name)[b"label_names"]
     assert [name.decode() for name in names] == list(DATASETS["cifar10"].classes)
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "channels", "per_class"),
+    [
+        ("breastmnist", "binary", 1, {"train": [147, 399], "val": [21, 57], "test": [42, 114]}),
+        (
+            "retinamnist",
+            "ordinal",
+            3,
+            {"train": [486, 128, 206, 194, 66], "val": [54, 12, 28, 20, 6], "test": [174, 46, 92, 68, 20]},
+        ),
+    ],
+)
+@needs("medmnist")
+def test_medmnist(tmp_path: Path, name: str, task: str, channels: int, per_class: dict[str, list[int]]) -> None:
+    """Counted in the published files with numpy alone; together the n of MedMNIST v2's table: 780 and 1,600 images."""
+    manifest = packed(name, tmp_path, REAL)
+    assert manifest["task"] == task
+    assert manifest["shape"] == [channels, 28, 28]
+    assert {part: entry["per_class"] for part, entry in manifest["sets"].items()} == per_class
+    assert sum(entry["n"] for entry in manifest["sets"].values()) == {"breastmnist": 780, "retinamnist": 1600}[name]
+    with np.load(REAL / "medmnist" / f"{name}.npz") as published:
+        for part in per_class:
+            images = published[f"{part}_images"].reshape(-1, 28, 28, channels).transpose(0, 3, 1, 2)
+            np.testing.assert_array_equal(np.load(tmp_path / name / f"{part}_images.npy"), images)
+            np.testing.assert_array_equal(
+                np.load(tmp_path / name / f"{part}_labels.npy"), published[f"{part}_labels"][:, 0]
+            )

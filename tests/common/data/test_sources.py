@@ -1,9 +1,10 @@
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from common.data.sources import SEARCH_DEPTH, File, locate, md5_of
+from common.data.sources import SEARCH_DEPTH, File, checksum_of, locate
 from common.failures import Refused
 
 ORIGIN = "https://publisher.example/files/"
@@ -29,9 +30,22 @@ def problems(source: Path) -> list[str]:
     return refused.value.problems
 
 
-def test_md5_of_a_known_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("algorithm", "checksum"),
+    [
+        ("md5", "900150983cd24fb0d6963f7d28e17f72"),  # RFC 1321, appendix A.5
+        ("sha256", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),  # FIPS 180-4's example
+    ],
+)
+def test_checksums_of_a_known_text(tmp_path: Path, algorithm: str, checksum: str) -> None:
     put(tmp_path, abc=b"abc")
-    assert md5_of(tmp_path / "abc") == "900150983cd24fb0d6963f7d28e17f72"  # RFC 1321, appendix A.5
+    assert checksum_of(tmp_path / "abc", algorithm) == checksum
+    file = File("abc", **{algorithm: checksum})
+    assert locate([file], tmp_path, ORIGIN) == {"abc": tmp_path / "abc"}
+    put(tmp_path, abc=b"abd")
+    found = checksum_of(tmp_path / "abc", algorithm)
+    with pytest.raises(Refused, match=f"abc: {algorithm} is {found}, expected {checksum}: a damaged copy"):
+        locate([file], tmp_path, ORIGIN)
 
 
 def test_found_in_the_folder_itself_and_below(tmp_path: Path) -> None:
@@ -103,3 +117,40 @@ def test_a_source_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     put(tmp_path, one_gz=b"first")
     for source in (tmp_path / "one.gz", tmp_path / "nowhere"):
         assert problems(source) == [f"source: {source} is not a folder; expected one that holds one.gz, two.tar"]
+
+
+# --- a folder in place of its archive ---------------------------------------------------------------------------
+
+ZIP = replace(file_of("photos-2.zip", b"zipped"), folder="photos-2")
+
+
+def test_a_folder_stands_in_for_its_archive(tmp_path: Path) -> None:
+    put(tmp_path / "in" / "photos-2", anything=b"")
+    assert locate([ZIP], tmp_path, ORIGIN) == {"photos-2": tmp_path / "in" / "photos-2"}
+    assert locate([ZIP], tmp_path / "in" / "photos-2", ORIGIN) == {"photos-2": tmp_path / "in" / "photos-2"}
+
+
+def test_the_whole_archive_comes_before_its_folder_and_that_before_a_damaged_one(tmp_path: Path) -> None:
+    put(tmp_path / "photos-2", anything=b"")
+    (tmp_path / "photos-2.zip").write_bytes(b"zipped")
+    assert locate([ZIP], tmp_path, ORIGIN) == {"photos-2.zip": tmp_path / "photos-2.zip"}
+    (tmp_path / "photos-2.zip").write_bytes(b"damaged")
+    assert locate([ZIP], tmp_path, ORIGIN) == {"photos-2": tmp_path / "photos-2"}
+
+
+def test_neither_archive_nor_folder(tmp_path: Path) -> None:
+    (tmp_path / "photos-2").write_bytes(b"a file of the folder's name")
+    with pytest.raises(Refused) as refused:
+        locate([ZIP], tmp_path, ORIGIN)
+    assert refused.value.problems == [
+        f"source: {tmp_path} holds no photos-2.zip (nor a folder photos-2), searched 3 folders deep; "
+        f"published at {ORIGIN}photos-2.zip"
+    ]
+
+
+def test_a_folder_of_a_files_name_is_no_such_file(tmp_path: Path) -> None:
+    """Folders called train and test are common, and so are CIFAR-100's files."""
+    put(tmp_path / "one.gz", x=b"first")
+    put(tmp_path, two_tar=b"second")
+    (problem,) = problems(tmp_path)
+    assert problem.startswith(f"source: {tmp_path} holds no one.gz (nor one)")

@@ -12,8 +12,8 @@ from common.models.adaptive_cnn import (
     SqueezeExcite,
     Stage,
     derive_plan,
-    parameter_count,
 )
+from common.models.zoo import parameter_count
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,137 @@
+"""Files read where they lie: in a folder, a zip (an .npz is one) or a tar. Nothing is extracted, so no path in an
+archive can lead anywhere, and an array passes through block by block, however large it is.
+
+What is not as announced is Refused with the name of the file, what was found and what is expected.
+"""
+
+import contextlib
+import io
+import math
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from common.data.packing import Part
+from common.failures import Refused
+
+if TYPE_CHECKING:
+    import numpy as np
+
+BLOCK_BYTES = 1 << 24
+SHOWN = 12  # names of what an archive holds instead
+# All that the archives' readers raise for damage; RuntimeError for an encrypted zip.
+DAMAGES = (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
+
+
+@contextlib.contextmanager
+def open_member(source: Path, name: str) -> Iterator[IO[bytes]]:
+    """The file `name` of a folder or of an archive, where its folder does not matter."""
+    opened = _in_folder if source.is_dir() else _in_zip if source.suffix in {".npz", ".zip"} else _in_tar
+    try:
+        with opened(source, name) as file:
+            yield file
+    except DAMAGES as error:
+        raise Refused([f"{source}: {name} cannot be read: {getattr(error, 'strerror', None) or error}"]) from None
+
+
+@contextlib.contextmanager
+def _in_folder(source: Path, name: str) -> Iterator[IO[bytes]]:
+    with (source / name).open("rb") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _in_zip(source: Path, name: str) -> Iterator[IO[bytes]]:
+    with zipfile.ZipFile(source) as archive:
+        found = {Path(inside).name: inside for inside in archive.namelist()}
+        if name not in found:
+            raise _missing(source, name, list(found))
+        with archive.open(found[name]) as file:
+            yield file
+
+
+@contextlib.contextmanager
+def _in_tar(source: Path, name: str) -> Iterator[IO[bytes]]:
+    found = []
+    with tarfile.open(source) as archive:
+        for member in archive:
+            found.append(Path(member.name).name)
+            file = archive.extractfile(member) if found[-1] == name else None
+            if file:
+                with file:
+                    yield file
+                return
+    raise _missing(source, name, found)
+
+
+def _missing(source: Path, name: str, found: list[str]) -> Refused:
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return Refused([f"{source}: holds no {name}, but {', '.join(found[:SHOWN]) or 'nothing'}{more}"])
+
+
+# --- arrays -----------------------------------------------------------------------------------------------------
+
+
+def read_labels(source: Path, name: str, columns: int | None = None) -> "np.ndarray":
+    """int64 (n,), or (n, columns) where there are several; stored as whole numbers of any size."""
+    import numpy as np
+
+    with open_member(source, name) as file:
+        try:
+            labels = np.lib.format.read_array(io.BytesIO(file.read()), allow_pickle=False)
+        except (ValueError, MemoryError) as error:  # a pickle too: it could run code
+            raise Refused([f"{source}: {name} is not a whole .npy file of plain numbers: {error}"]) from None
+    rest = () if columns is None else (columns,)
+    if labels.dtype.kind not in "iu" or labels.ndim == 0 or labels.shape[1:] != rest:
+        expected = f"whole numbers of the shape {('n', *rest)}".replace("'", "")
+        raise Refused([f"{source}: {name} holds {labels.dtype} {labels.shape}, expected {expected}"])
+    return labels.astype(np.int64)
+
+
+def image_part(source: Path, name: str, labels: "np.ndarray", image_shape: tuple[int, ...]) -> Part:
+    """uint8 images (n, height, width) or (n, height, width, channels); the pixels are not read yet."""
+    height, width, channels = (*image_shape, 1)[:3]
+    with open_member(source, name) as file:
+        _check_images(source, name, file, (len(labels), *image_shape))
+    return Part(labels, (channels, height, width), _blocks(source, name, len(labels), image_shape))
+
+
+def _check_images(source: Path, name: str, file: IO[bytes], expected: tuple[int, ...]) -> None:
+    """Reads the header, and leaves the file where the pixels begin."""
+    import numpy as np
+
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran_order, dtype = read(file)
+    except ValueError as error:
+        raise Refused([f"{source}: {name} is not a .npy file: {error}"]) from None
+    if (shape, dtype.str, fortran_order) != (expected, "|u1", False):
+        order = " in Fortran's order" if fortran_order else ""
+        raise Refused([f"{source}: {name} holds {dtype} {shape}{order}, expected uint8 {expected}"])
+
+
+def _blocks(source: Path, name: str, n: int, image_shape: tuple[int, ...]) -> Iterator["np.ndarray"]:
+    with open_member(source, name) as file:
+        _check_images(source, name, file, (n, *image_shape))
+        for rows in read_rows(file, f"{source}: {name}", n, math.prod(image_shape)):
+            images = rows.reshape(len(rows), *image_shape)
+            yield images[:, None] if len(image_shape) == 2 else images.transpose(0, 3, 1, 2)
+
+
+def read_rows(file: IO[bytes], where: str, n: int, size: int) -> Iterator["np.ndarray"]:
+    """The n images of `size` bytes that are the rest of a file: uint8 (some, size) at a time."""
+    import numpy as np
+
+    at_once = max(1, BLOCK_BYTES // size)
+    for start in range(0, n, at_once):
+        count = min(at_once, n - start)
+        content = file.read(count * size)
+        if len(content) != count * size:
+            raise Refused([f"{where} ends after {start + len(content) // size} images, expected {n}"])
+        yield np.frombuffer(content, np.uint8).reshape(count, size)
+    if file.read(1):  # where the file ends, a zip compares its checksum too
+        raise Refused([f"{where} goes on after {n} images, expected no more"])

@@ -1,0 +1,98 @@
+"""What settings refer to, found on this machine: packed data sets and files of weights.
+
+Each function looks at the settings that a command line has led to, completes them with the fingerprint of what it
+found (so that another content makes another run), and says what is wrong.
+"""
+
+import functools
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from common import wording
+from common.data.catalog import DATASETS
+from common.run_dir import digest_of, read_json
+
+Problems = dict[str, str]  # what is wrong, by the word or the setting it is about; what is found first says most
+
+
+def expanded(text: str) -> Path:
+    """Not every shell puts the home folder in place of ~ behind an equals sign, and no YAML file does."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # ~nobody
+        return Path(text)
+
+
+def find_data(tree: dict[str, Any], data_dir: Path, given_dir: str | None) -> Problems:
+    """A published set must have been prepared; of a set of the user's own, the manifest's digest joins the settings."""
+    data = tree.setdefault("data", {})
+    name = data.get("name", "digits") if isinstance(data, dict) else None
+    if not isinstance(name, str):
+        return {}
+    if name not in DATASETS:
+        return _find_own_data(data, data_dir)
+    if data.get("digest") is not None:
+        given = wording.shown(data["digest"])
+        return {"data.digest": f"data.digest: given {given}, allowed: null, because {name} is a published set"}
+    if data.get("validation") == "published" and not DATASETS[name].validation:
+        return {"data.validation": _no_validation(name)}
+    if name == "digits" or os.access(data_dir / name / "manifest.json", os.R_OK):  # digits packs itself
+        return {}
+    where = f" data_dir={shlex.quote(given_dir)}" if given_dir else ""
+    return {"data": f"data: {name} is not prepared under {data_dir}; run: python jobs/prepare.py data={name}{where}"}
+
+
+def no_training_images(name: str) -> str:
+    command = f"python eval/evaluate.py run=DIR data={name}"
+    return f"data: {name} holds no images to train on; what measures a run on it is: {command}"
+
+
+def _no_validation(name: str) -> str:
+    return f"data.validation: given published, but {name} comes without validation images; allowed: split"
+
+
+def _find_own_data(data: dict[str, Any], data_dir: Path) -> Problems:
+    name, folder = data["name"], data_dir / data["name"]
+    manifest = read_json(folder / "manifest.json") or {}
+    digest, parts = manifest.get("digest"), manifest.get("sets", {"train": {}})
+    if isinstance(digest, str):
+        given = data.setdefault("digest", digest) or digest
+        data["digest"] = digest
+        if "train" not in parts:
+            return {"data": no_training_images(name)}
+        if data.get("validation") == "published" and "val" not in parts:
+            return {"data.validation": _no_validation(name)}
+        if given == digest:
+            return {}
+        shown = wording.shown(given)
+        return {"data.digest": f"data.digest: given {shown}, but the images packed under {folder} have {digest}"}
+    packed = sorted(path.parent.name for path in data_dir.glob("*/manifest.json"))
+    if name in packed:
+        return {"data": f"data: {folder}/manifest.json cannot be read as a manifest; prepare {name} again"}
+    del data["name"]  # said here, not again where the whole is checked
+    published = [each for each in DATASETS if not DATASETS[each].evaluation_only]
+    return {"data": wording.unknown("data", name, [*published, *(each for each in packed if each not in DATASETS)])}
+
+
+def find_weights(tree: dict[str, Any]) -> Problems:
+    """Of a file of weights, the digest joins the settings: where the file lies does not matter, what is in it does."""
+    model = tree.get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("weights"), str):
+        return {}
+    model.setdefault("pretrained", True)
+    path, given = expanded(model["weights"]), model.get("weights_digest")
+    try:
+        digest = _digest_of(path, path.stat().st_mtime_ns)
+    except (OSError, ValueError) as error:
+        return {"model.weights": f"model.weights: {path} cannot be read: {getattr(error, 'strerror', None) or error}"}
+    model["weights_digest"] = digest
+    if given is None or given == digest:
+        return {}
+    return {"model.weights_digest": f"model.weights_digest: given {wording.shown(given)}, but {path} has {digest}"}
+
+
+@functools.cache
+def _digest_of(path: Path, _changed: int) -> str:
+    return digest_of(path)

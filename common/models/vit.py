@@ -1,0 +1,257 @@
+"""ViT and DeiT: a vision transformer behind a small convolutional stem.
+
+The suite's reference transformer (Dosovitskiy et al. 2021, Touvron et al. 2021), with the early convolutions of Xiao et
+al. 2021. At width 192, depth 12, 3 heads it has 3,913,690 parameters for MNIST (patch 4, stem 96) and 4,338,346 for
+CIFAR-10 (patch 4, stem 192).
+
+images (batch, channels, height, width) -> stem -> patches -> tokens (batch, prefix + n, width) -> blocks -> norm -> heads
+The prefix is the CLS token and, in a DeiT, the DIST token behind it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+MOST_TOKENS, FEWEST_TOKENS = 64, 4
+INFERENCES = ("cls", "dist", "avg")
+
+
+class Outputs(NamedTuple):
+    """What distillation reads of a forward pass."""
+
+    logits: Tensor  # by the rule of inference
+    cls: Tensor  # logits of the CLS token's head
+    dist: Tensor | None  # and of the DIST token's, if there is one
+    tokens: dict[int, Tensor]  # block -> its patch tokens (batch, n, width)
+
+
+def derive_patch(shape: tuple[int, int, int]) -> int:
+    """The smallest side that divides the image and leaves at most 64 patches."""
+    _, height, width = shape
+    for patch in range(1, min(height, width) + 1):
+        if height % patch == 0 == width % patch and height * width <= MOST_TOKENS * patch**2:
+            if height * width < FEWEST_TOKENS * patch**2:
+                break
+            return patch
+    raise ValueError(
+        f"vit: given images of {height}x{width}, which no patch divides into {FEWEST_TOKENS} to {MOST_TOKENS} squares; "
+        "allowed: a patch of your choice (model.patch) that divides both sides, or images of another size"
+    )
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def _split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # each (batch, heads, n, width / heads)
+        batch, n, width = tokens.shape
+        query, key, value = self.qkv(tokens).view(batch, n, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        return query, key, value
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        mixed = F.scaled_dot_product_attention(*self._split(tokens))
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def weights(self, tokens: Tensor) -> Tensor:  # (batch, heads, n, n), rows sum to 1
+        """What forward mixes by, which the fused kernel never writes down."""
+        query, key, _ = self._split(tokens)
+        return (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(dim=-1)
+
+
+class DropPath(nn.Module):
+    """Skips the branch for a whole image, and scales what is left (Huang et al. 2016)."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, branch: Tensor) -> Tensor:
+        if not self.training or self.probability == 0:
+            return branch
+        keep = 1 - self.probability
+        return branch * branch.new_empty(len(branch), 1, 1).bernoulli_(keep) / keep
+
+
+class Block(nn.Module):
+    """Pre-norm: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, width: int, heads: int, hidden: int, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attention = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self.drop_path(self.attention(self.norm1(tokens)))
+        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+
+
+class ViT(nn.Module):
+    """Images (batch, channels, height, width) to logits (batch, classes), by the rule `inference`.
+
+    cls: the CLS token's head; dist: the DIST token's; avg: the mean of both. In training, CLS dropout lets the CLS head
+    read the mean of the patch tokens in place of the CLS token, for each image with that probability: at the output, so
+    that the patches carry the class too, which is what distillation of tokens builds on.
+    Under a distillation both heads are trained whatever `inference` says; alone, only the heads that it reads.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        classes: int,
+        *,
+        patch: int,
+        width: int = 192,
+        depth: int = 12,
+        heads: int = 3,
+        mlp_ratio: float = 2.0,
+        stem_width: int = 192,
+        dist_token: bool = False,
+        drop_path: float = 0.1,
+        cls_dropout: float = 0.1,
+        inference: str = "cls",
+    ) -> None:
+        super().__init__()
+        channels, height, width_px = shape
+        _check(height, width_px, patch, width, heads, inference, dist_token)
+        self.patch, self.grid = patch, (height // patch, width_px // patch)
+        self.prefix = 2 if dist_token else 1
+        self.inference, self.cls_dropout = inference, cls_dropout
+        self.checkpointing = False  # compute each block's activations again in the backward pass
+        self.stem = _stem(channels, stem_width)
+        self.project = nn.Conv2d(stem_width or channels, width, patch, stride=patch)
+        self.prefix_tokens = nn.Parameter(torch.empty(1, self.prefix, width))
+        self.positions = nn.Parameter(torch.empty(1, self.prefix + self.grid[0] * self.grid[1], width))
+        rates = [drop_path * block / max(depth - 1, 1) for block in range(depth)]
+        self.blocks = nn.ModuleList(Block(width, heads, int(width * mlp_ratio), rate) for rate in rates)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.cls_head = nn.Linear(width, classes)
+        self.dist_head = nn.Linear(width, classes) if dist_token else None
+        _initialise(self)
+
+    def forward(self, images: Tensor, layers: Sequence[int] | None = None) -> Tensor | Outputs:
+        """Logits. With `layers`, even empty: Outputs, with the patch tokens behind those blocks (negative from the end).
+
+        All through forward, because DistributedDataParallel synchronises the gradients of nothing else.
+        """
+        wanted = [self._block(layer) for layer in layers or ()]
+        tokens, kept = self._embed(images), {}
+        for index, block in enumerate(self.blocks):
+            again = self.checkpointing and self.training
+            tokens = checkpoint(block, tokens, use_reentrant=False) if again else block(tokens)
+            if index in wanted:
+                kept[index] = tokens[:, self.prefix :]
+        cls, dist = self._read(self.norm(tokens))
+        logits = self._choose(cls, dist)
+        if layers is None:
+            return logits
+        return Outputs(logits, cls, dist, {layer: kept[self._block(layer)] for layer in layers})
+
+    def forward_features(self, images: Tensor) -> Tensor:  # (batch, prefix + n, width)
+        tokens = self._embed(images)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens)
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits, or the representation they are read from."""
+        if not pre_logits:
+            return self._choose(*self._read(features))
+        return self._choose(features[:, 0], features[:, 1] if self.prefix == 2 else None)
+
+    @torch.no_grad()
+    def attention_maps(self, images: Tensor) -> list[Tensor]:
+        """Of every block (batch, heads, prefix + n, prefix + n): row i says what token i looks at."""
+        tokens, maps = self._embed(images), []
+        for block in self.blocks:
+            normed = block.norm1(tokens)
+            maps.append(block.attention.weights(normed))
+            tokens = tokens + block.attention(normed)
+            tokens = tokens + block.mlp(block.norm2(tokens))
+        return maps
+
+    # --- parts of the way -----------------------------------------------------------------------------------------
+
+    def _embed(self, images: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        if height % self.patch or width % self.patch:
+            raise ValueError(f"vit: given images of {height}x{width}, allowed: sides that {self.patch} divides")
+        grid = height // self.patch, width // self.patch
+        patches = self.project(self.stem(images)).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.prefix_tokens.expand(len(images), -1, -1), patches], dim=1)
+        return tokens + self._positions_for(grid)
+
+    def _positions_for(self, grid: tuple[int, int]) -> Tensor:
+        """The learned positions, stretched over another grid as a picture would be."""
+        if grid == self.grid:
+            return self.positions
+        prefix, patches = self.positions[:, : self.prefix], self.positions[:, self.prefix :]
+        picture = patches.transpose(1, 2).unflatten(2, self.grid).float()
+        stretched = F.interpolate(picture, size=grid, mode="bicubic", antialias=True)
+        return torch.cat([prefix, stretched.flatten(2).transpose(1, 2).to(prefix.dtype)], dim=1)
+
+    def _read(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        cls = features[:, 0]
+        if self.training and self.cls_dropout:
+            drop = torch.rand(len(features), 1, device=features.device) < self.cls_dropout
+            cls = torch.where(drop, features[:, self.prefix :].mean(dim=1), cls)
+        return self.cls_head(cls), self.dist_head(features[:, 1]) if self.dist_head else None
+
+    def _choose(self, cls: Tensor, dist: Tensor | None) -> Tensor:
+        if dist is None or self.inference == "cls":
+            return cls
+        return dist if self.inference == "dist" else (cls + dist) / 2
+
+    def _block(self, layer: int) -> int:
+        depth = len(self.blocks)
+        if not -depth <= layer < depth:
+            raise ValueError(f"vit: given layer {layer}, allowed: 0 to {depth - 1}, or -{depth} to -1 from the end")
+        return layer % depth
+
+
+def _stem(channels: int, width: int) -> nn.Module:
+    """Two 3x3 convolutions at full resolution; none with width 0."""
+    if width == 0:
+        return nn.Identity()
+    half = max(width // 2, 1)
+    layers: list[nn.Module] = []
+    for width_in, width_out in ((channels, half), (half, width)):
+        layers += [nn.Conv2d(width_in, width_out, 3, padding=1, bias=False), nn.BatchNorm2d(width_out), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def _check(height: int, width_px: int, patch: int, width: int, heads: int, inference: str, dist_token: bool) -> None:
+    if height % patch or width_px % patch:
+        raise ValueError(
+            f"vit: given patch={patch} for images of {height}x{width_px}, allowed: a side that divides both"
+        )
+    if width % heads:
+        raise ValueError(f"vit: given width={width} and heads={heads}, allowed: heads that divide the width")
+    allowed = INFERENCES if dist_token else INFERENCES[:1]
+    if inference not in allowed:
+        why = "" if dist_token else " without dist_token"
+        raise ValueError(f"vit: given inference={inference}{why}, allowed: {', '.join(allowed)}")
+
+
+def _initialise(model: ViT) -> None:
+    """Truncated normal of deviation 0.02, zero biases. The patches too: they are a matrix product, not a feature map."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+    for weight in (model.prefix_tokens, model.positions, model.project.weight):
+        nn.init.trunc_normal_(weight, std=0.02)
+    assert model.project.bias is not None
+    nn.init.zeros_(model.project.bias)
+    for module in model.stem.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

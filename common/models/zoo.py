@@ -1,0 +1,104 @@
+"""Every network of the suite by its name, and what it costs to run one.
+
+All offer the same three calls: `forward(images)`, and its two halves, `forward_features(images)` and
+`forward_head(features, pre_logits=False)`, which with pre_logits=True stops at the embedding (batch, dim).
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from common.compute import Compute
+from common.config import CNN_BACKBONES, VIT_BACKBONES, AdaptiveCNNSettings, AnyModel, TimmSettings, ViTSettings
+from common.failures import Refused
+from common.models.adaptive_cnn import AdaptiveCNN
+from common.models.vit import ViT, derive_patch
+
+SPEED_SECONDS = 0.2  # to measure in, for one image and for many
+
+
+def _adaptive_cnn(settings: AdaptiveCNNSettings, like: Mapping[str, Any]) -> nn.Module:
+    return AdaptiveCNN(tuple(like["shape"]), len(like["classes"]), settings.dropout)
+
+
+def _vit(settings: ViTSettings, like: Mapping[str, Any]) -> nn.Module:
+    shape, own = tuple(like["shape"]), settings.model_dump(exclude={"name", "patch"})
+    return ViT(shape, len(like["classes"]), patch=settings.patch or derive_patch(shape), **own)
+
+
+def _timm(settings: TimmSettings, like: Mapping[str, Any]) -> nn.Module:
+    from common.models.backbones import build_backbone  # timm takes a second to load, which only its networks pay
+
+    return build_backbone(settings, tuple(like["shape"]), len(like["classes"]), like["mean"], like["std"])
+
+
+MODELS: dict[str, Callable[[Any, Mapping[str, Any]], nn.Module]] = {
+    "adaptive_cnn": _adaptive_cnn,
+    "vit": _vit,
+    **dict.fromkeys((*CNN_BACKBONES, *VIT_BACKBONES, "timm"), _timm),
+}
+
+
+def build_model(
+    settings: AnyModel, like: Mapping[str, Any], *, fresh: bool = True, checkpointing: bool = False
+) -> nn.Module:
+    """The network for a data set, of which `like` says shape, classes, mean and std; Refused where they do not fit.
+
+    fresh=False: other weights will be loaded into it, so published ones need not be found.
+    """
+    try:
+        model = MODELS["timm" if settings.name.startswith("timm/") else settings.name](settings, like)
+        model.checkpointing = checkpointing
+    except ValueError as error:
+        raise Refused([f"model: {error}"]) from None
+    return model
+
+
+# --- what it costs ----------------------------------------------------------------------------------------------
+
+
+def model_facts(settings: AnyModel, model: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
+    """For result.json. FLOPs: two per multiplication and addition, of matrix products and convolutions, one image."""
+    example = torch.zeros(1, *shape, device=next(model.parameters()).device)
+    training = model.training
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model.eval()(example)
+    model.train(training)
+    return {"name": settings.name, "parameters": parameter_count(model), "flops": counter.get_total_flops()}
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Number of trainable weights."""
+    return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+
+
+@torch.no_grad()
+def measure_speed(
+    model: nn.Module, shape: tuple[int, ...], compute: Compute, precision: str = "fp32"
+) -> dict[str, Any]:
+    """Inference as it is: the median time of one image, and images per second in batches, both after a first call."""
+    training = model.training
+    model.eval()
+
+    def median_seconds(batch: int) -> float:
+        images = torch.zeros(batch, *shape, device=compute.device)
+        times: list[float] = []
+        while len(times) < 4 or (sum(times) < SPEED_SECONDS and len(times) < 100):
+            began = time.perf_counter()
+            with compute.autocast(precision):
+                model(images)
+            if compute.device.type == "cuda":
+                torch.cuda.synchronize(compute.device)
+            times.append(time.perf_counter() - began)
+        return sorted(times[1:])[len(times[1:]) // 2]
+
+    latency = median_seconds(1)
+    batch = min(max(int(SPEED_SECONDS / latency), 1), 256)
+    found = {"latency_ms": round(latency * 1000, 3), "images_per_sec": round(batch / median_seconds(batch), 1)}
+    model.train(training)
+    return {**found, "speed_batch": batch}

@@ -1,0 +1,118 @@
+"""A finished run as a model to use: to evaluate, to predict, to explain, to teach.
+
+Its folder is enough: the settings say how the network is built, the result what it was trained on and which weights
+were chosen. Torch is loaded only where the model is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from common import wording
+from common.config import ENTRIES, RunSettings
+from common.failures import Refused
+from common.inputs import expanded
+from common.run_dir import RunDir, digest_of, read_json
+from common.yaml12 import read_mapping
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from common.compute import Compute
+
+KEYS_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    run: RunDir
+    settings: RunSettings
+    result: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.run.path.name
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """Of the set it was trained on: name, digest, task, classes, shape, mean, std, dark_background."""
+        return self.result["data"]
+
+
+def open_run(given: str, root: Path, word: str = "run") -> TrainedRun:
+    """The finished run of a folder, or of a run's name (or its hash) under root; else Refused, naming the word."""
+    run = RunDir(_find(given, root, word))
+    result = run.finished()
+    if result is None:
+        raise Refused([f"{word}: {run.path} is not finished ({_standing(run)}); expected a run with a result.json"])
+    if not {"data", "selection", "model"} <= result.keys():
+        raise Refused([f"{word}: {run.result} is not the result of a training"])
+    if not run.best.is_file():
+        raise Refused([f"{word}: {run.best} is missing; the run has a result, but its weights are gone"])
+    if digest_of(run.best) != result["selection"].get("digest"):
+        raise Refused([f"{word}: {run.best} has changed since the run's result was written: damaged, or other weights"])
+    return TrainedRun(run, _settings(run, word), result)
+
+
+def _find(given: str, root: Path, word: str) -> Path:
+    path = expanded(given)
+    if path.is_dir():
+        if (path / "config.yaml").is_file():
+            return path
+        raise Refused([f"{word}: {path} is not a run folder (it has no config.yaml)"])
+    names = {folder.name: folder for entry in ENTRIES for folder in sorted(root.glob(f"{entry}/*")) if folder.is_dir()}
+    found = [folder for name, folder in names.items() if given == name or given == name.rpartition("-")[2]]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise Refused([f"{word}: given {given}, which is {len(found)} runs: {', '.join(map(str, found))}"])
+    raise Refused(
+        [f"{word}: given {given}, which is no folder and no run under {root}" + wording.nearest(given, names)]
+    )
+
+
+def _standing(run: RunDir) -> str:
+    failure, beat = read_json(run.failure), read_json(run.heartbeat)
+    if failure:
+        return f"failed, {failure.get('class')}: {failure.get('message')}"
+    return f"epoch {beat.get('epoch')} of {beat.get('epochs')}" if beat else "not begun"
+
+
+def _settings(run: RunDir, word: str) -> RunSettings:
+    tree = read_mapping(run.config)
+    entry = tree.get("entry")
+    if entry not in ENTRIES:
+        raise Refused([f"{word}: {run.config}: {wording.unknown('entry', entry, ENTRIES)}"])
+    try:
+        return ENTRIES[entry].model_validate(tree)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        raise Refused([f"{word}: {run.config}: {wording.problem(ENTRIES[entry], each)}" for each in problems]) from None
+
+
+def load_model(trained: TrainedRun, compute: "Compute", word: str = "run") -> "nn.Module":
+    """The chosen weights on the device, in evaluation mode; Refused where they are of another architecture."""
+    import safetensors.torch
+
+    from common.compute import place
+    from common.models.zoo import build_model
+
+    settings = trained.settings.model
+    model = build_model(settings, trained.data, fresh=False)
+    weights = safetensors.torch.load_file(trained.run.best)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+    if wrong:
+        more = f" and {len(wrong) - KEYS_SHOWN} more" if len(wrong) > KEYS_SHOWN else ""
+        raise Refused(
+            [
+                f"{word}: {trained.run.best} is a checkpoint of another architecture than {settings.name}: "
+                f"{', '.join(wrong[:KEYS_SHOWN])}{more} do not fit"
+            ]
+        )
+    model.load_state_dict(weights)
+    return place(model, compute).eval()

@@ -1,0 +1,55 @@
+"""Train a vision transformer from scratch, or a pretrained one further.
+
+python train/train_vit.py                                    # digits, a minute on a laptop
+python train/train_vit.py data=mnist recipe=vit_mnist_laptop # python jobs/prepare.py data=mnist comes before
+python train/train_vit.py data=cifar10 seed=3                # the reference's 100 epochs
+python train/train_vit.py data=cifar10 recipe=vit_cifar_tuned augment=vit_tuned
+python train/train_vit.py data=cifar10 model=vit_tiny_patch16_224 model.pretrained=true recipe=finetune memory=small
+"""
+
+import sys
+from typing import Any
+
+from common.attempt import Attempt, run_entry
+from common.config import TrainViT
+
+
+def train(attempt: Attempt) -> dict[str, Any]:
+    # Torch is loaded behind the door: a refused or a finished run has answered by now.
+    from common.compute import place, seed_model, start
+    from common.data.packed import Batch, open_data
+    from common.fit import fit
+    from common.loop import Loss, report
+    from common.losses import label_loss
+    from common.models.zoo import build_model, measure_speed, model_facts
+
+    settings = attempt.settings
+    recipe = settings.recipe
+    with start(settings.compute) as compute:
+        data = open_data(attempt.data_folder, settings, compute)
+
+        seed_model(settings.seed, "weights")
+        model = place(build_model(settings.model, data.facts(), checkpointing=recipe.checkpointing), compute)
+
+        def objective(model: Any, batch: Batch) -> Loss:
+            logits = model(batch.images)
+            loss = label_loss(logits, batch.targets, recipe.label_smoothing, multi_label=data.train.multi_label)
+            return Loss(loss, logits)
+
+        chosen = fit(model, objective, data.train, data.val, attempt, compute)
+
+        return {
+            "model": model_facts(settings.model, model, data.train.shape),
+            "data": data.facts(),
+            **chosen,
+            **report(model, data, attempt),
+            "speed": measure_speed(model, data.train.shape, compute, recipe.precision),
+        }
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_entry(TrainViT, train, argv, script="train/train_vit.py", about=__doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
