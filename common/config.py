@@ -95,7 +95,7 @@ class TimmSettings(Group):
 
     @model_validator(mode="after")
     def parts_fit_together(self) -> Self:
-        if self.stem == "small" and not self.name.removeprefix("timm/").startswith("resnet"):
+        if self.stem == "small" and "resnet" not in self.name:
             raise ValueError(f"stem=small is for resnets; allowed with {self.name}: stem=own")
         if self.weights is not None and not self.pretrained:
             raise ValueError(f"weights={self.weights} is not loaded; allowed with pretrained=false: weights=null")

@@ -216,7 +216,7 @@ def mean_absolute_error(logits: ArrayLike, labels: ArrayLike) -> float:
 
 
 def quadratic_weighted_kappa(confusion: ArrayLike) -> float | None:
-    """1 - observed / expected squared distance (Cohen 1968): 1 is agreement, 0 what chance would give, None undefined."""
+    """1 - observed / expected squared distance (Cohen 1968): 1 is agreement, 0 is chance; None where undefined."""
     counts = np.asarray(confusion, dtype=np.float64)
     steps = np.arange(len(counts))
     distance = (steps[:, None] - steps[None, :]) ** 2

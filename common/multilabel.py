@@ -46,7 +46,7 @@ def counts(labels: ArrayLike, decided: ArrayLike) -> Counts:
 
 
 def summarise(found: ArrayLike) -> dict[str, float]:
-    """Of counts: the share of decisions that are right (the accuracy of MedMNIST), and macro precision, recall and F1."""
+    """Of counts: the share of right decisions (MedMNIST's accuracy), and macro precision, recall and F1."""
     table = np.asarray(found)
     if table.sum() == 0:
         raise ValueError("counts: given no samples at all, allowed: 1 or more")
@@ -84,7 +84,7 @@ def auc(logits: ArrayLike, labels: ArrayLike) -> Floats:
 
 
 def average_precision(logits: ArrayLike, labels: ArrayLike) -> Floats:
-    """Per label, sum over ranks of precision times gain in recall, equal scores taken together; NaN without positives."""
+    """Per label, sum over ranks of precision times gain in recall, ties taken together; NaN without positives."""
     scores, truth = checked(logits, labels)
     return np.array([_average_precision(*pair) for pair in zip(scores.T, truth.T, strict=True)])
 

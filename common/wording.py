@@ -40,7 +40,7 @@ def problem(model: type[BaseModel], error: Mapping[str, Any]) -> str:
 
 
 def located(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[str, FieldInfo | None, type[BaseModel] | None]:
-    """Where one of pydantic's errors is: its dotted key, the field, and the class chosen where a group is one of several.
+    """Where one of pydantic's errors is: its dotted key, the field, and the choice made where a group is one of several.
 
     There pydantic's own path has a tag after the group's name, which no user ever typed.
     """
@@ -82,7 +82,7 @@ def unknown(what: str, given: Any, options: Iterable[str]) -> str:
 
 
 def folded(names: Sequence[str]) -> list[str]:
-    """The names, where sizes of one thing share a word: pathmnist, pathmnist_64, pathmnist_128 -> pathmnist[_64|_128]."""
+    """The names, sizes of one thing sharing a word: pathmnist, pathmnist_64, pathmnist_128 -> pathmnist[_64|_128]."""
     sizes: dict[str, list[int]] = {}
     for base, _, size in (name.rpartition("_") for name in names):
         if base in names and size.isdigit():

@@ -149,10 +149,9 @@ class AdaptiveCNN(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:  # (batch, width, height, width of grid)
         features: Tensor = self.stem(images)
-        for stage in self.stages:
-            for block in stage:
-                again = self.checkpointing and self.training
-                features = checkpoint(block, features, use_reentrant=False) if again else block(features)
+        for block in (block for stage in self.stages.children() for block in stage.children()):
+            again = self.checkpointing and self.training
+            features = checkpoint(block, features, use_reentrant=False) if again else block(features)
         return features
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:

@@ -4,12 +4,12 @@ The suite's reference transformer (Dosovitskiy et al. 2021, Touvron et al. 2021)
 al. 2021. At width 192, depth 12, 3 heads it has 3,913,690 parameters for MNIST (patch 4, stem 96) and 4,338,346 for
 CIFAR-10 (patch 4, stem 192).
 
-images (batch, channels, height, width) -> stem -> patches -> tokens (batch, prefix + n, width) -> blocks -> norm -> heads
+images (batch, channels, height, width) -> stem -> tokens (batch, prefix + n, width) -> blocks -> norm -> heads
 The prefix is the CLS token and, in a DeiT, the DIST token behind it.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -94,6 +94,12 @@ class Block(nn.Module):
         tokens = tokens + self.drop_path(self.attention(self.norm1(tokens)))
         return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
 
+    def with_attention(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Nothing dropped, and beside the tokens what the attention was."""
+        normed = self.norm1(tokens)
+        tokens = tokens + self.attention(normed)
+        return tokens + self.mlp(self.norm2(tokens)), self.attention.weights(normed)
+
 
 class ViT(nn.Module):
     """Images (batch, channels, height, width) to logits (batch, classes), by the rule `inference`.
@@ -139,7 +145,7 @@ class ViT(nn.Module):
         _initialise(self)
 
     def forward(self, images: Tensor, layers: Sequence[int] | None = None) -> Tensor | Outputs:
-        """Logits. With `layers`, even empty: Outputs, with the patch tokens behind those blocks (negative from the end).
+        """Logits. With `layers`, even empty: Outputs, and the patch tokens behind those blocks (negative from the end).
 
         All through forward, because DistributedDataParallel synchronises the gradients of nothing else.
         """
@@ -173,10 +179,8 @@ class ViT(nn.Module):
         """Of every block (batch, heads, prefix + n, prefix + n): row i says what token i looks at."""
         tokens, maps = self._embed(images), []
         for block in self.blocks:
-            normed = block.norm1(tokens)
-            maps.append(block.attention.weights(normed))
-            tokens = tokens + block.attention(normed)
-            tokens = tokens + block.mlp(block.norm2(tokens))
+            tokens, weights = cast(Block, block).with_attention(tokens)
+            maps.append(weights)
         return maps
 
     # --- parts of the way -----------------------------------------------------------------------------------------
@@ -243,7 +247,7 @@ def _check(height: int, width_px: int, patch: int, width: int, heads: int, infer
 
 
 def _initialise(model: ViT) -> None:
-    """Truncated normal of deviation 0.02, zero biases. The patches too: they are a matrix product, not a feature map."""
+    """Truncated normal of deviation 0.02, zero biases; the patches too, which are a matrix product, no feature map."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)

@@ -22,22 +22,23 @@ from common.models.vit import ViT, derive_patch
 SPEED_SECONDS = 0.2  # to measure in, for one image and for many
 
 
-def _adaptive_cnn(settings: AdaptiveCNNSettings, like: Mapping[str, Any]) -> nn.Module:
+def _adaptive_cnn(settings: AdaptiveCNNSettings, like: Mapping[str, Any], _: bool) -> nn.Module:
     return AdaptiveCNN(tuple(like["shape"]), len(like["classes"]), settings.dropout)
 
 
-def _vit(settings: ViTSettings, like: Mapping[str, Any]) -> nn.Module:
+def _vit(settings: ViTSettings, like: Mapping[str, Any], _: bool) -> nn.Module:
     shape, own = tuple(like["shape"]), settings.model_dump(exclude={"name", "patch"})
     return ViT(shape, len(like["classes"]), patch=settings.patch or derive_patch(shape), **own)
 
 
-def _timm(settings: TimmSettings, like: Mapping[str, Any]) -> nn.Module:
+def _timm(settings: TimmSettings, like: Mapping[str, Any], fresh: bool) -> nn.Module:
     from common.models.backbones import build_backbone  # timm takes a second to load, which only its networks pay
 
-    return build_backbone(settings, tuple(like["shape"]), len(like["classes"]), like["mean"], like["std"])
+    shape, classes = tuple(like["shape"]), len(like["classes"])
+    return build_backbone(settings, shape, classes, like["mean"], like["std"], fresh=fresh)
 
 
-MODELS: dict[str, Callable[[Any, Mapping[str, Any]], nn.Module]] = {
+MODELS: dict[str, Callable[[Any, Mapping[str, Any], bool], nn.Module]] = {
     "adaptive_cnn": _adaptive_cnn,
     "vit": _vit,
     **dict.fromkeys((*CNN_BACKBONES, *VIT_BACKBONES, "timm"), _timm),
@@ -52,8 +53,8 @@ def build_model(
     fresh=False: other weights will be loaded into it, so published ones need not be found.
     """
     try:
-        model = MODELS["timm" if settings.name.startswith("timm/") else settings.name](settings, like)
-        model.checkpointing = checkpointing
+        model = MODELS["timm" if settings.name.startswith("timm/") else settings.name](settings, like, fresh)
+        setattr(model, "checkpointing", checkpointing)  # noqa: B010 - for mypy a module's attributes are tensors
     except ValueError as error:
         raise Refused([f"model: {error}"]) from None
     return model
