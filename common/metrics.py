@@ -17,27 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from common import multilabel
+from common import multilabel, scoring
+from common.scoring import ECE_BINS, Counts, Floats, ratio
 
-Floats = NDArray[np.float64]
-Counts = NDArray[np.int64]
-
-ECE_BINS = 15  # as in Guo et al. 2017, and in most tables since
+ONE_LABEL_TASKS = ("multi-class", "binary", "ordinal")
 
 
 def checked(logits: ArrayLike, labels: ArrayLike) -> tuple[Floats, Counts]:
     """The same logits as float64 and labels as int64, or a ValueError that says what is wrong with them."""
-    scores = np.asarray(logits, dtype=np.float64)
-    if scores.ndim != 2 or scores.shape[1] < 2:
-        raise ValueError(f"logits: given shape {scores.shape}, allowed: (n, classes) with 2 or more classes")
-    if len(scores) == 0:
-        raise ValueError("logits: given an empty set, allowed: 1 or more samples")
-    if not np.isfinite(scores).all():
-        bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
-        raise ValueError(
-            f"logits: given NaN or infinity in {len(bad)} of {len(scores)} samples (first: sample {bad[0]}), "
-            "allowed: finite numbers"
-        )
+    scores = scoring.checked_logits(logits, fewest_classes=2)
     return scores, _checked_classes("labels", labels, len(scores), scores.shape[1])
 
 
@@ -89,24 +77,19 @@ def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, classes: int) -> C
     return np.bincount(truth * classes + guess, minlength=classes**2).reshape(classes, classes)
 
 
-def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
-    """part / whole, with 0/0 = 0."""
-    return np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0)
-
-
 def precision(confusion: NDArray[Any]) -> Floats:
     """TP / (TP + FP) per class; 0 for a class that is never predicted."""
-    return _ratio(np.diag(confusion), confusion.sum(axis=0))
+    return ratio(np.diag(confusion), confusion.sum(axis=0))
 
 
 def recall(confusion: NDArray[Any]) -> Floats:
     """TP / (TP + FN) per class; 0 for a class that has no samples."""
-    return _ratio(np.diag(confusion), confusion.sum(axis=1))
+    return ratio(np.diag(confusion), confusion.sum(axis=1))
 
 
 def f1_score(confusion: NDArray[Any]) -> Floats:
     """2 TP / (2 TP + FP + FN) per class; 0 for a class that is neither present nor predicted."""
-    return _ratio(2 * np.diag(confusion), confusion.sum(axis=0) + confusion.sum(axis=1))
+    return ratio(2 * np.diag(confusion), confusion.sum(axis=0) + confusion.sum(axis=1))
 
 
 def summarise(confusion: ArrayLike) -> dict[str, float]:
@@ -114,11 +97,7 @@ def summarise(confusion: ArrayLike) -> dict[str, float]:
 
     Macro F1 is the mean of the classes' F1, not the F1 of the two other means (Opitz and Burst 2019 name the two).
     """
-    counts = np.asarray(confusion)
-    if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
-        raise ValueError(f"confusion matrix: given shape {counts.shape}, allowed: (classes, classes)")
-    if counts.sum() == 0:
-        raise ValueError("confusion matrix: given no samples at all, allowed: 1 or more")
+    counts = _checked_confusion(confusion)
     return {
         "accuracy": float(np.trace(counts) / counts.sum()),
         "precision": float(precision(counts).mean()),
@@ -127,31 +106,29 @@ def summarise(confusion: ArrayLike) -> dict[str, float]:
     }
 
 
+def _checked_confusion(confusion: ArrayLike) -> NDArray[Any]:
+    counts = np.asarray(confusion)
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
+        raise ValueError(f"confusion matrix: given shape {counts.shape}, allowed: (classes, classes)")
+    if counts.sum() == 0:
+        raise ValueError("confusion matrix: given no samples at all, allowed: 1 or more")
+    return counts
+
+
 def one_vs_rest_auc(logits: ArrayLike, labels: ArrayLike) -> Floats:
     """Per class c, the chance that a sample of c gets a higher probability of c than a sample of another class.
 
-    A tie counts one half: the Mann-Whitney statistic over the number of pairs, which is the area under the ROC curve
-    (Hanley and McNeil 1982). Ranked by softmax probability, because a logit alone cannot be compared between samples.
+    A tie counts one half. Ranked by softmax probability, because a logit alone cannot be compared between samples.
     NaN for a class that has no samples, or all of them.
     """
     scores, truth = checked(logits, labels)
     probabilities = softmax(scores).T  # (classes, n)
-    return np.array([_auc(row[truth == label], row[truth != label]) for label, row in enumerate(probabilities)])
-
-
-def _auc(positives: Floats, negatives: Floats) -> float:
-    if len(positives) == 0 or len(negatives) == 0:
-        return float("nan")
-    negatives = np.sort(negatives)
-    below = np.searchsorted(negatives, positives, side="left")
-    not_above = np.searchsorted(negatives, positives, side="right")
-    return float((below + not_above).sum() / (2 * len(positives) * len(negatives)))
+    return np.array([scoring.auc(row, truth == label) for label, row in enumerate(probabilities)])
 
 
 def macro_auc(per_class: Floats) -> float | None:
     """Mean of the per-class AUCs that exist; None when none does."""
-    defined = per_class[~np.isnan(per_class)]
-    return float(defined.mean()) if len(defined) else None
+    return scoring.mean_of_defined(per_class)
 
 
 def nll(logits: ArrayLike, labels: ArrayLike) -> float:
@@ -172,54 +149,37 @@ def brier(logits: ArrayLike, labels: ArrayLike) -> float:
 
 
 def reliability(logits: ArrayLike, labels: ArrayLike, bins: int = ECE_BINS) -> list[dict[str, Any]]:
-    """Samples grouped by the probability of the predicted class: one {low, high, n, confidence, accuracy} per bin.
+    """Samples grouped by the probability of the predicted class, and the share of each bin that is predicted right.
 
-    The bins have equal width and hold their upper edge: (0, 1/bins], ..., (1 - 1/bins, 1]. Confidence (the mean of
-    those probabilities) and accuracy are None in an empty bin.
+    One {low, high, n, confidence, accuracy} per bin, as `scoring.reliability` says.
     """
-    if bins < 1:
-        raise ValueError(f"bins: given {bins}, allowed: 1 or more")
     scores, truth = checked(logits, labels)
-    confidence = softmax(scores).max(axis=1)
-    edges = np.linspace(0, 1, bins + 1)
-    # Rounding can lift a probability a hair above 1, hence only the inner edges.
-    index = np.searchsorted(edges[1:-1], confidence, side="left")
-    n = np.bincount(index, minlength=bins)
-    confident = np.bincount(index, weights=confidence, minlength=bins)
-    correct = np.bincount(index, weights=scores.argmax(axis=1) == truth, minlength=bins)
-    return [
-        {
-            "low": float(edges[i]),
-            "high": float(edges[i + 1]),
-            "n": int(n[i]),
-            "confidence": float(confident[i] / n[i]) if n[i] else None,
-            "accuracy": float(correct[i] / n[i]) if n[i] else None,
-        }
-        for i in range(bins)
-    ]
+    return scoring.reliability(softmax(scores).max(axis=1), scores.argmax(axis=1) == truth, bins)
 
 
 def ece(logits: ArrayLike, labels: ArrayLike, bins: int = ECE_BINS) -> float:
     """Expected calibration error: |accuracy - confidence| of each bin of `reliability`, weighted by its share of n.
 
-    Guo et al. 2017, equation 3. It depends on the binning and is biased upwards for small n: compare like with like.
+    It depends on the binning and is biased upwards for small n: compare like with like.
     """
-    filled = [group for group in reliability(logits, labels, bins) if group["n"]]
-    gaps = sum(group["n"] * abs(group["accuracy"] - group["confidence"]) for group in filled)
-    return float(gaps / sum(group["n"] for group in filled))
+    return scoring.calibration_error(reliability(logits, labels, bins))
 
 
 def mean_absolute_error(logits: ArrayLike, labels: ArrayLike) -> float:
-    """Mean distance in classes between prediction and label, for classes that are steps of a scale."""
+    """|predicted class - label| in class numbers, mean over samples: for classes that are steps of a scale."""
     scores, truth = checked(logits, labels)
     return float(np.abs(scores.argmax(axis=1) - truth).mean())
 
 
 def quadratic_weighted_kappa(confusion: ArrayLike) -> float | None:
-    """1 - observed / expected squared distance (Cohen 1968): 1 is agreement, 0 is chance; None where undefined."""
-    counts = np.asarray(confusion, dtype=np.float64)
+    """1 - observed / expected squared distance in class numbers (Cohen 1968): 1 is agreement, 0 is chance.
+
+    Expected is what the same labels and predictions would give if they were independent. None where that is 0:
+    one class is all that is labelled and predicted.
+    """
+    counts = _checked_confusion(confusion).astype(np.float64)
     steps = np.arange(len(counts))
-    distance = (steps[:, None] - steps[None, :]) ** 2
+    distance = (steps[:, None] - steps) ** 2
     expected = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / counts.sum()
     by_chance = float((distance * expected).sum())
     return 1 - float((distance * counts).sum()) / by_chance if by_chance else None
@@ -232,19 +192,22 @@ def evaluate(
     task: str = "multi-class",
     thresholds: ArrayLike | None = None,
 ) -> dict[str, Any]:
-    """Everything that is reported of a set of predictions, ready for JSON: plain numbers, None where undefined."""
+    """Everything that is reported of a set of predictions, ready for JSON: plain numbers, None where undefined.
+
+    A multi-label task has metrics and thresholds of its own: `multilabel.evaluate`.
+    """
     if task == "multi-label":
         return multilabel.evaluate(logits, labels, class_names, thresholds)
+    if task not in ONE_LABEL_TASKS:
+        raise ValueError(f"task: given {task!r}, allowed: {', '.join(ONE_LABEL_TASKS)}, multi-label")
+    if thresholds is not None:
+        raise ValueError(f"thresholds: given some, allowed: None, because a {task} task takes the largest logit")
     scores, truth = checked(logits, labels)
     n, classes = scores.shape
     if len(class_names) != classes:
         raise ValueError(f"class_names: given {len(class_names)} names, allowed: {classes}, one per column of logits")
     confusion = confusion_matrix(truth, scores.argmax(axis=1), classes)
     aucs = one_vs_rest_auc(scores, truth)
-    scale = {
-        "mean_absolute_error": mean_absolute_error(scores, truth),
-        "quadratic_weighted_kappa": quadratic_weighted_kappa(confusion),
-    }
     return {
         "n": n,
         **summarise(confusion),
@@ -254,9 +217,16 @@ def evaluate(
         "nll": nll(scores, truth),
         "brier": brier(scores, truth),
         "ece": ece(scores, truth),
-        **(scale if task == "ordinal" else {}),
+        **(_of_a_scale(scores, truth, confusion) if task == "ordinal" else {}),
         "per_class": _per_class(confusion, aucs, class_names),
         "confusion_matrix": confusion.tolist(),
+    }
+
+
+def _of_a_scale(scores: Floats, truth: Counts, confusion: Counts) -> dict[str, float | None]:
+    return {
+        "mean_absolute_error": mean_absolute_error(scores, truth),
+        "quadratic_weighted_kappa": quadratic_weighted_kappa(confusion),
     }
 
 

@@ -1,7 +1,11 @@
-"""Metrics of images with several labels, as functions of (logits, labels), both (n, classes); labels are 0 or 1.
+"""Metrics of images with several labels: functions of (logits, labels), both (n, classes), labels 0 or 1.
 
-Every label is a decision of its own: a sigmoid, and a threshold on it. Macro averages give each label the same weight;
-0/0 counts as 0; only AUC and average precision leave out labels that have no value. Needs numpy only.
+Every label is a decision of its own: yes where the sigmoid of its logit is above its threshold. Anything but finite
+logits and whole labels of 0 and 1 is refused with a ValueError; all arithmetic is in float64.
+
+Macro averages give each label the same weight, and 0/0 counts as 0, so that a label that nobody has and nobody is
+given counts with precision, recall and F1 of 0. AUC and average precision alone leave out labels for which they have
+no value. Needs numpy only.
 """
 
 from collections.abc import Sequence
@@ -10,25 +14,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float64]
-Counts = NDArray[np.int64]
-
-CALIBRATION_BINS = 15
+from common import scoring
+from common.scoring import ECE_BINS, Counts, Floats, ratio
 
 
 def checked(logits: ArrayLike, labels: ArrayLike) -> tuple[Floats, Counts]:
-    """The same as float64 and int64, or a ValueError that says what is wrong with them."""
-    scores, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels)
-    if scores.ndim != 2 or len(scores) == 0:
-        raise ValueError(f"logits: given shape {scores.shape}, allowed: (n, classes) with 1 or more samples")
-    if not np.isfinite(scores).all():
-        bad = int((~np.isfinite(scores).all(axis=1)).sum())
-        raise ValueError(f"logits: given NaN or infinity in {bad} of {len(scores)} samples, allowed: finite numbers")
-    if truth.shape != scores.shape:
-        raise ValueError(f"labels: given shape {truth.shape}, allowed: {scores.shape}, as the logits")
-    if not np.isin(truth, (0, 1)).all():
-        raise ValueError("labels: given other values than 0 and 1, allowed: 0 and 1")
-    return scores, truth.astype(np.int64)
+    """The same logits as float64 and labels as int64, or a ValueError that says what is wrong with them."""
+    scores = scoring.checked_logits(logits, fewest_classes=1)
+    return scores, _checked_decisions("labels", labels, scores.shape)
+
+
+def _checked_decisions(name: str, values: ArrayLike, shape: tuple[int, ...]) -> Counts:
+    decisions = np.asarray(values)
+    if decisions.shape != shape:
+        raise ValueError(f"{name}: given shape {decisions.shape}, allowed: {shape}, one per sample and label")
+    if not (np.issubdtype(decisions.dtype, np.integer) or decisions.dtype == np.bool_):
+        raise ValueError(f"{name}: given {decisions.dtype}, allowed: whole numbers")
+    if decisions.size and (decisions.min() < 0 or decisions.max() > 1):
+        raise ValueError(f"{name}: given {decisions.min()} to {decisions.max()}, allowed: 0 and 1")
+    return decisions.astype(np.int64, copy=False)
 
 
 def sigmoid(logits: ArrayLike) -> Floats:
@@ -38,16 +42,24 @@ def sigmoid(logits: ArrayLike) -> Floats:
     return np.where(scores >= 0, 1, small) / (1 + small)
 
 
+# --- decisions --------------------------------------------------------------------------------------------------
+
+
 def counts(labels: ArrayLike, decided: ArrayLike) -> Counts:
     """(classes, 2, 2): for each label, how often [true, decided]."""
-    truth, guess = np.asarray(labels, dtype=np.int64), np.asarray(decided, dtype=np.int64)
-    cells = truth * 2 + guess
-    return np.stack([np.bincount(column, minlength=4).reshape(2, 2) for column in cells.T])
+    shape = np.shape(labels)
+    if len(shape) != 2:
+        raise ValueError(f"labels: given shape {shape}, allowed: (n, classes)")
+    truth, guess = _checked_decisions("labels", labels, shape), _checked_decisions("decided", decided, shape)
+    cells = 4 * np.arange(shape[1]) + 2 * truth + guess
+    return np.bincount(cells.ravel(), minlength=4 * shape[1]).reshape(-1, 2, 2)
 
 
 def summarise(found: ArrayLike) -> dict[str, float]:
     """Of counts: the share of right decisions (MedMNIST's accuracy), and macro precision, recall and F1."""
     table = np.asarray(found)
+    if table.ndim != 3 or table.shape[1:] != (2, 2):
+        raise ValueError(f"counts: given shape {table.shape}, allowed: (classes, 2, 2)")
     if table.sum() == 0:
         raise ValueError("counts: given no samples at all, allowed: 1 or more")
     right = table[:, 0, 0] + table[:, 1, 1]
@@ -60,133 +72,137 @@ def summarise(found: ArrayLike) -> dict[str, float]:
 def _rates(table: NDArray[Any]) -> dict[str, Floats]:
     hit, missed, false = table[:, 1, 1], table[:, 1, 0], table[:, 0, 1]
     return {
-        "precision": _ratio(hit, hit + false),
-        "recall": _ratio(hit, hit + missed),
-        "f1_score": _ratio(2 * hit, 2 * hit + missed + false),
+        "precision": ratio(hit, hit + false),
+        "recall": ratio(hit, hit + missed),
+        "f1_score": ratio(2 * hit, 2 * hit + missed + false),
     }
 
 
-def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
-    """part / whole, with 0/0 = 0."""
-    return np.divide(part, whole, out=np.zeros(np.shape(part)), where=np.asarray(whole) > 0)
+def micro_f1_score(found: ArrayLike) -> float:
+    """Of counts: the F1 of all decisions taken together, in which frequent labels weigh more."""
+    return float(_rates(np.asarray(found).sum(axis=0, keepdims=True))["f1_score"][0])
+
+
+def subset_accuracy(labels: ArrayLike, decided: ArrayLike) -> float:
+    """Share of samples of which every label is decided right."""
+    return float((np.asarray(labels) == np.asarray(decided)).all(axis=1).mean())
+
+
+def choose_thresholds(logits: ArrayLike, labels: ArrayLike) -> Floats:
+    """Per label, the probability above which to say yes: that of the highest F1 on these (validation) samples.
+
+    0.5 where no other does better, which includes labels without positives: `scoring.choose_threshold` has the rules.
+    """
+    scores, truth = checked(logits, labels)
+    columns = zip(sigmoid(scores).T, truth.T == 1, strict=True)
+    return np.array([scoring.choose_threshold(probabilities, has) for probabilities, has in columns])
+
+
+# --- ranking ----------------------------------------------------------------------------------------------------
 
 
 def auc(logits: ArrayLike, labels: ArrayLike) -> Floats:
-    """Per label, the chance that an image which has it scores above one which has not; NaN where one kind is absent."""
+    """Per label, the chance that a sample that has it scores above one that has not; NaN where one kind is absent."""
     scores, truth = checked(logits, labels)
-    found = []
-    for column, has in zip(scores.T, truth.T == 1, strict=True):
-        positives, negatives = column[has], np.sort(column[~has])
-        pairs = 2 * len(positives) * len(negatives)
-        wins = np.searchsorted(negatives, positives, "left") + np.searchsorted(negatives, positives, "right")
-        found.append(wins.sum() / pairs if pairs else np.nan)
-    return np.array(found)
+    return np.array([scoring.auc(column, has) for column, has in zip(scores.T, truth.T == 1, strict=True)])
 
 
 def average_precision(logits: ArrayLike, labels: ArrayLike) -> Floats:
-    """Per label, sum over ranks of precision times gain in recall, ties taken together; NaN without positives."""
+    """Per label, `scoring.average_precision`; NaN for a label without positives."""
     scores, truth = checked(logits, labels)
-    return np.array([_average_precision(*pair) for pair in zip(scores.T, truth.T, strict=True)])
+    columns = zip(scores.T, truth.T == 1, strict=True)
+    return np.array([scoring.average_precision(column, has) for column, has in columns])
 
 
-def _average_precision(scores: Floats, truth: Counts) -> float:
-    if truth.sum() == 0:
-        return float("nan")
-    order = np.argsort(-scores, kind="stable")
-    hits, ends = np.cumsum(truth[order]), _ends_of_ties(scores[order])
-    precision, recall = hits[ends] / (ends + 1), hits[ends] / hits[-1]
-    return float((np.diff(recall, prepend=0) * precision).sum())
-
-
-def _ends_of_ties(falling: Floats) -> Counts:
-    """The last place of every run of equal values."""
-    return np.append(np.flatnonzero(np.diff(falling)), len(falling) - 1)
+# --- probabilities ----------------------------------------------------------------------------------------------
 
 
 def nll(logits: ArrayLike, labels: ArrayLike) -> float:
     """Binary cross entropy in nats: log(1 + exp z) - y z, mean over samples and labels."""
     scores, truth = checked(logits, labels)
-    return float((np.logaddexp(0, scores) - truth * scores).mean())
+    return float(np.logaddexp(0, np.where(truth == 1, -scores, scores)).mean())
 
 
-def choose_thresholds(logits: ArrayLike, labels: ArrayLike) -> Floats:
-    """Per label, the probability from which on to say yes: that of the highest F1 on these (validation) images.
+def brier(logits: ArrayLike, labels: ArrayLike) -> float:
+    """(p - y)^2, mean over samples and labels: 0 is best, 1 is worst."""
+    scores, truth = checked(logits, labels)
+    return float(((sigmoid(scores) - truth) ** 2).mean())
 
-    Between two neighbouring scores the middle is taken. A label without a positive image says nothing about it: 0.5.
+
+def reliability(logits: ArrayLike, labels: ArrayLike, bins: int = ECE_BINS) -> list[dict[str, Any]]:
+    """All n x classes decisions by the probability of yes; `accuracy` of a bin is the share of yes among its labels."""
+    scores, truth = checked(logits, labels)
+    return scoring.reliability(sigmoid(scores).ravel(), truth.ravel() == 1, bins)
+
+
+def ece(logits: ArrayLike, labels: ArrayLike, bins: int = ECE_BINS) -> float:
+    """Expected calibration error over all decisions of `reliability`.
+
+    Where most labels are a sure no, those decisions dominate it: not to be compared with that of a multi-class task.
     """
-    scores, truth = checked(logits, labels)
-    return np.array([_best_threshold(*pair) for pair in zip(sigmoid(scores).T, truth.T, strict=True)])
+    return scoring.calibration_error(reliability(logits, labels, bins))
 
 
-def _best_threshold(probabilities: Floats, truth: Counts) -> float:
-    if truth.sum() == 0:
-        return 0.5
-    order = np.argsort(-probabilities, kind="stable")
-    falling = probabilities[order]
-    ends = _ends_of_ties(falling)
-    f1 = 2 * np.cumsum(truth[order])[ends] / (ends + 1 + truth.sum())
-    best = int(ends[f1.argmax()])
-    below = falling[best + 1] if best + 1 < len(falling) else 0.0
-    return float((falling[best] + below) / 2)
-
-
-def ece(logits: ArrayLike, labels: ArrayLike, bins: int = CALIBRATION_BINS) -> float:
-    """Expected calibration error over all decisions: |share of yes - mean probability| per bin, weighted by size."""
-    scores, truth = checked(logits, labels)
-    probabilities, yes = sigmoid(scores).ravel(), truth.ravel()
-    index = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], probabilities, side="left")
-    sums = np.bincount(index, weights=probabilities - yes, minlength=bins)
-    return float(np.abs(sums).sum() / len(yes))
+# --- everything -------------------------------------------------------------------------------------------------
 
 
 def evaluate(
     logits: ArrayLike, labels: ArrayLike, class_names: Sequence[str], thresholds: ArrayLike | None = None
 ) -> dict[str, Any]:
-    """Everything that is reported of a set of predictions, ready for JSON; thresholds are 0.5 if none are given."""
+    """Everything that is reported of a set of predictions, ready for JSON: plain numbers, None where undefined.
+
+    Without thresholds (one probability per label), every label is decided at 0.5. With them, `at_half` tells what
+    0.5 would have given.
+    """
     scores, truth = checked(logits, labels)
-    if len(class_names) != scores.shape[1]:
-        raise ValueError(f"class_names: given {len(class_names)} names, allowed: {scores.shape[1]}, one per label")
-    cut = np.full(scores.shape[1], 0.5) if thresholds is None else np.asarray(thresholds, dtype=np.float64)
+    n, classes = scores.shape
+    if len(class_names) != classes:
+        raise ValueError(f"class_names: given {len(class_names)} names, allowed: {classes}, one per column of logits")
+    cut = _checked_thresholds(thresholds, classes)
     probabilities, aucs, precisions = sigmoid(scores), auc(scores, truth), average_precision(scores, truth)
-    decided = probabilities >= cut
+    decided = probabilities > cut
     found = {
-        "n": len(scores),
+        "n": n,
         **_decisions(truth, decided),
-        "macro_auc": _mean(aucs),
-        "mean_average_precision": _mean(precisions),
+        "macro_auc": scoring.mean_of_defined(aucs),
+        "mean_average_precision": scoring.mean_of_defined(precisions),
         "nll": nll(scores, truth),
-        "brier": float(((probabilities - truth) ** 2).mean()),
+        "brier": brier(scores, truth),
         "ece": ece(scores, truth),
         "thresholds": cut.tolist(),
         "per_class": _per_class(counts(truth, decided), cut, aucs, precisions, class_names),
     }
-    return found if thresholds is None else {**found, "at_half": _decisions(truth, probabilities >= 0.5)}
+    return found if thresholds is None else {**found, "at_half": _decisions(truth, probabilities > 0.5)}
+
+
+def _checked_thresholds(thresholds: ArrayLike | None, classes: int) -> Floats:
+    if thresholds is None:
+        return np.full(classes, 0.5)
+    cut = np.asarray(thresholds, dtype=np.float64)
+    if cut.shape != (classes,):
+        raise ValueError(f"thresholds: given shape {cut.shape}, allowed: ({classes},), one per label")
+    if not ((cut >= 0) & (cut <= 1)).all():
+        raise ValueError(f"thresholds: given {cut.tolist()}, allowed: probabilities from 0 to 1")
+    return cut
 
 
 def _decisions(truth: Counts, decided: NDArray[np.bool_]) -> dict[str, float]:
     table = counts(truth, decided)
-    hit, missed, false = (int(table[:, row, column].sum()) for row, column in ((1, 1), (1, 0), (0, 1)))
     return {
         **summarise(table),
-        "micro_f1_score": 2 * hit / (2 * hit + missed + false) if hit + missed + false else 0.0,
-        "subset_accuracy": float((truth == decided).all(axis=1).mean()),
+        "micro_f1_score": micro_f1_score(table),
+        "subset_accuracy": subset_accuracy(truth, decided),
     }
-
-
-def _mean(values: Floats) -> float | None:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else None
 
 
 def _per_class(
     table: Counts, cut: Floats, aucs: Floats, precisions: Floats, class_names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    rates = _rates(table)
     columns = {
         "class": list(class_names),
         "n": table[:, 1].sum(axis=1).tolist(),
         "threshold": cut.tolist(),
-        **{name: values.tolist() for name, values in rates.items()},
+        **{name: values.tolist() for name, values in _rates(table).items()},
         "auc": [None if np.isnan(value) else float(value) for value in aucs],
         "average_precision": [None if np.isnan(value) else float(value) for value in precisions],
     }

@@ -40,7 +40,7 @@ def problem(model: type[BaseModel], error: Mapping[str, Any]) -> str:
 
 
 def located(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[str, FieldInfo | None, type[BaseModel] | None]:
-    """Where one of pydantic's errors is: its dotted key, the field, and the choice made where a group is one of several.
+    """Where one of pydantic's errors is: its dotted key, the field, and the choice made where a group is one of many.
 
     There pydantic's own path has a tag after the group's name, which no user ever typed.
     """

@@ -126,7 +126,7 @@ class AdaptiveCNN(nn.Module):
     reference). Linear layers keep torch's default.
     """
 
-    checkpointing = False  # compute each block's activations again in the backward pass
+    checkpointing = False  # compute each stage's activations again in the backward pass
 
     def __init__(self, shape: tuple[int, int, int], classes: int, dropout: float = 0.3) -> None:
         super().__init__()
@@ -149,9 +149,9 @@ class AdaptiveCNN(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:  # (batch, width, height, width of grid)
         features: Tensor = self.stem(images)
-        for block in (block for stage in self.stages.children() for block in stage.children()):
+        for stage in self.stages.children():
             again = self.checkpointing and self.training
-            features = checkpoint(block, features, use_reentrant=False) if again else block(features)
+            features = checkpoint(stage, features, use_reentrant=False) if again else stage(features)
         return features
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
