@@ -95,6 +95,7 @@ def _settings(run: RunDir, word: str) -> RunSettings:
 
 def load_model(trained: TrainedRun, compute: "Compute", word: str = "run") -> "nn.Module":
     """The chosen weights on the device, in evaluation mode; Refused where they are of another architecture."""
+    import safetensors
     import safetensors.torch
 
     from common.compute import place
@@ -102,7 +103,10 @@ def load_model(trained: TrainedRun, compute: "Compute", word: str = "run") -> "n
 
     settings = trained.settings.model
     model = build_model(settings, trained.data, fresh=False)
-    weights = safetensors.torch.load_file(trained.run.best)
+    try:
+        weights = safetensors.torch.load_file(trained.run.best)
+    except safetensors.SafetensorError as error:
+        raise Refused([f"{word}: {trained.run.best} is not a whole safetensors file: {error}"]) from None
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))

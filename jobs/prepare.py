@@ -1,9 +1,10 @@
-"""Pack a data set once, so that training only maps it: a published one, or your own folder of images.
+"""Pack a data set once, so that training only maps it: a published one, or your own folder of images. Or fetch weights.
 
     python jobs/prepare.py data=mnist                           download, check, pack into ./data/mnist
     python jobs/prepare.py data=cifar10 source=/downloads       from files that are here already
     python jobs/prepare.py data=cifar10 verify=true             check every packed file again
     python jobs/prepare.py data=image_folder name=flowers source=photos size=64
+    python jobs/prepare.py weights=resnet18                     download published weights into the hub's cache
 
 A folder of images holds <class>/* or train/<class>/* and test/<class>/*. A set that is packed already is left as it is.
 """
@@ -57,14 +58,22 @@ class PrepareWords(Group):
     licence: str = setting("not stated", f"{IMAGE_FOLDER}: licence of the images, for the record")
 
 
+class WeightsWords(Group):
+    """Alone: published weights for model.pretrained=true, into the hub's cache (HF_HOME), from HF_ENDPOINT."""
+
+    weights: str = setting(..., "network of timm, or NAME.TAG for others of its weights")
+
+
 OWN_WORDS = ("name", "size", "channels", "test_fraction", "split_seed", "licence")
 
 
 def main(argv: list[str] | None = None) -> int:
-    return answer(_prepare, argv, script="jobs/prepare.py", about=__doc__, models=[PrepareWords])
+    return answer(_prepare, argv, script="jobs/prepare.py", about=__doc__, models=[PrepareWords, WeightsWords])
 
 
 def _prepare(argv: list[str]) -> int:
+    if any(word.startswith("weights=") for word in argv):
+        return _fetch(parse(WeightsWords, argv).weights)
     words = parse(PrepareWords, argv)
     problems = _problems(words)
     if problems:
@@ -81,6 +90,21 @@ def _prepare(argv: list[str]) -> int:
         again = "the same command starts again, downloads go on where they were"
         print(f"{folder.name}: interrupted; {again}", file=sys.stderr)
         return FAILED
+
+
+def _fetch(name: str) -> int:
+    from common.models.timm_names import refuse_unknown
+    from common.models.weights import FetchFailed, fetch_weights
+
+    try:
+        refuse_unknown(f"timm/{name.removeprefix('timm/')}")
+        print(f"{name}: {fetch_weights(name)}")
+    except ValueError as error:
+        raise Refused([f"weights: {error}"]) from None
+    except FetchFailed as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return FAILED
+    return DONE
 
 
 def _pack(words: PrepareWords, folder: Path) -> int:

@@ -122,12 +122,21 @@ def _pretrained(settings: TimmSettings, name: str, options: dict[str, Any]) -> n
     blank = _create(name, options)
     torch.set_rng_state(seeded)
     try:
-        net = _create(name, options, pretrained=True, pretrained_cfg_overlay={"state_dict": state})
+        net = _create(
+            name, options, pretrained=True, pretrained_cfg_overlay={"state_dict": state, **_head_of(state, name)}
+        )
     except (RuntimeError, KeyError) as error:
         first = str(error).splitlines()[-1].strip()
         raise Refused([f"model.weights: {path} is of another architecture than {name}: {first}"]) from None
     check_loaded(net, blank, path)
     return net
+
+
+def _head_of(state: dict[str, Any], name: str) -> dict[str, int]:
+    """How many classes the file's own classifier has: timm keeps one that fits, and leaves out any other."""
+    classifier = (get_pretrained_cfg(name) or PretrainedCfg()).classifier
+    weight = state.get(f"{classifier}.weight") if isinstance(classifier, str) else None
+    return {} if weight is None else {"num_classes": len(weight)}
 
 
 def _make_stem_small(net: nn.Module, channels: int) -> None:

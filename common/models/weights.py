@@ -1,16 +1,17 @@
 """Published weights of timm's networks: found in the hub's cache, fetched when asked, loaded without running code."""
 
-import logging
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from common.failures import Failure, Refused
 
-log = logging.getLogger("stillhouse")
-
+WRAPPINGS = ("state_dict_ema", "model_ema", "state_dict", "model")  # what training scripts put the weights into
 FILES = ("model.safetensors", "pytorch_model.bin")  # in the order timm prefers
 
 
@@ -80,18 +81,18 @@ def _first_line(error: Exception) -> str:
 
 def read_weights(path: Path) -> dict[str, Any]:
     """Tensors by name, from safetensors or from a torch file that holds nothing but tensors and plain values."""
-    from safetensors import SafetensorError
-    from timm.models import load_state_dict
-
     if not path.is_file():
         raise Refused([f"model.weights: {path} is no file"])
     try:
-        state = load_state_dict(str(path), weights_only=True)
+        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except UnpicklingError:
         raise Refused([f"model.weights: {path} asks to run code when it is loaded; allowed: tensors alone"]) from None
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise Refused([f"model.weights: {path} is not a whole file of weights: {_first_line(error)}"]) from None
-    tensors = {key: value for key, value in state.items() if hasattr(value, "shape")}
+    for wrapping in (key for key in WRAPPINGS if isinstance(content.get(key), dict)):
+        content = content[wrapping]
+        break
+    tensors = {key.removeprefix("module."): value for key, value in content.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise Refused([f"model.weights: {path} holds no tensors"])
     return tensors

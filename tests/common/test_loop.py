@@ -80,7 +80,7 @@ def test_parts_give_the_gradient_of_the_whole_batch(parts: int) -> None:
     plain_loss(model, batch).value.backward()
     whole = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
-    totals = EpochTotals(3, torch.device("cpu"))
+    totals = EpochTotals(3, False, torch.device("cpu"))
     backward(model, batch, plain_loss, lambda loss: loss, totals, parts, CPU, "fp32")
     totals.end_step(torch.tensor(1.0))
     for expected, parameter in zip(whole, model.parameters(), strict=True):
@@ -90,7 +90,7 @@ def test_parts_give_the_gradient_of_the_whole_batch(parts: int) -> None:
 
 
 def test_a_failed_part_leaves_the_totals_alone() -> None:
-    totals = EpochTotals(3, torch.device("cpu"))
+    totals = EpochTotals(3, False, torch.device("cpu"))
     seen = []
 
     def fails_late(model: nn.Module, batch: Batch) -> Loss:
@@ -102,11 +102,11 @@ def test_a_failed_part_leaves_the_totals_alone() -> None:
     with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
         backward(linear(), a_batch(6), fails_late, lambda loss: loss, totals, 3, CPU, "fp32")
     assert seen == [2, 2]
-    assert totals.confusion.sum() == 0
+    assert totals.counts.sum() == 0
 
 
 def test_totals_worked_by_hand() -> None:
-    totals = EpochTotals(2, torch.device("cpu"))
+    totals = EpochTotals(2, False, torch.device("cpu"))
     labels = torch.tensor([0, 1, 1, 0])
     logits = torch.tensor([[2.0, 0], [2.0, 0], [0, 2.0], [2.0, 0]])  # predicted 0 0 1 0
     batch = Batch(0, torch.zeros(4, 1), labels, F.one_hot(labels).float())
@@ -117,13 +117,13 @@ def test_totals_worked_by_hand() -> None:
     found = totals.summary(CPU)
     assert (found["loss"], found["kd_loss"], found["grad_norm"]) == (1.0, 4.0, 1.0)
     assert (found["accuracy"], found["images"]) == (0.75, 8)
-    assert totals.confusion.tolist() == [[4, 0], [2, 2]]
+    assert totals.counts.tolist() == [[4, 0], [2, 2]]
 
 
 def one_epoch(model: nn.Module, settings: RecipeSettings, steps: int = 3) -> list[float]:
     """Learning rates seen by the steps."""
     optimizer = make_optimizer(model, settings)
-    totals, rates = EpochTotals(3, torch.device("cpu")), []
+    totals, rates = EpochTotals(3, False, torch.device("cpu")), []
     train_epoch(
         model,
         [Batch(step, b.images, b.labels, b.targets) for step in range(steps) for b in [a_batch(8, seed=step)]],
@@ -224,7 +224,21 @@ def test_refreshed_norms_hold_the_statistics_of_what_they_were_shown() -> None:
 
 
 def test_labels_stay_those_of_the_image_where_targets_are_mixed() -> None:
-    totals = EpochTotals(2, torch.device("cpu"))
+    totals = EpochTotals(2, False, torch.device("cpu"))
     batch = Batch(0, torch.zeros(1, 1), torch.tensor([1]), torch.tensor([[0.9, 0.1]]))
     totals.add(batch, Loss(torch.tensor(0.0), torch.tensor([[0.0, 1.0]])), 1.0)
-    assert np.array_equal(totals.confusion.numpy(), [[0, 0], [0, 1]])
+    assert np.array_equal(totals.counts.numpy(), [[0, 0], [0, 1]])
+
+
+def test_totals_of_several_labels_by_hand() -> None:
+    """Two images, three labels; a logit above 0 is a yes."""
+    totals = EpochTotals(3, True, torch.device("cpu"))
+    labels = torch.tensor([[1, 0, 1], [0, 0, 1]])
+    batch = Batch(0, torch.zeros(2, 1, 1, 1), labels, labels.float())
+    totals.add(batch, Loss(torch.tensor(0.5), torch.tensor([[2.0, 1.0, -1.0], [-1.0, -1.0, 3.0]])), 1.0)
+    totals.end_step(torch.tensor(1.0))
+    assert totals.counts.tolist() == [[[1, 0], [0, 1]], [[1, 1], [0, 0]], [[0, 0], [1, 1]]]
+    found = totals.summary(Compute(torch.device("cpu"), ComputeSettings()))
+    assert found["accuracy"] == pytest.approx((1 + 1 / 2 + 1 / 2) / 3)
+    assert found["recall"] == pytest.approx((1 + 0 + 1 / 2) / 3)
+    assert found["images"] == 2

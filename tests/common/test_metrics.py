@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import ArrayLike
 from sklearn import metrics as sk
 
-from common import metrics
+from common import metrics, multilabel
 
 
 def drawn(n: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -194,6 +194,61 @@ def test_summarise_is_what_evaluate_reports() -> None:
     assert summary == {key: result[key] for key in summary}
 
 
+# Classes that are steps of a scale, and other tasks
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_an_ordinal_task_also_has_the_distance_and_kappa_of_scikit_learn(classes: int) -> None:
+    logits, labels = drawn(200, classes, seed=5)
+    predicted = logits.argmax(axis=1)
+    result = metrics.evaluate(logits, labels, names(classes), "ordinal")
+    assert result.pop("mean_absolute_error") == pytest.approx(sk.mean_absolute_error(labels, predicted))
+    expected = sk.cohen_kappa_score(labels, predicted, weights="quadratic")
+    assert 0.2 < expected < 0.95
+    assert result.pop("quadratic_weighted_kappa") == pytest.approx(expected)
+    assert result == metrics.evaluate(logits, labels, names(classes), "multi-class")
+
+
+def test_kappa_and_distance_by_hand() -> None:
+    """Labels 0, 1, 2, 2; predicted 0, 1, 2, 0: squared distances 4 in all; 26/4 if they were independent."""
+    logits = np.eye(3)[[0, 1, 2, 0]]
+    confusion = metrics.confusion_matrix([0, 1, 2, 2], [0, 1, 2, 0], 3)
+    assert metrics.quadratic_weighted_kappa(confusion) == pytest.approx(1 - 4 / 6.5)
+    assert metrics.mean_absolute_error(logits, [0, 1, 2, 2]) == 2 / 4
+
+
+def test_kappa_weighs_the_square_of_the_distance() -> None:
+    near, far = (metrics.confusion_matrix([0, 1, 2, 3], [guess, 1, 2, 3], 4) for guess in (1, 3))
+    assert metrics.quadratic_weighted_kappa(near) == pytest.approx(1 - 1 / 8)  # 32/4 if independent
+    assert metrics.quadratic_weighted_kappa(far) == pytest.approx(
+        sk.cohen_kappa_score([0, 1, 2, 3], [3, 1, 2, 3], weights="quadratic")
+    )
+
+
+def test_kappa_of_complete_reversal_is_minus_one_and_of_one_class_alone_is_null() -> None:
+    assert metrics.quadratic_weighted_kappa([[0, 3], [3, 0]]) == pytest.approx(-1)
+    assert metrics.quadratic_weighted_kappa([[5, 0], [0, 0]]) is None
+    result = metrics.evaluate([[1.0, 0.0]], [0], names(2), "ordinal")
+    assert result["quadratic_weighted_kappa"] is None
+
+
+def test_a_multi_label_task_has_metrics_of_its_own() -> None:
+    rng = np.random.default_rng(6)
+    logits, labels = rng.normal(size=(20, 3)), rng.integers(0, 2, (20, 3))
+    for thresholds in (None, [0.3, 0.5, 0.7]):
+        expected = multilabel.evaluate(logits, labels, names(3), thresholds)
+        assert metrics.evaluate(logits, labels, names(3), "multi-label", thresholds) == expected
+
+
+def test_unknown_tasks_and_thresholds_of_no_use_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match="task: given 'multilabel', allowed: multi-class, binary, ordinal, multi-label"
+    ):
+        metrics.evaluate([[0.0, 1.0]], [1], names(2), "multilabel")
+    with pytest.raises(ValueError, match="thresholds: given some, allowed: None, because a binary task"):
+        metrics.evaluate([[0.0, 1.0]], [1], names(2), "binary", [0.5, 0.5])
+
+
 # Limits and properties
 
 
@@ -332,9 +387,10 @@ def test_confusion_matrix_refuses_predictions_out_of_range() -> None:
         (np.zeros((2, 2)), "confusion matrix: given no samples at all"),
     ],
 )
-def test_summarise_refuses(confusion: np.ndarray, message: str) -> None:
+@pytest.mark.parametrize("metric", [metrics.summarise, metrics.quadratic_weighted_kappa])
+def test_a_confusion_matrix_is_refused(metric: Callable[..., object], confusion: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        metrics.summarise(confusion)
+        metric(confusion)
 
 
 def test_no_bins_are_refused() -> None:
@@ -343,7 +399,7 @@ def test_no_bins_are_refused() -> None:
 
 
 def test_importing_it_loads_none_of_the_heavy_libraries() -> None:
-    heavy = {"torch", "sklearn", "scipy", "pandas"}
+    heavy = {"torch", "sklearn", "scipy", "pandas", "matplotlib"}
     code = f"import sys, common.metrics; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
