@@ -13,6 +13,7 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -280,7 +281,8 @@ def answer(
     """The manners every command shares: --help answers, a refusal is one line per problem and exit code 2."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if any(word in {"--help", "-h", "help"} for word in argv):
-        print(wording.help_text(script, about or "", models, preset_names, _starting_points(models)))
+        with suppress(BrokenPipeError):  # --help | head
+            print(wording.help_text(script, about or "", models, preset_names, _starting_points(models)), flush=True)
         return DONE
     try:
         return work(argv)

@@ -1,0 +1,130 @@
+"""Figures are drawn whole, of one image or many, of two classes or two hundred."""
+
+import io
+
+import matplotlib.image
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from eval import pictures
+
+RANDOM = np.random.default_rng(0)
+
+
+def drawn(figure: Figure) -> np.ndarray:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=60)
+    file.seek(0)
+    return matplotlib.image.imread(file)
+
+
+def texts(figure: Figure) -> str:
+    return "\n".join(text.get_text() for text in figure.findobj(Text))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("n", [1, 3, 9])
+def test_rows_of_images(n: int, channels: int) -> None:
+    images = RANDOM.integers(0, 256, (n, channels, 8, 10), dtype=np.uint8)
+    maps, titles = RANDOM.random((n, 5, 2, 3)), [f"title {i}" for i in range(n)]
+    for figure in (
+        pictures.overlays(images, maps[:, 0], titles, "heading, n", "unit"),
+        pictures.head_maps(images, maps, titles, "heading, n"),
+        pictures.channel_maps(images, maps, np.array([4, 0]), titles, "heading, n"),
+    ):
+        said = texts(figure)
+        assert drawn(figure).std() > 0.05
+        assert "heading, n" in said
+        assert all(title in said for title in titles)
+    assert "channel 4" in said
+
+
+def test_a_map_of_nothing_is_drawn_as_nothing() -> None:
+    images = np.zeros((1, 1, 4, 4), dtype=np.uint8)
+    figure = pictures.overlays(images, np.zeros((1, 2, 2)), ["t"], "h", "u")
+    heat = figure.axes[0].images[-1].get_array()
+    assert heat is not None
+    assert np.array_equal(heat, np.zeros((2, 2)))
+
+
+def test_heat_covers_the_second_picture_and_keeps_its_own_scale() -> None:
+    images = np.zeros((2, 1, 4, 6), dtype=np.uint8)
+    maps = np.array([[[0.0, 2.0]], [[8.0, 4.0]]])
+    figure = pictures.overlays(images, maps, ["a", "b"], "h", "u")
+    heats = [axes.images[-1] for axes in figure.axes[:2]]
+    assert [np.asarray(heat.get_array()).tolist() for heat in heats] == [[[0, 1]], [[1, 0.5]]]
+    assert all(heat.get_extent() == axes.images[1].get_extent() for heat, axes in zip(heats, figure.axes, strict=False))
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 3, 3), (70, 3, 7, 7), (5, 6, 1, 1)])
+def test_filters_show_zero_as_grey(shape: tuple[int, ...]) -> None:
+    weights = RANDOM.normal(size=shape)
+    weights[0] = 0
+    figure = pictures.filter_grid(weights, "h")
+    first = np.asarray(figure.axes[0].images[0].get_array())
+    assert (first == 0.5).all()
+    assert all(np.asarray(axes.images[0].get_array()).min() >= 0 for axes in figure.axes if axes.images)
+    assert sum(len(axes.images) for axes in figure.axes) == min(shape[0], pictures.MOST_FILTERS)
+
+
+def test_every_gradient_has_a_line_and_none_is_said() -> None:
+    figure = pictures.gradient_bars(["stem", "head", "other"], [0.1, 0.001, 0.0], [1.0, 0.01, 0.0], "h")
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["stem", "head", "other"]
+    assert axes.get_xscale() == "log"
+    assert [bar.get_x() + bar.get_width() for bar in axes.patches[:2]] == pytest.approx([0.1, 0.001])
+    assert texts(figure).count("not used for the answer") == 1
+    assert drawn(figure).std() > 0.05
+
+
+def test_gradients_that_are_all_nothing_are_drawn() -> None:
+    drawn(pictures.gradient_bars(["a"], [0.0], [0.0], "h"))
+
+
+@pytest.mark.parametrize("classes", [2, 20, 200])
+def test_planes_name_every_class(classes: int) -> None:
+    groups = np.arange(classes * 2) % classes
+    points = RANDOM.normal(size=(len(groups), 2))
+    names = [f"class-{i}" for i in range(classes)]
+    figure = pictures.planes(points, [0.5, 0.25], points, groups, names, "h")
+    said = texts(figure).split("\n")
+    named = [name for name in names for _ in range(said.count(name))]
+    if classes <= pictures.MOST_IN_LEGEND:
+        assert named == [name for name in names for _ in "ab"]  # once in each plane
+    else:
+        assert said.count(f"no room for the names of {classes - len(named) // 2} of {classes} classes") == 2
+    assert ("class-0 (2)" in said) == (classes <= pictures.MOST_IN_LEGEND)
+    assert any("50.0% of the variance" in line for line in said)
+    assert drawn(figure).std() > 0.05
+
+
+def test_classes_of_a_legend_differ() -> None:
+    looks = {
+        (pictures.COLOURS[i % len(pictures.COLOURS)], pictures.MARKERS[i % len(pictures.MARKERS)])
+        for i in range(pictures.MOST_IN_LEGEND)
+    }
+    assert len(looks) == pictures.MOST_IN_LEGEND
+
+
+def far(places: list[np.ndarray | None], room: np.ndarray) -> bool:
+    shown = [place for place in places if place is not None]
+    return all((np.abs(shown[i] - shown[j]) >= room - 1e-9).any() for i in range(len(shown)) for j in range(i))
+
+
+def test_names_are_moved_off_each_other_or_left_out() -> None:
+    places, room = np.array([[0.0, 0.0], [0.01, 0.001], [0.02, 0.002], [0.9, 0.0]]), np.array([0.1, 0.05])
+    moved = pictures._apart(places, room)
+    assert far(moved, room)
+    assert np.array_equal(np.array(moved), [[0.0, 0.0], [0.01, 0.05], [0.02, 0.1], [0.9, 0.0]])
+    kept = pictures._free(places, room)
+    assert [place is not None for place in kept] == [True, False, False, True]
+    assert far(kept, room)
+
+
+def test_many_names_are_moved_off_each_other() -> None:
+    places, room = RANDOM.random((20, 2)), np.array([0.2, 0.05])
+    assert not far(list(places), room)
+    assert far(pictures._apart(places, room), room)
+    assert far(pictures._free(places, room), room)
