@@ -1,0 +1,144 @@
+"""Evaluate a finished run on a part of a packed set: every metric, figures, the logits.
+
+python eval/evaluate.py run=digits-adaptive_cnn-s0-29bc5fb048    # the test images of the set it was trained on
+python eval/evaluate.py run=DIR data=cifar10_1_v6                # another set of the same classes
+python eval/evaluate.py run=DIR data=cifar10_c part=fog          # a part of it, here 5 severities x 10,000 images
+
+Writes metrics.json, per_class.csv, predictions.npz (logits, labels) and figures to evaluation/<data>-<part> in the
+run's folder. Images are normalised as the training images were, thresholds of labels are those of the run's validation.
+"""
+
+import csv
+import io
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from common import wording
+from common.compose import DONE, FAILED, answer, data_root, parse, runs_root
+from common.config import ComputeSettings
+from common.data.catalog import DATASETS
+from common.data.packing import MANIFEST
+from common.data.prepare import prepare
+from common.failures import Refused
+from common.inputs import expanded
+from common.run_dir import atomic_write, read_json, write_json
+from common.settings import Group, setting
+from common.trained import TrainedRun, load_model, open_run
+from eval.evaluation import differences, draw, note_on, summary
+
+
+class EvaluateWords(Group):
+    run: str = setting(..., "finished run: its folder, or its name or hash under root")
+    data: str | None = setting(None, "packed set of the same classes; null is the one the run was trained on")
+    part: str = setting("test", "which of its images; most sets have train and test, some val")
+    batch_size: int | None = setting(None, "images at a time; null is as many as the run was trained with", ge=1)
+    out: str | None = setting(None, "folder to write to; null is evaluation/<data>-<part> in the run's folder")
+    root: str | None = setting(None, "folder of the run folders; null is $STILLHOUSE_RUNS, else ./runs")
+    data_dir: str | None = setting(None, "folder of the packed data sets; null is $STILLHOUSE_DATA, else ./data")
+    compute: ComputeSettings = ComputeSettings()
+
+
+def main(argv: list[str] | None = None) -> int:
+    return answer(_evaluate, argv, script="eval/evaluate.py", about=__doc__, models=[EvaluateWords])
+
+
+def _evaluate(argv: list[str]) -> int:
+    words = parse(EvaluateWords, argv)
+    trained = open_run(words.run, runs_root(words.root))
+    packed_folder = data_root(words.data_dir) / (words.data or trained.data["name"])
+    manifest = _manifest(packed_folder, words, trained)
+    problems = differences(manifest, trained.data, words.part)
+    if problems:
+        raise Refused(problems)
+
+    # Torch is loaded behind the door.
+    import numpy as np
+
+    from common import metrics
+    from common.compute import start
+    from common.data.packed import PackedSet, open_part
+    from common.loop import infer
+
+    recipe, task, classes = trained.settings.recipe, trained.data["task"], trained.data["classes"]
+    batch_size = words.batch_size or recipe.batch_size
+    with start(words.compute) as compute:
+        model = load_model(trained, compute)
+        folder = _folder(words, trained, manifest["name"])
+        packed = PackedSet.open(packed_folder)
+        images = open_part(packed, trained.data, words.part, batch_size=batch_size, compute=compute)
+        logits, labels = infer(model, images, recipe.precision)
+        device = str(compute)
+    if not np.isfinite(logits).all():
+        print("failed (nan): what the model says of some of these images is no number", file=sys.stderr)
+        return FAILED
+
+    thresholds = (trained.result["val"] or {}).get("thresholds")
+    found = metrics.evaluate(logits, labels, classes, task, thresholds)
+    title = f"{trained.name} on {manifest['name']}, {words.part} part"
+    with atomic_write(folder / "predictions.npz") as file:
+        np.savez_compressed(file, logits=logits, labels=labels)
+    _write_table(folder / "per_class.csv", found["per_class"])
+    drawn = draw(folder, found, logits, labels, trained.data, title)
+    content = {
+        "run": trained.name,
+        "selection": trained.result["selection"],
+        "data": {"name": manifest["name"], "digest": manifest["digest"], "part": words.part, "n": found["n"]},
+        "trained_on": {"name": trained.data["name"], "digest": trained.data["digest"]},
+        "note": note_on(manifest, words.part, trained),
+        "computed": {"device": device, "precision": recipe.precision, "batch_size": batch_size},
+        "metrics": found,
+    }
+    write_json(folder / "metrics.json", content)  # last: with it the evaluation is whole
+    print(summary(content, trained))
+    print(f"written to {folder}: metrics.json, per_class.csv, predictions.npz, {', '.join(drawn)}")
+    return DONE
+
+
+def _manifest(folder: Path, words: EvaluateWords, trained: TrainedRun) -> Mapping[str, Any]:
+    """Of the packed set; digits packs itself."""
+    if folder.name == "digits":
+        prepare("digits", folder.parent)
+    manifest = read_json(folder / MANIFEST)
+    if manifest is not None:
+        return manifest
+    if (folder / MANIFEST).exists():
+        raise Refused([f"data: {folder / MANIFEST} cannot be read as a manifest; prepare {folder.name} again"])
+    command = f"python jobs/prepare.py data={folder.name}"
+    if folder.name not in DATASETS:
+        if folder.name != trained.data["name"]:
+            packed = [path.parent.name for path in sorted(folder.parent.glob(f"*/{MANIFEST}"))]
+            raise Refused([wording.unknown("data", words.data, dict.fromkeys([*packed, *DATASETS]))])
+        channels, size, _ = trained.data["shape"]
+        command = f"python jobs/prepare.py data=image_folder name={folder.name} source=DIR size={size}"
+        command += f" channels={channels}" if channels == 1 else ""
+    where = f" data_dir={shlex.quote(words.data_dir)}" if words.data_dir else ""
+    raise Refused([f"data: {folder.name} is not prepared under {folder.parent}; run: {command}{where}"])
+
+
+def _folder(words: EvaluateWords, trained: TrainedRun, data_name: str) -> Path:
+    """Where to write, made and tried before any work is done."""
+    folder = expanded(words.out) if words.out else trained.run.evaluation(f"{data_name}-{words.part}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused([f"out: {folder} cannot be made: {error.strerror}"]) from None
+    if not os.access(folder, os.W_OK):
+        raise Refused([f"out: {folder} cannot be written to; out=DIR writes elsewhere"])
+    return folder
+
+
+def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

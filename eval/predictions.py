@@ -1,0 +1,106 @@
+"""What a model says of images, for a terminal, for other programs, and for files."""
+
+import csv
+import io
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common import wording
+from common.run_dir import atomic_write, write_json
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SHORTEST_NAME = 20  # of a file, where the terminal is narrow
+GAP = "  "
+
+
+@dataclass(frozen=True)
+class Predictions:
+    files: Sequence[str]
+    classes: Sequence[str]
+    probabilities: "np.ndarray"  # (n, classes)
+    thresholds: "np.ndarray | None"  # (classes,) above which a label is given; None: one class for each image
+
+    def __iter__(self) -> Iterator[tuple[str, list[int], list[int], "np.ndarray"]]:
+        """Of each file: the classes it is given and the others, both from the most probable on; all probabilities."""
+        for file, row in zip(self.files, self.probabilities, strict=True):
+            falling = (-row).argsort(kind="stable").tolist()
+            given = falling[:1] if self.thresholds is None else [c for c in falling if row[c] > self.thresholds[c]]
+            yield file, given, [c for c in falling if c not in given], row
+
+
+def as_table(predictions: Predictions, top: int) -> str:
+    """Aligned columns, as wide as the terminal where the names of the files allow it."""
+    several = predictions.thresholds is not None
+    heads = ["labels", "next guesses"] if several else ["class", "probability", "next guesses"]
+    rows = []
+    for _, given, others, row in predictions:
+        best = [predictions.classes[given[0]], f"{row[given[0]]:.1%}"] if not several else []
+        labels = [_named(predictions, given, row)] if several else []
+        rows.append([*best, *labels, _named(predictions, others[: max(top - len(given), 0)], row)])
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    room = shutil.get_terminal_size().columns - sum(widths) - len(GAP) * len(widths)
+    files = ["file", *_shortened(predictions.files, max(room, SHORTEST_NAME))]
+    widths = [max(map(len, files)), *widths]
+    lines = ([file, *texts] for file, texts in zip(files, [heads, *rows], strict=True))
+    return "\n".join(GAP.join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _named(predictions: Predictions, classes: Iterable[int], row: "np.ndarray") -> str:
+    return ", ".join(f"{predictions.classes[c]} ({row[c]:.1%})" for c in classes) or "-"
+
+
+def _shortened(files: Sequence[str], longest: int) -> list[str]:
+    names = [wording.one_line(file) for file in files]
+    return [name if len(name) <= longest else f"…{name[1 - longest :]}" for name in names]
+
+
+def as_lines(predictions: Predictions, top: int) -> str:
+    """Fields between tabs under a line of names, nothing shortened: for cut, sort and awk."""
+    several, top = predictions.thresholds is not None, min(top, len(predictions.classes))
+    heads = [f"{name}_{place}" for place in range(1, top + 1) for name in ("class", "probability")]
+    lines = [["file", *(["labels"] if several else []), *heads]]
+    for file, given, others, row in predictions:
+        falling = sorted([*given, *others], key=lambda c: -row[c])[:top]
+        guesses = [text for c in falling for text in (predictions.classes[c], f"{row[c]:.6f}")]
+        labels = ["; ".join(predictions.classes[c] for c in given)] if several else []
+        lines.append([file, *labels, *guesses])
+    return "\n".join("\t".join(map(wording.one_line, line)) for line in lines)
+
+
+def write(path: Path, predictions: Predictions, about: Mapping[str, Any]) -> None:
+    """Every probability, as CSV or as JSON."""
+    if path.suffix == ".csv":
+        with atomic_write(path) as file:
+            file.write(_as_csv(predictions))
+    else:
+        write_json(path, {**about, **_as_tree(predictions)})
+
+
+def _as_csv(predictions: Predictions) -> bytes:
+    several = predictions.thresholds is not None
+    heads = ["file", "labels"] if several else ["file", "class", "probability"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*heads, *(f"p({name})" for name in predictions.classes)])
+    for file, given, _, row in predictions:
+        names = "; ".join(predictions.classes[c] for c in given)  # names of diseases have commas
+        first = [] if several else [f"{row[given[0]]:.7g}"]
+        writer.writerow([file, names, *first, *(f"{p:.7g}" for p in row)])
+    return text.getvalue().encode(errors="surrogateescape")  # a file's name need not be text
+
+
+def _as_tree(predictions: Predictions) -> dict[str, Any]:
+    several = predictions.thresholds is not None
+    images = []
+    for file, given, _, row in predictions:
+        names = [predictions.classes[c] for c in given]
+        said = {"labels": names} if several else {"class": names[0], "probability": float(row[given[0]])}
+        probabilities = dict(zip(predictions.classes, row.tolist(), strict=True))
+        images.append({"file": file, **said, "probabilities": probabilities})
+    thresholds = None if predictions.thresholds is None else predictions.thresholds.tolist()
+    return {"thresholds": thresholds, "images": images}
