@@ -24,6 +24,7 @@ from pydantic import BaseModel, ValidationError
 from common import wording
 from common.config import RunSettings
 from common.data.catalog import DATASETS
+from common.failures import Failure
 from common.failures import Refused as Refused
 from common.inputs import Problems, expanded, find_data, find_weights, no_training_images
 from common.settings import Group, every_setting, setting
@@ -290,6 +291,9 @@ def answer(
         for problem in refused.problems:
             print(wording.one_line(problem), file=sys.stderr)
         return REFUSED
+    except Failure as failure:  # of a training, its folder tells; this is for commands that have none
+        print(f"failed ({failure.kind}): {wording.one_line(str(failure))}", file=sys.stderr)
+        return FAILED
 
 
 def _starting_points(models: Iterable[type[BaseModel]]) -> dict[str, str]:

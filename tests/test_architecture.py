@@ -28,7 +28,10 @@ TOP_LEVEL = {
     *("pyproject.toml", "requirements.lock", "Makefile", "LICENSE", "CONTRIBUTING.md", "CHANGELOG.md"),
     *(".ci", ".gitignore"),
 }
-WITHOUT_TORCH = ("compose", "config", "wording", "yaml12", "attempt", "run_dir", "failures")
+WITHOUT_TORCH = (
+    *("compose", "config", "wording", "yaml12", "attempt", "run_dir", "failures", "settings", "inputs", "trained"),
+    *("metrics", "multilabel", "scoring", "figures", "data.catalog", "models.timm_names"),
+)
 FORBIDDEN_NAMES = {"utils", "util", "misc", "helpers", "helper", "tools"}
 
 

@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).parent.parent
 DATA = (
     "digits, mnist, fashion_mnist, cifar10, cifar100, tiny_imagenet, stl10, pathmnist[_64|_128|_224], chestmnist[_64|"
 )
-RECIPES = "backbone, cnn, cnn_cifar, cnn_cifar_short, cnn_digits, cnn_mnist, cnn_mnist_12, cnn_mnist_short, finetune, medmnist, "
+RECIPES = "backbone, cnn, cnn_cifar, cnn_cifar_short, cnn_digits, cnn_mnist, cnn_mnist_12, cnn_mnist_short, finetune, "
 AUGMENTS = "cifar, digits, fashion_mnist, light, mnist, none, vit_tuned"
 TOP = "root, data_dir, config, force, dry_run, entry, seed, data, augment, recipe, model, compute, log"
 SEEDS = "whole number, 0 to 4294967295"
@@ -143,10 +143,7 @@ TRAINING: list[tuple[str | list[str], list[str]]] = [
         "model=resnet18 model.droput=0.1",
         ["model.droput: no such setting, nearest: model.dropout; allowed: "],
     ),
-    (
-        "model=resnet18 model.weights_digest=3 model.pretrained=1",
-        ["model.pretrained: given 1, allowed: true", "model.w"],
-    ),
+    ("model=resnet18 model.pretrained=1", ["model.pretrained: given 1, allowed: true or false"]),
     ("memory=tiny", ["memory: given tiny, allowed: small"]),
     ("memory.precision=bf16", ["memory.precision: no such setting, nearest: recipe.precision; allowed: root, "]),
     (
