@@ -54,7 +54,7 @@ class Attempt:
 
     def __init__(self, command: Command, run: RunDir, monitors: Iterable[Monitor] = ()) -> None:
         self.settings, self.run, self.monitors = command.settings, run, list(monitors)
-        self.data_folder = command.data_dir / command.settings.data.name
+        self.root, self.data_folder = command.root, command.data_dir / command.settings.data.name
         self.stop_reason: str | None = None
         self._saved_at = time.monotonic()
 

@@ -26,7 +26,8 @@ from common.config import RunSettings
 from common.data.catalog import DATASETS
 from common.failures import Failure
 from common.failures import Refused as Refused
-from common.inputs import Problems, expanded, find_data, find_weights, no_training_images
+from common.inputs import Problems, find_data, find_teacher, find_weights, no_training_images
+from common.run_dir import expanded
 from common.settings import Group, every_setting, setting
 from common.yaml12 import load_yaml, read_mapping
 
@@ -69,7 +70,8 @@ def data_root(given: str | None = None) -> Path:
 
 def compose(entry: type[RunSettings], argv: Iterable[str]) -> Command:
     """The checked command, or Refused with every problem at once."""
-    values, problems = read_words(argv, (RunWords, entry), PRESET_GROUPS)
+    teacher = ["teacher"] if "teacher" in entry.model_fields else []
+    values, problems = read_words(argv, (RunWords, entry), (*PRESET_GROUPS, *teacher))
     if values.get("data.name") in DATASETS:
         values["data"] = values.pop("data.name")  # with all that a published set brings
     words, wrong = _run_words(values)
@@ -80,6 +82,7 @@ def compose(entry: type[RunSettings], argv: Iterable[str]) -> Command:
     tree, wrong = _base(entry, values, words.config)
     problems |= wrong | _lay_over(tree, values, presets_of(entry))
     problems |= find_data(tree, data_dir, words.data_dir) | find_weights(tree)
+    problems |= find_teacher(entry, tree, root, data_dir)
     settings, wrong = check(entry, tree)
     if problems or settings is None:
         raise Refused((problems | _unless_said(wrong, problems)).values())
@@ -213,10 +216,12 @@ def _lay_over(tree: dict[str, Any], values: Mapping[str, Any], presets: Mapping[
                 _plant(tree, key, value)
         else:
             tree[group] = copy.deepcopy(_preset(group, name))
+    if "teacher" in values:
+        tree["teacher"] = {"name" if str(values["teacher"]).startswith("timm/") else "run": values["teacher"]}
     if "model.name" in values and "model" not in values:
         _start_from_name(tree, values["model.name"])
     for key, value in values.items():
-        if key not in PRESET_GROUPS:
+        if key not in (*PRESET_GROUPS, "teacher"):
             _plant(tree, key, value)
     return problems
 

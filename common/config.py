@@ -7,10 +7,21 @@ objects, in compose.py; named values (`recipe=cnn_cifar`) are YAML files in pres
 
 import hashlib
 import json
-from typing import Annotated, Any, ClassVar, Literal, Self
+import math
+from typing import ClassVar, Literal, Self
 
-from pydantic import Discriminator, Tag, model_validator
+from pydantic import model_validator
 
+from common.models.settings import (
+    CNN_BACKBONES,
+    VIT_BACKBONES,
+    AdaptiveCNNSettings,
+    AnyModel,
+    CNNModel,
+    StudentModel,
+    ViTModel,
+    ViTSettings,
+)
 from common.settings import Group, identity, setting
 
 
@@ -37,121 +48,6 @@ class DataSettings(Group):
         None,
         "fingerprint of a data set of your own; filled in from its manifest, so that other images make another run",
     )
-
-
-# --- models: `model` is one of these, told apart by its name ------------------------------------------------------
-
-
-class AdaptiveCNNSettings(Group):
-    """The suite's residual network."""
-
-    name: Literal["adaptive_cnn"] = setting("adaptive_cnn", "residual network with layers derived from the data set")
-    dropout: float = setting(0.3, "dropout between the two classifier layers", ge=0, lt=1)
-
-
-class ViTSettings(Group):
-    """The suite's vision transformer; with a DIST token it is a DeiT."""
-
-    name: Literal["vit"] = setting("vit", "vision transformer behind a small convolutional stem")
-    patch: int | None = setting(
-        None, "side of a patch in pixels; null: the smallest that leaves 64 patches or less", ge=1
-    )
-    width: int = setting(192, "numbers per token", ge=1)
-    depth: int = setting(12, "number of blocks", ge=1)
-    heads: int = setting(3, "attention heads per block, of width/heads numbers each", ge=1)
-    mlp_ratio: float = setting(2.0, "hidden width of a block's MLP, in widths", gt=0)
-    stem_width: int = setting(192, "width of the two 3x3 convolutions before the patches; 0 leaves them out", ge=0)
-    dist_token: bool = setting(False, "a second, distillation token with a head of its own")
-    inference: Literal["cls", "dist", "avg"] = setting("cls", "the head that answers; avg is the mean of both")
-    drop_path: float = setting(0.1, "probability of skipping the last block, rising linearly from 0", ge=0, lt=1)
-    cls_dropout: float = setting(0.1, "probability of reading the mean patch in place of the CLS token", ge=0, le=1)
-
-    @model_validator(mode="after")
-    def parts_fit_together(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(
-                f"width={self.width} cannot be shared by heads={self.heads}; allowed: heads that divide it"
-            )
-        if self.inference != "cls" and not self.dist_token:
-            raise ValueError(f"inference={self.inference} asks the DIST token; allowed: model.dist_token=true, or cls")
-        return self
-
-
-class TimmSettings(Group):
-    """A network of timm, from scratch or with published weights."""
-
-    name: str
-    pretrained: bool = setting(False, "start from published weights: in the hub's cache, or model.weights")
-    weights: str | None = setting(None, "file of such weights (.safetensors, .pth, .bin)", identity=False)
-    weights_digest: str | None = setting(None, "fingerprint of that file, filled in")
-    input_size: int | None = setting(
-        None, "side that images are resized to, on the device; null is what the network was made for", ge=8, le=1024
-    )
-    stem: Literal["own", "small"] = setting(
-        "own", "small: a 3x3 convolution and no pooling, for images of about 32 pixels at their own size; resnets only"
-    )
-    dropout: float = setting(0.0, "dropout before the classifier", ge=0, lt=1)
-    drop_path: float = setting(0.0, "probability of skipping a block, where the network can", ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def parts_fit_together(self) -> Self:
-        if self.stem == "small" and "resnet" not in self.name:
-            raise ValueError(f"stem=small is for resnets; allowed with {self.name}: stem=own")
-        if self.weights is not None and not self.pretrained:
-            raise ValueError(f"weights={self.weights} is not loaded; allowed with pretrained=false: weights=null")
-        if self.name.startswith("timm/"):
-            from common.models.timm_names import refuse_unknown
-
-            refuse_unknown(self.name)
-        return self
-
-
-def _one_of(names: tuple[str, ...]) -> dict[str, Any]:
-    """Limits of a name that is one of these, or any that timm has."""
-    escaped = "|".join(name.replace(".", r"\.") for name in names)
-    return {"pattern": rf"^({escaped}|timm/[A-Za-z0-9_.-]+)$", "form": (*names, "timm/NAME")}
-
-
-CNN_BACKBONES = ("resnet18", "resnet34", "resnet50", "densenet121", "mobilenetv3_small_050", "efficientnet_b0")
-VIT_BACKBONES = (
-    "vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224", "deit_tiny_patch16_224",
-)  # fmt: skip
-
-
-class CNNBackboneSettings(TimmSettings):
-    """A convolutional network of timm, from scratch or with published weights."""
-
-    name: str = setting(
-        "resnet18", "network; timm/NAME is any that timm has", **_one_of(("adaptive_cnn", *CNN_BACKBONES))
-    )
-
-
-class ViTBackboneSettings(TimmSettings):
-    """A transformer of timm, from scratch or with published weights."""
-
-    name: str = setting(
-        "vit_tiny_patch16_224", "network; timm/NAME is any that timm has", **_one_of(("vit", *VIT_BACKBONES))
-    )
-
-
-def _told_apart_by(own: str) -> Discriminator:
-    """By the name: the suite's own network, which is also what has no name yet, or one of timm's."""
-
-    def kind(model: Any) -> str:
-        name = model.get("name", own) if isinstance(model, dict) else getattr(model, "name", own)
-        return "own" if name == own else "timm"
-
-    return Discriminator(kind)
-
-
-CNNModel = Annotated[
-    Annotated[AdaptiveCNNSettings, Tag("own")] | Annotated[CNNBackboneSettings, Tag("timm")],
-    _told_apart_by("adaptive_cnn"),
-]
-ViTModel = Annotated[
-    Annotated[ViTSettings, Tag("own")] | Annotated[ViTBackboneSettings, Tag("timm")], _told_apart_by("vit")
-]
-AnyModel = AdaptiveCNNSettings | ViTSettings | TimmSettings
 
 
 # --- how it is trained ------------------------------------------------------------------------------------------
@@ -269,6 +165,74 @@ class LogSettings(Group):
     )
 
 
+# --- who teaches, and what --------------------------------------------------------------------------------------
+
+
+class TeacherSettings(Group):
+    """A finished run (teacher=RUN), or a network of timm with published weights (teacher=timm/NAME)."""
+
+    run: str | None = setting(None, "finished run that teaches: its folder, name or hash", identity=False)
+    digest: str | None = setting(None, "fingerprint of that run's weights, filled in")
+    name: str | None = setting(
+        None, "network of timm with published weights", pattern=r"^timm/[A-Za-z0-9_.-]+$", form="timm/NAME"
+    )
+    weights: str | None = setting(None, "file of its weights; null is the hub's cache", identity=False)
+    weights_digest: str | None = setting(None, "fingerprint of that file, filled in")
+    input_size: int | None = setting(None, "side that its images are resized to; null is its own", ge=8, le=1024)
+
+
+class GateSettings(Group):
+    gate: Literal["warn", "stop", "off"] = setting(
+        "warn", "what follows where the teacher is worse than the student alone, or than it should be", identity=False
+    )
+    margin: float = setting(
+        0.01, "accuracy that a teacher may lack of its published value before the gate shuts", identity=False, ge=0
+    )
+
+
+class KDSettings(GateSettings):
+    """What the student takes from the teacher's answers. A student with a DIST token reads them with that."""
+
+    labels: Literal["soft", "hard"] = setting("soft", "the teacher's probabilities, or its decision")
+    temperature: float = setting(4.0, "softens both networks' probabilities", gt=0)
+    alpha: float = setting(0.7, "share of the teacher in the loss, at the end of its schedule", ge=0, le=1)
+    alpha_start: float = setting(0.0, "share at the beginning, unless the schedule is constant", ge=0, le=1)
+    schedule: Literal["constant", "linear", "cosine"] = setting("constant", "course of the share over the epochs")
+
+
+def share_of_teacher(lesson: KDSettings, done: float) -> float:
+    """alpha when a share `done` of the training is over."""
+    way = {"constant": 1.0, "linear": done, "cosine": (1 - math.cos(math.pi * done)) / 2}[lesson.schedule]
+    return lesson.alpha_start + (lesson.alpha - lesson.alpha_start) * way
+
+
+class CSTSettings(GateSettings):
+    """What the student takes from the teacher's tokens."""
+
+    token_weight: float = setting(1.0, "weight of the distance between tokens", ge=0)
+    token_from: float = setting(0.0, "share of the epochs before it counts", ge=0, lt=1)
+    relation_weight: float = setting(0.1, "weight of the divergence between relations", ge=0)
+    relation_from: float = setting(0.1, "share of the epochs before it counts", ge=0, lt=1)
+    relation: Literal["token", "sample", "random"] = setting(
+        "token", "whose likeness: tokens of an image, images of a batch, or tokens drawn from all of it"
+    )
+    relation_temperature: float = setting(0.1, "sharpens the likenesses", gt=0)
+    student_layers: list[int] | None = setting(None, "blocks of the student that are taught; null: middle and last")
+    teacher_layer: int = setting(-1, "block of the teacher that teaches")
+    hidden: int = setting(512, "width inside the projector that the student gets for the lessons", ge=1)
+
+    @model_validator(mode="after")
+    def something_is_taught(self) -> Self:
+        if not self.token_weight and not self.relation_weight:
+            raise ValueError("token_weight=0 and relation_weight=0 leave nothing to learn; allowed: one above 0")
+        if self.student_layers is not None and not self.student_layers:
+            raise ValueError("student_layers=[] leaves nothing to learn; allowed: null, or blocks such as [6, 11]")
+        return self
+
+
+# --- entries ----------------------------------------------------------------------------------------------------
+
+
 class RunSettings(Group):
     """What every training entry has."""
 
@@ -311,6 +275,43 @@ class TrainViT(RunSettings):
     model: ViTModel = ViTSettings()
 
 
+class DistillKD(RunSettings):
+    """Settings of train/distill_kd.py."""
+
+    MODEL_NAMES: ClassVar = ("adaptive_cnn", "vit", *CNN_BACKBONES, *VIT_BACKBONES)
+
+    entry: Literal["distill_kd"] = setting("distill_kd", "the entry that these settings are for")
+    model: StudentModel = ViTSettings(dist_token=True, inference="avg")
+    teacher: TeacherSettings = TeacherSettings()
+    distill: KDSettings = KDSettings()
+
+
+class DistillCST(RunSettings):
+    """Settings of train/distill_cst.py."""
+
+    MODEL_NAMES: ClassVar = ("vit",)
+
+    entry: Literal["distill_cst"] = setting("distill_cst", "the entry that these settings are for")
+    model: ViTSettings = ViTSettings()
+    teacher: TeacherSettings = TeacherSettings()
+    distill: CSTSettings = CSTSettings()
+
+    @property
+    def student_layers(self) -> list[int]:
+        """The blocks that are taught, counted from the start."""
+        given = self.distill.student_layers or [self.model.depth // 2, self.model.depth - 1]
+        return [layer % self.model.depth for layer in given]
+
+    @model_validator(mode="after")
+    def layers_exist(self) -> Self:
+        depth = self.model.depth
+        wrong = [layer for layer in self.distill.student_layers or [] if not -depth <= layer < depth]
+        if wrong:
+            allowed = f"0 to {depth - 1}, or -{depth} to -1 from the end"
+            raise ValueError(f"distill.student_layers: given {', '.join(map(str, wrong))}, allowed: {allowed}")
+        return self
+
+
 def run_name(settings: RunSettings) -> str:
     """`<data>-<model>-s<seed>-<hash>`: readable first, unique by the hash of the identity."""
     canonical = json.dumps(identity(settings), sort_keys=True, separators=(",", ":"))
@@ -319,4 +320,9 @@ def run_name(settings: RunSettings) -> str:
     return f"{settings.data.name}-{model}-s{settings.seed}-{digest}"
 
 
-ENTRIES: dict[str, type[RunSettings]] = {"train_cnn": TrainCNN, "train_vit": TrainViT}
+ENTRIES: dict[str, type[RunSettings]] = {
+    "train_cnn": TrainCNN,
+    "train_vit": TrainViT,
+    "distill_kd": DistillKD,
+    "distill_cst": DistillCST,
+}

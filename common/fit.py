@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from common.data.packed import Batch, Batches
 from common.failures import Interrupted, NotFinite
 from common.loop import (
     NAN_ADVICE,
+    SELECTION_RULES,
     EpochTotals,
     Objective,
     WeightAverage,
@@ -44,13 +46,6 @@ from common.loop import (
 from common.run_dir import atomic_write, digest_of
 
 log = logging.getLogger("stillhouse")
-
-RULES = {
-    "accuracy": "highest validation accuracy, then lowest validation loss",
-    "auc": "highest validation AUC, then lowest validation loss",
-    "f1_score": "highest validation macro F1, then lowest validation loss",
-    "loss": "lowest validation loss",
-}
 
 UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError, BadZipFile, SafetensorError)
 
@@ -112,13 +107,14 @@ class Task:
     attempt: Attempt
     compute: Compute
     running: nn.Module  # the model as training calls it: compiled, over several processes
+    deployed: Callable[[nn.Module], nn.Module]  # the part of the model that is kept
 
     @property
     def settings(self) -> RunSettings:
         return self.attempt.settings
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        return validate(model, self.val, self.settings.recipe) if self.val else {}
+        return validate(self.deployed(model), self.val, self.settings.recipe) if self.val else {}
 
 
 def fit(
@@ -128,8 +124,12 @@ def fit(
     val: Batches | None,
     attempt: Attempt,
     compute: Compute,
+    deployed: Callable[[nn.Module], nn.Module] = lambda model: model,
 ) -> dict[str, Any]:
-    """Train the model, leave the selected weights in it, and say which they are and what they cost."""
+    """Train the model, leave the selected weights in it, and say which they are and what they cost.
+
+    deployed: the part of the model that is validated and kept, where the rest of it only helps in training.
+    """
     recipe = attempt.settings.recipe
     training = Training(
         model,
@@ -146,7 +146,7 @@ def fit(
         log.info("%d training and %d validation images, on %s", len(train.rows), held_out, compute)
     resume(training, attempt, compute, needs_best=val is not None)
     running = distribute(model, compute, example=torch.zeros(2, *train.shape, device=compute.device))
-    task = Task(objective, train, val, attempt, compute, running)
+    task = Task(objective, train, val, attempt, compute, running, deployed)
     while training.epoch < recipe.epochs and not out_of_patience(training, recipe.patience):
         run_epoch(training, task)
     return {"selection": select(training, task), "cost": cost(training, task)}
@@ -298,7 +298,7 @@ def keep_if_best(training: Training, task: Task, model: nn.Module, kind: str, va
 def write_best(training: Training, task: Task, model: nn.Module, facts: dict[str, Any]) -> None:
     training.best = facts
     if task.compute.first:
-        tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        tensors = {name: tensor.contiguous() for name, tensor in task.deployed(model).state_dict().items()}
         with atomic_write(task.attempt.run.best) as file:
             file.write(safetensors.torch.save(tensors, {"best": json.dumps(facts)}))
 
@@ -321,8 +321,9 @@ def select(training: Training, task: Task) -> dict[str, Any]:
         facts = {"epoch": training.epoch, "weights": "swa" if averaged else training.kind}
         write_best(training, task, averaged or training.candidate, facts)
     task.compute.barrier()
-    training.model.load_state_dict(safetensors.torch.load_file(task.attempt.run.best, str(task.compute.device)))
-    rule = RULES[task.settings.recipe.select] if task.val else "last epoch"
+    kept = safetensors.torch.load_file(task.attempt.run.best, str(task.compute.device))
+    task.deployed(training.model).load_state_dict(kept)
+    rule = SELECTION_RULES[task.settings.recipe.select] if task.val else "last epoch"
     chosen = {"rule": rule, "epoch": training.best["epoch"], "weights": training.best["weights"]}
     return {**chosen, "digest": digest_of(task.attempt.run.best)}
 

@@ -1,4 +1,4 @@
-"""What settings refer to, found on this machine: packed data sets and files of weights.
+"""What settings refer to, found on this machine: packed data sets, files of weights, teachers.
 
 Each function looks at the settings that a command line has led to, completes them with the fingerprint of what it
 found (so that another content makes another run), and says what is wrong.
@@ -11,18 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from common import wording
+from common.config import CSTSettings, RunSettings
 from common.data.catalog import DATASETS
-from common.run_dir import digest_of, read_json
+from common.failures import Refused
+from common.models.settings import ViTSettings
+from common.run_dir import digest_of, expanded, read_json
+from common.trained import TrainedRun, open_run
 
 Problems = dict[str, str]  # what is wrong, by the word or the setting it is about; what is found first says most
-
-
-def expanded(text: str) -> Path:
-    """Not every shell puts the home folder in place of ~ behind an equals sign, and no YAML file does."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:  # ~nobody
-        return Path(text)
 
 
 def find_data(tree: dict[str, Any], data_dir: Path, given_dir: str | None) -> Problems:
@@ -82,17 +78,73 @@ def find_weights(tree: dict[str, Any]) -> Problems:
     if not isinstance(model, dict) or not isinstance(model.get("weights"), str):
         return {}
     model.setdefault("pretrained", True)
-    path, given = expanded(model["weights"]), model.get("weights_digest")
+    return _find_file(model, "model")
+
+
+def _find_file(group: dict[str, Any], word: str) -> Problems:
+    if not isinstance(group.get("weights"), str):
+        return {}
+    path, given = expanded(group["weights"]), group.get("weights_digest")
     try:
         digest = _digest_of(path, path.stat().st_mtime_ns)
     except (OSError, ValueError) as error:
-        return {"model.weights": f"model.weights: {path} cannot be read: {getattr(error, 'strerror', None) or error}"}
-    model["weights_digest"] = digest
+        reason = getattr(error, "strerror", None) or error
+        return {f"{word}.weights": f"{word}.weights: {path} cannot be read: {reason}"}
+    group["weights_digest"] = digest
     if given is None or given == digest:
         return {}
-    return {"model.weights_digest": f"model.weights_digest: given {wording.shown(given)}, but {path} has {digest}"}
+    return {f"{word}.weights_digest": f"{word}.weights_digest: given {wording.shown(given)}, but {path} has {digest}"}
 
 
 @functools.cache
 def _digest_of(path: Path, _changed: int) -> str:
     return digest_of(path)
+
+
+def find_teacher(entry: type[RunSettings], tree: dict[str, Any], root: Path, data_dir: Path) -> Problems:
+    """Of a run that teaches, the digest of its weights joins the settings; it must know the same classes and images."""
+    if "teacher" not in entry.model_fields:
+        return {}
+    teacher = tree.setdefault("teacher", {})
+    if not isinstance(teacher, dict):
+        return {}  # which the check of the whole will name
+    run, name = teacher.get("run"), teacher.get("name")
+    if run and name:
+        return {"teacher": f"teacher: given the run {run} and {name}, allowed: one of them"}
+    if name:
+        return _find_file(teacher, "teacher")
+    if not isinstance(run, str):
+        return {"teacher": "teacher: missing; a finished run (its folder, name or hash), or timm/NAME"}
+    try:
+        trained = open_run(run, root, "teacher")
+    except Refused as refused:
+        return {"teacher": "; ".join(refused.problems)}
+    digest, given = trained.result["selection"]["digest"], teacher.get("digest")
+    teacher["digest"] = digest
+    if given not in {None, digest}:
+        changed = f"teacher: {trained.run.path} has the weights {digest}, but the settings name {wording.shown(given)}"
+        return {"teacher": f"{changed}: the teacher has changed; allowed: teacher.digest=null with another teacher"}
+    return _check_lessons(entry, tree, trained, data_dir)
+
+
+def _check_lessons(entry: type[RunSettings], tree: dict[str, Any], trained: TrainedRun, data_dir: Path) -> Problems:
+    data = tree.get("data", {}).get("name", "digits")
+    manifest = read_json(data_dir / str(data) / "manifest.json") or {}
+    theirs = trained.data
+    if theirs["name"] != data or manifest.get("digest", theirs["digest"]) != theirs["digest"]:
+        here = f"{data} ({manifest.get('digest', 'not packed')})"
+        return {"teacher": f"teacher: {trained.name} learned {theirs['name']} ({theirs['digest']}), not {here}"}
+    if entry.model_fields["distill"].annotation is not CSTSettings:
+        return {}
+    model = trained.settings.model
+    if isinstance(model, ViTSettings):
+        layer = (tree.get("distill") or {}).get("teacher_layer", -1)
+        if isinstance(layer, int) and not -model.depth <= layer < model.depth:
+            allowed = f"0 to {model.depth - 1}, or -{model.depth} to -1 from the end"
+            return {
+                "distill.teacher_layer": f"distill.teacher_layer: given {layer}, allowed with this teacher: {allowed}"
+            }
+        return {}
+    if any(word in model.name for word in ("vit", "deit")):
+        return {}
+    return {"teacher": f"teacher: {trained.name} is a {model.name}, allowed: a vision transformer, which has tokens"}

@@ -26,6 +26,13 @@ NAN_ADVICE = (
     "the last checkpoint is from before it. Try a lower recipe.lr, more recipe.warmup, or recipe.precision=fp32"
 )
 
+SELECTION_RULES = {
+    "accuracy": "highest validation accuracy, then lowest validation loss",
+    "auc": "highest validation AUC, then lowest validation loss",
+    "f1_score": "highest validation macro F1, then lowest validation loss",
+    "loss": "lowest validation loss",
+}
+
 
 class Loss(NamedTuple):
     """What an objective returns for a batch."""

@@ -73,6 +73,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
+def expanded(text: str) -> Path:
+    """Not every shell puts the home folder in place of ~ behind an equals sign, and no YAML file does."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # ~nobody
+        return Path(text)
+
+
 def digest_of(path: Path) -> str:
     """Of a file's content: other content, other digest."""
     with path.open("rb") as file:

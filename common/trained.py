@@ -14,8 +14,7 @@ from pydantic import ValidationError
 from common import wording
 from common.config import ENTRIES, RunSettings
 from common.failures import Refused
-from common.inputs import expanded
-from common.run_dir import RunDir, digest_of, read_json
+from common.run_dir import RunDir, digest_of, expanded, read_json
 from common.yaml12 import read_mapping
 
 if TYPE_CHECKING:

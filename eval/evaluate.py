@@ -24,8 +24,7 @@ from common.data.catalog import DATASETS
 from common.data.packing import MANIFEST
 from common.data.prepare import prepare
 from common.failures import Refused
-from common.inputs import expanded
-from common.run_dir import atomic_write, read_json, write_json
+from common.run_dir import atomic_write, expanded, read_json, write_json
 from common.settings import Group, setting
 from common.trained import TrainedRun, load_model, open_run
 from eval.evaluation import differences, draw, note_on, summary

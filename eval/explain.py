@@ -17,8 +17,7 @@ from common.compose import DONE, answer, data_root, parse, runs_root
 from common.config import ComputeSettings
 from common.data.outside import find_images
 from common.failures import Refused
-from common.inputs import expanded
-from common.run_dir import atomic_write, write_json
+from common.run_dir import atomic_write, expanded, write_json
 from common.settings import Group, setting
 from common.trained import TrainedRun, open_run
 

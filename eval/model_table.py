@@ -16,12 +16,12 @@ from typing import Any, Literal
 from common import config, wording
 from common.compose import DONE, PRESETS, answer, check, data_root, parse, presets_of
 from common.failures import Refused
-from common.inputs import expanded
-from common.run_dir import atomic_write, read_json
+from common.models import settings as models
+from common.run_dir import atomic_write, expanded, read_json
 from common.settings import Group, setting
 from common.yaml12 import read_mapping
 
-ZOO = ("adaptive_cnn", "vit", *config.CNN_BACKBONES, *config.VIT_BACKBONES)
+ZOO = ("adaptive_cnn", "vit", *models.CNN_BACKBONES, *models.VIT_BACKBONES)
 COLUMNS = {  # heading and form
     "model": ("model", "{}"),
     "input": ("input", "{}"),
@@ -97,8 +97,8 @@ def _like(words: TableWords) -> dict[str, Any]:
     return {"shape": shape, "classes": classes, "mean": [0.5] * shape[0], "std": [0.5] * shape[0]}
 
 
-def _chosen(names: Sequence[str]) -> dict[str, config.AnyModel]:
-    chosen: dict[str, config.AnyModel] = {}
+def _chosen(names: Sequence[str]) -> dict[str, models.AnyModel]:
+    chosen: dict[str, models.AnyModel] = {}
     problems: list[str] = []
     for name in names:
         settings, wrong = _settings(name)
@@ -109,13 +109,13 @@ def _chosen(names: Sequence[str]) -> dict[str, config.AnyModel]:
     return chosen
 
 
-def _settings(name: str) -> tuple[config.AnyModel | None, list[str]]:
+def _settings(name: str) -> tuple[models.AnyModel | None, list[str]]:
     presets = presets_of(config.TrainCNN)["model"] + presets_of(config.TrainViT)["model"]
     if name not in presets and not name.startswith("timm/"):
         return None, [wording.unknown("models", name, [*presets, "timm/NAME"])]
     tree = read_mapping(PRESETS / "model" / f"{name}.yaml") if name in presets else {"name": name}
-    kinds: dict[str, type[config.AnyModel]] = {"adaptive_cnn": config.AdaptiveCNNSettings, "vit": config.ViTSettings}
-    settings, wrong = check(kinds.get(tree["name"], config.TimmSettings), tree)
+    kinds: dict[str, type[models.AnyModel]] = {"adaptive_cnn": models.AdaptiveCNNSettings, "vit": models.ViTSettings}
+    settings, wrong = check(kinds.get(tree["name"], models.TimmSettings), tree)
     return settings, [f"models: {problem}" for problem in wrong.values()]
 
 

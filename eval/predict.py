@@ -18,7 +18,7 @@ from common.compose import DONE, FAILED, answer, parse, runs_root
 from common.config import ComputeSettings
 from common.data.outside import find_images, load_all_outside
 from common.failures import Refused
-from common.inputs import expanded
+from common.run_dir import expanded
 from common.settings import Group, setting
 from common.trained import TrainedRun, load_model, open_run
 from eval.predictions import Predictions, as_lines, as_table, write

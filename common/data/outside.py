@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.data.image_file import read_image
 from common.failures import Refused
-from common.inputs import expanded
+from common.run_dir import expanded
 
 if TYPE_CHECKING:
     import numpy as np

@@ -155,6 +155,7 @@ class Batch:
     images: Tensor  # (n, channels, height, width) normalised floats
     labels: Tensor  # (n,) the true class, also where images are mixed; (n, classes) where there may be several
     targets: Tensor  # (n, classes) what the loss aims at
+    epoch: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -164,7 +165,7 @@ class Batch:
         pieces = [tensor.tensor_split(count) for tensor in (self.images, self.labels, self.targets)]
         for images, labels, targets in zip(*pieces, strict=True):
             if len(labels):
-                yield Batch(self.step, images, labels, targets)
+                yield Batch(self.step, images, labels, targets, self.epoch)
 
 
 class Batches:
@@ -209,7 +210,7 @@ class Batches:
             labels = self.labels[rows].to(self.compute.device)
             draws = Draws(seed, "mix", epoch, step, total=self.batch_size, rows=share)
             images, targets = mix(images, self._targets(labels), augmentation, draws)
-            yield Batch(step, images, labels, targets)
+            yield Batch(step, images, labels, targets, epoch)
 
     def in_order(self) -> Iterator[Batch]:
         """This process's share of all rows, as they are."""

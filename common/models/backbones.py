@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from timm.models import PretrainedCfg, get_pretrained_cfg
 from torch import Tensor, nn
 
-from common.config import TimmSettings
 from common.failures import Refused
+from common.models.settings import TimmSettings
 from common.models.weights import check_loaded, find_weights, read_weights
 
 
@@ -28,21 +28,23 @@ class Backbone(nn.Module):
     def __init__(self, net: nn.Module, size: tuple[int, int], scale: Tensor, shift: Tensor) -> None:
         super().__init__()
         self.net, self.size = net, size
+        self.knows_classes = False  # whether its classifier is a published one too
         self.register_buffer("scale", scale[:, None, None])
         self.register_buffer("shift", shift[:, None, None])
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.net(self._fitted(images))
+        return self.net(self.fitted(images))
 
     def forward_features(self, images: Tensor) -> Tensor:  # (batch, width, height, width), or (batch, tokens, width)
-        features: Tensor = self.net.forward_features(self._fitted(images))  # type: ignore[operator]
+        features: Tensor = self.net.forward_features(self.fitted(images))  # type: ignore[operator]
         return features
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         found: Tensor = self.net.forward_head(features, pre_logits=pre_logits)  # type: ignore[operator]
         return found
 
-    def _fitted(self, images: Tensor) -> Tensor:
+    def fitted(self, images: Tensor) -> Tensor:
+        """As the network wants them."""
         if images.shape[2:] != self.size:
             images = F.interpolate(images, self.size, mode="bicubic", antialias=True)
         return images * self.scale + self.shift
@@ -75,14 +77,19 @@ def build_backbone(
     config = get_pretrained_cfg(name) or PretrainedCfg()
     size = _size(settings, shape, config)
     options = _options(settings, config, size) | {"num_classes": classes, "in_chans": channels}
-    net = _pretrained(settings, name, options) if settings.pretrained and fresh else _create(name, options)
+    if settings.pretrained and fresh:
+        net, knows_classes = _pretrained(settings, name, options)
+    else:
+        net, knows_classes = _create(name, options), False
     if settings.stem == "small":
         _make_stem_small(net, channels)
     if settings.pretrained:
         scale, shift = _renormalise(config, mean, std)
     else:
         scale, shift = torch.ones(channels), torch.zeros(channels)
-    return Backbone(net, size, scale, shift)
+    backbone = Backbone(net, size, scale, shift)
+    backbone.knows_classes = knows_classes
+    return backbone
 
 
 def _size(settings: TimmSettings, shape: tuple[int, int, int], config: PretrainedCfg) -> tuple[int, int]:
@@ -115,21 +122,20 @@ def _create(name: str, options: dict[str, Any], **pretrained: Any) -> nn.Module:
         raise ValueError(f"timm cannot build {name} with {given}: {error or type(error).__name__}") from None
 
 
-def _pretrained(settings: TimmSettings, name: str, options: dict[str, Any]) -> nn.Module:
+def _pretrained(settings: TimmSettings, name: str, options: dict[str, Any]) -> tuple[nn.Module, bool]:
+    """The network, and whether its classifier was published for as many classes and so is kept."""
     path = Path(settings.weights).expanduser() if settings.weights else find_weights(name)
     state = read_weights(path)
-    seeded = torch.get_rng_state()
+    head, seeded = _head_of(state, name), torch.get_rng_state()
     blank = _create(name, options)
     torch.set_rng_state(seeded)
     try:
-        net = _create(
-            name, options, pretrained=True, pretrained_cfg_overlay={"state_dict": state, **_head_of(state, name)}
-        )
+        net = _create(name, options, pretrained=True, pretrained_cfg_overlay={"state_dict": state, **head})
     except (RuntimeError, KeyError) as error:
         first = str(error).splitlines()[-1].strip()
         raise Refused([f"model.weights: {path} is of another architecture than {name}: {first}"]) from None
     check_loaded(net, blank, path)
-    return net
+    return net, head.get("num_classes") == options["num_classes"]
 
 
 def _head_of(state: dict[str, Any], name: str) -> dict[str, int]:

@@ -14,9 +14,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.compute import Compute
-from common.config import CNN_BACKBONES, VIT_BACKBONES, AdaptiveCNNSettings, AnyModel, TimmSettings, ViTSettings
 from common.failures import Refused
 from common.models.adaptive_cnn import AdaptiveCNN
+from common.models.settings import (
+    CNN_BACKBONES,
+    VIT_BACKBONES,
+    AdaptiveCNNSettings,
+    AnyModel,
+    TimmSettings,
+    ViTSettings,
+)
 from common.models.vit import ViT, derive_patch
 
 SPEED_SECONDS = 0.2  # to measure in, for one image and for many

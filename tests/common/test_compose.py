@@ -63,6 +63,7 @@ def refusal(*words: str) -> list[str]:
 
 # --- presets ----------------------------------------------------------------------------------------------------
 
+NEEDED = {"distill_kd": ["teacher=timm/test_vit"], "distill_cst": ["teacher=timm/test_vit"]}
 OFFERED = {name: presets_of(entry) for name, entry in ENTRIES.items()}
 FILES = [(entry, group, name) for entry in ENTRIES for group in PRESET_GROUPS[1:-1] for name in OFFERED[entry][group]]
 
@@ -85,6 +86,10 @@ def test_an_entry_offers_the_networks_that_it_trains() -> None:
     assert {"adaptive_cnn", "resnet18_small", "densenet121"} <= set(OFFERED["train_cnn"]["model"])
     assert {"vit", "deit_cifar", "deit_tiny_patch16_224"} <= set(OFFERED["train_vit"]["model"])
     assert not set(OFFERED["train_cnn"]["model"]) & set(OFFERED["train_vit"]["model"])
+    assert set(OFFERED["distill_kd"]["model"]) == {*OFFERED["train_cnn"]["model"], *OFFERED["train_vit"]["model"]}
+    assert set(OFFERED["distill_cst"]["model"]) == {
+        name for name in OFFERED["train_vit"]["model"] if "_224" not in name
+    }
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
@@ -94,8 +99,10 @@ def test_published_sets_are_offered_unless_they_are_for_evaluation_only(entry: s
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_less_memory_is_a_preset_of_several_groups(entry: str) -> None:
-    plain = compose(ENTRIES[entry], ["recipe.epochs=3"]).settings
-    small = compose(ENTRIES[entry], ["memory=small", "recipe.epochs=3", "recipe.accumulate=2"]).settings
+    plain = compose(ENTRIES[entry], [*NEEDED.get(entry, []), "recipe.epochs=3"]).settings
+    small = compose(
+        ENTRIES[entry], [*NEEDED.get(entry, []), "memory=small", "recipe.epochs=3", "recipe.accumulate=2"]
+    ).settings
     assert (small.recipe.precision, small.recipe.accumulate, small.recipe.checkpointing) == ("bf16", 2, True)
     changed = {"precision", "accumulate", "checkpointing"}
     assert small.recipe.model_dump(exclude=changed) == plain.recipe.model_dump(exclude=changed)
@@ -119,7 +126,7 @@ def test_defaults_name_existing_presets_of_existing_data_sets(entry: str) -> Non
 @pytest.mark.parametrize("data", [*OFFERED["train_cnn"]["data"], "flowers"])
 def test_every_entry_starts_from_the_defaults_of_every_data_set(entry: str, data: str) -> None:
     pack(data)
-    settings = compose(ENTRIES[entry], [f"data={data}"]).settings
+    settings = compose(ENTRIES[entry], [*NEEDED.get(entry, []), f"data={data}"]).settings
     family = DATASETS[data].family if data in DATASETS else ""
     chosen = DEFAULTS[entry].get(data) or DEFAULTS[entry].get(family) or DEFAULTS[entry]["any"]
     assert settings.data.name == data
@@ -671,5 +678,5 @@ def test_the_door_is_quick_and_needs_no_torch() -> None:
 
 
 def test_every_entry_composes() -> None:
-    for entry in ENTRIES.values():
-        assert isinstance(compose(entry, []).settings, RunSettings)
+    for name, entry in ENTRIES.items():
+        assert isinstance(compose(entry, NEEDED.get(name, [])).settings, RunSettings)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.config import ViTSettings
+from common.models.settings import ViTSettings
 from common.models.zoo import MODELS
 from eval.model_table import ZOO, main
 

@@ -22,14 +22,19 @@ from pathlib import Path
 import torch
 
 import common.fit  # noqa: F401 - loaded before the children are forked
-from train import train_cnn, train_vit
+from train import distill_cst, distill_kd, train_cnn, train_vit
 
 RECIPE = (
     "data=digits recipe.epochs=4 recipe.batch_size=128 recipe.optimizer=sgd recipe.lr=0.05 "
     "recipe.ema=0.9 recipe.swa=0.5 recipe.patience=3 recipe.accumulate=2 augment=digits augment.mixup=0.4 "
     "augment.cutmix=1.0 augment.cutout=2 compute.threads=1 log.progress=off"
 ).split()
-MAINS = {"train_cnn": train_cnn.main, "train_vit": train_vit.main}
+MAINS = {
+    "train_cnn": train_cnn.main,
+    "train_vit": train_vit.main,
+    "distill_kd": distill_kd.main,
+    "distill_cst": distill_cst.main,
+}
 MEASURED = {"epoch_time_sec", "images_per_sec", "gpu_memory_mb"}
 
 

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.config import CNN_BACKBONES, VIT_BACKBONES, CNNBackboneSettings, ViTBackboneSettings
 from common.failures import Refused
 from common.models.backbones import Backbone, build_backbone
+from common.models.settings import CNN_BACKBONES, VIT_BACKBONES, CNNBackboneSettings, ViTBackboneSettings
 from common.models.weights import fetch_weights, find_weights
 from common.models.zoo import parameter_count
 

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.compute import Compute
-from common.config import AdaptiveCNNSettings, AnyModel, ComputeSettings, TimmSettings, ViTSettings
+from common.config import ComputeSettings
 from common.failures import Refused
+from common.models.settings import AdaptiveCNNSettings, AnyModel, TimmSettings, ViTSettings
 from common.models.zoo import MODELS, build_model, measure_speed, model_facts, parameter_count
 
 LIKE: dict[str, Any] = {"shape": [3, 32, 32], "classes": list("abcde"), "mean": [0.5] * 3, "std": [0.25] * 3}

@@ -1,0 +1,137 @@
+"""What every network can be told: `model` is one of these groups, told apart by its name."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Tag, model_validator
+
+from common.settings import Group, setting
+
+
+class AdaptiveCNNSettings(Group):
+    """The suite's residual network."""
+
+    name: Literal["adaptive_cnn"] = setting("adaptive_cnn", "residual network with layers derived from the data set")
+    dropout: float = setting(0.3, "dropout between the two classifier layers", ge=0, lt=1)
+
+
+class ViTSettings(Group):
+    """The suite's vision transformer; with a DIST token it is a DeiT."""
+
+    name: Literal["vit"] = setting("vit", "vision transformer behind a small convolutional stem")
+    patch: int | None = setting(
+        None, "side of a patch in pixels; null: the smallest that leaves 64 patches or less", ge=1
+    )
+    width: int = setting(192, "numbers per token", ge=1)
+    depth: int = setting(12, "number of blocks", ge=1)
+    heads: int = setting(3, "attention heads per block, of width/heads numbers each", ge=1)
+    mlp_ratio: float = setting(2.0, "hidden width of a block's MLP, in widths", gt=0)
+    stem_width: int = setting(192, "width of the two 3x3 convolutions before the patches; 0 leaves them out", ge=0)
+    dist_token: bool = setting(False, "a second, distillation token with a head of its own")
+    inference: Literal["cls", "dist", "avg"] = setting("cls", "the head that answers; avg is the mean of both")
+    drop_path: float = setting(0.1, "probability of skipping the last block, rising linearly from 0", ge=0, lt=1)
+    cls_dropout: float = setting(0.1, "probability of reading the mean patch in place of the CLS token", ge=0, le=1)
+
+    @model_validator(mode="after")
+    def parts_fit_together(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(
+                f"width={self.width} cannot be shared by heads={self.heads}; allowed: heads that divide it"
+            )
+        if self.inference != "cls" and not self.dist_token:
+            raise ValueError(f"inference={self.inference} asks the DIST token; allowed: model.dist_token=true, or cls")
+        return self
+
+
+class TimmSettings(Group):
+    """A network of timm, from scratch or with published weights."""
+
+    name: str
+    pretrained: bool = setting(False, "start from published weights: in the hub's cache, or model.weights")
+    weights: str | None = setting(None, "file of such weights (.safetensors, .pth, .bin)", identity=False)
+    weights_digest: str | None = setting(None, "fingerprint of that file, filled in")
+    input_size: int | None = setting(
+        None, "side that images are resized to, on the device; null is what the network was made for", ge=8, le=1024
+    )
+    stem: Literal["own", "small"] = setting(
+        "own", "small: a 3x3 convolution and no pooling, for images of about 32 pixels at their own size; resnets only"
+    )
+    dropout: float = setting(0.0, "dropout before the classifier", ge=0, lt=1)
+    drop_path: float = setting(0.0, "probability of skipping a block, where the network can", ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def parts_fit_together(self) -> Self:
+        if self.stem == "small" and "resnet" not in self.name:
+            raise ValueError(f"stem=small is for resnets; allowed with {self.name}: stem=own")
+        if self.weights is not None and not self.pretrained:
+            raise ValueError(f"weights={self.weights} is not loaded; allowed with pretrained=false: weights=null")
+        if self.name.startswith("timm/"):
+            from common.models.timm_names import refuse_unknown
+
+            refuse_unknown(self.name)
+        return self
+
+
+def _one_of(names: tuple[str, ...]) -> dict[str, Any]:
+    """Limits of a name that is one of these, or any that timm has."""
+    escaped = "|".join(name.replace(".", r"\.") for name in names)
+    return {"pattern": rf"^({escaped}|timm/[A-Za-z0-9_.-]+)$", "form": (*names, "timm/NAME")}
+
+
+CNN_BACKBONES = ("resnet18", "resnet34", "resnet50", "densenet121", "mobilenetv3_small_050", "efficientnet_b0")
+VIT_BACKBONES = (
+    "vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224", "deit_tiny_patch16_224",
+)  # fmt: skip
+
+
+class CNNBackboneSettings(TimmSettings):
+    """A convolutional network of timm, from scratch or with published weights."""
+
+    name: str = setting(
+        "resnet18", "network; timm/NAME is any that timm has", **_one_of(("adaptive_cnn", *CNN_BACKBONES))
+    )
+
+
+class ViTBackboneSettings(TimmSettings):
+    """A transformer of timm, from scratch or with published weights."""
+
+    name: str = setting(
+        "vit_tiny_patch16_224", "network; timm/NAME is any that timm has", **_one_of(("vit", *VIT_BACKBONES))
+    )
+
+
+def _told_apart_by(default: str, **tags: str) -> Discriminator:
+    """By the name: one of the suite's own networks, of which the default is also what has no name, or one of timm's."""
+
+    def kind(model: Any) -> str:
+        name = model.get("name", default) if isinstance(model, dict) else getattr(model, "name", default)
+        return tags.get(name, "timm") if isinstance(name, str) else "timm"
+
+    return Discriminator(kind)
+
+
+CNNModel = Annotated[
+    Annotated[AdaptiveCNNSettings, Tag("cnn")] | Annotated[CNNBackboneSettings, Tag("timm")],
+    _told_apart_by("adaptive_cnn", adaptive_cnn="cnn"),
+]
+ViTModel = Annotated[
+    Annotated[ViTSettings, Tag("vit")] | Annotated[ViTBackboneSettings, Tag("timm")], _told_apart_by("vit", vit="vit")
+]
+AnyModel = AdaptiveCNNSettings | ViTSettings | TimmSettings
+
+
+class StudentBackboneSettings(TimmSettings):
+    """A network of timm, from scratch or with published weights."""
+
+    name: str = setting(
+        "resnet18",
+        "network; timm/NAME is any that timm has",
+        **_one_of(("adaptive_cnn", "vit", *CNN_BACKBONES, *VIT_BACKBONES)),
+    )
+
+
+StudentModel = Annotated[
+    Annotated[AdaptiveCNNSettings, Tag("cnn")]
+    | Annotated[ViTSettings, Tag("vit")]
+    | Annotated[StudentBackboneSettings, Tag("timm")],
+    _told_apart_by("vit", adaptive_cnn="cnn", vit="vit"),
+]

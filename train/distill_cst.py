@@ -1,0 +1,84 @@
+"""Train a ViT on labels and on the tokens of another: their directions, and how they are like each other.
+
+python train/distill_cst.py teacher=HASH                                     # a ViT of the suite, a run on the same set
+python train/distill_cst.py data=cifar10 teacher=timm/vit_small_patch14_dinov2.lvd142m teacher.input_size=224
+python train/distill_cst.py data=cifar10 teacher=HASH distill.relation=sample distill.student_layers=[6,11]
+
+loss = labels + token_weight (1 - cosine of projected tokens) + relation_weight KL of relations, each from its epoch on.
+"""
+
+import sys
+from typing import Any
+
+from common.attempt import Attempt, run_entry
+from common.config import DistillCST
+
+
+def train(attempt: Attempt) -> dict[str, Any]:
+    # Torch is loaded behind the door: a refused or a finished run has answered by now.
+    import torch
+
+    from common.compute import place, seed_model, start
+    from common.data.packed import Batch, open_data
+    from common.fit import fit
+    from common.loop import Loss, report
+    from common.losses import label_loss, relation_divergence, token_distance
+    from common.models.zoo import build_model, measure_speed, model_facts
+    from common.teacher import Learner, agreement_on, judge, on_grid, open_teacher, related, spread
+
+    settings = attempt.settings
+    assert isinstance(settings, DistillCST)
+    recipe, lesson = settings.recipe, settings.distill
+    with start(settings.compute) as compute:
+        data = open_data(attempt.data_folder, settings, compute)
+        teacher = open_teacher(settings.teacher, data.facts(), attempt.root, compute, answers=False)
+        teacher_width = teacher.check_tokens(data.train.shape, lesson.teacher_layer, compute)
+        gate = judge(teacher, settings, lesson, attempt.root)
+
+        seed_model(settings.seed, "weights")
+        student: Any = build_model(settings.model, data.facts(), checkpointing=recipe.checkpointing)
+        layers = settings.student_layers
+        learner = place(Learner(student, layers, lesson.hidden, teacher_width), compute)
+
+        def objective(model: Any, batch: Batch) -> Loss:
+            logits, tokens, projected = model(batch.images, lesson=True)
+            taught = on_grid(teacher.tokens(batch.images, lesson.teacher_layer), student.grid)
+            chosen = torch.randperm(taught.shape[0] * taught.shape[1])[: taught.shape[1]].to(compute.device)
+            own = label_loss(logits, batch.targets, recipe.label_smoothing, multi_label=data.train.multi_label)
+            distance = torch.stack([token_distance(each, taught) for each in projected]).mean()
+            told = related(taught, lesson.relation, chosen)
+            relations = [
+                relation_divergence(related(each, lesson.relation, chosen), told, lesson.relation_temperature)
+                for each in tokens
+            ]
+            divergence = torch.stack(relations).mean()
+            done = batch.epoch / recipe.epochs
+            taught_loss = lesson.token_weight * (done >= lesson.token_from) * distance
+            taught_loss = taught_loss + lesson.relation_weight * (done >= lesson.relation_from) * divergence
+            terms = {"label_loss": own, "kd_loss": taught_loss, "token_loss": distance, "relation_loss": divergence}
+            return Loss(own + taught_loss, logits, terms | spread(projected[-1]))
+
+        chosen = fit(learner, objective, data.train, data.val, attempt, compute, deployed=lambda model: model.student)
+
+        return {
+            "model": model_facts(settings.model, student, data.train.shape),
+            "data": data.facts(),
+            **chosen,
+            **report(student, data, attempt),
+            "teacher": teacher.facts,
+            "distillation": {
+                "gate": gate,
+                "agreement_on_validation": agreement_on(data.val, student, teacher),
+                "relation": lesson.relation,
+                "student_layers": list(layers),
+            },
+            "speed": measure_speed(student, data.train.shape, compute, recipe.precision),
+        }
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_entry(DistillCST, train, argv, script="train/distill_cst.py", about=__doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Train a student on labels and on a teacher's answers (Hinton et al. 2015; with a DIST token, Touvron et al. 2021).
+
+python train/distill_kd.py teacher=digits-adaptive_cnn-s0-255de7e6c7         # a run's folder, name or hash
+python train/distill_kd.py data=cifar10 teacher=HASH seed=3                  # the reference's DeiT
+python train/distill_kd.py data=cifar10 model=resnet18_small teacher=HASH distill.temperature=4 distill.alpha=0.7
+
+A cascade is this command again, with the run before as the teacher. loss = (1 - alpha) labels + alpha teacher.
+"""
+
+import sys
+from typing import Any
+
+from common.attempt import Attempt, run_entry
+from common.config import DistillKD, share_of_teacher
+
+
+def train(attempt: Attempt) -> dict[str, Any]:
+    # Torch is loaded behind the door: a refused or a finished run has answered by now.
+    import torch
+
+    from common.compute import place, seed_model, start
+    from common.data.packed import Batch, open_data
+    from common.fit import fit
+    from common.loop import Loss, report
+    from common.losses import hard_distillation, label_loss, soft_distillation
+    from common.models.zoo import build_model, measure_speed, model_facts
+    from common.teacher import agreement_on, judge, open_teacher
+
+    settings = attempt.settings
+    assert isinstance(settings, DistillKD)
+    recipe, lesson = settings.recipe, settings.distill
+    with start(settings.compute) as compute:
+        data = open_data(attempt.data_folder, settings, compute)
+        teacher = open_teacher(settings.teacher, data.facts(), attempt.root, compute, answers=True)
+        gate = judge(teacher, settings, lesson, attempt.root)
+
+        seed_model(settings.seed, "weights")
+        model = place(build_model(settings.model, data.facts(), checkpointing=recipe.checkpointing), compute)
+        two_heads = settings.model.name == "vit" and settings.model.dist_token
+        several = data.train.multi_label
+
+        def objective(model: Any, batch: Batch) -> Loss:
+            told = teacher.answers(batch.images)  # of the same image, however it was mixed
+            if two_heads:
+                logits, labelled, taught, _ = model(batch.images, layers=())
+            else:
+                logits = labelled = taught = model(batch.images)
+            if lesson.labels == "soft":
+                kd = soft_distillation(taught, told, lesson.temperature, multi_label=several)
+            else:
+                kd = hard_distillation(taught, told, multi_label=several)
+            own = label_loss(labelled, batch.targets, recipe.label_smoothing, multi_label=several)
+            alpha = share_of_teacher(lesson, (batch.epoch + batch.step / data.train.steps) / recipe.epochs)
+            terms = {"label_loss": own, "kd_loss": kd, "alpha": torch.tensor(alpha, device=compute.device)}
+            return Loss((1 - alpha) * own + alpha * kd, logits, terms)
+
+        chosen = fit(model, objective, data.train, data.val, attempt, compute)
+
+        return {
+            "model": model_facts(settings.model, model, data.train.shape),
+            "data": data.facts(),
+            **chosen,
+            **report(model, data, attempt),
+            "teacher": teacher.facts,
+            "distillation": {"gate": gate, "agreement_on_validation": agreement_on(data.val, model, teacher)},
+            "speed": measure_speed(model, data.train.shape, compute, recipe.precision),
+        }
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_entry(DistillKD, train, argv, script="train/distill_kd.py", about=__doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
