@@ -274,6 +274,16 @@ class TrainViT(RunSettings):
     entry: Literal["train_vit"] = setting("train_vit", "the entry that these settings are for")
     model: ViTModel = ViTSettings()
 
+    @model_validator(mode="after")
+    def every_head_learns(self) -> Self:
+        if isinstance(self.model, ViTSettings) and self.model.dist_token and self.model.inference != "avg":
+            unread = {"cls": "DIST", "dist": "CLS"}[self.model.inference]
+            raise ValueError(
+                f"model.inference={self.model.inference} leaves the {unread} token without a lesson; allowed without "
+                "a teacher: model.inference=avg, or model.dist_token=false"
+            )
+        return self
+
 
 class DistillKD(RunSettings):
     """Settings of train/distill_kd.py."""

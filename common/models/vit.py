@@ -8,7 +8,8 @@ images (batch, channels, height, width) -> stem -> tokens (batch, prefix + n, wi
 The prefix is the CLS token and, in a DeiT, the DIST token behind it.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -107,8 +108,11 @@ class ViT(nn.Module):
     cls: the CLS token's head; dist: the DIST token's; avg: the mean of both. In training, CLS dropout lets the CLS head
     read the mean of the patch tokens in place of the CLS token, for each image with that probability: at the output, so
     that the patches carry the class too, which is what distillation of tokens builds on.
-    Under a distillation both heads are trained whatever `inference` says; alone, only the heads that it reads.
+    A loss on the logits alone trains only the heads that `inference` reads. A DIST token with inference=cls is allowed
+    nevertheless: a distillation reads both heads from `outputs` and trains them whatever the rule.
     """
+
+    checkpointing = False  # compute each block's activations again in the backward pass
 
     def __init__(
         self,
@@ -127,14 +131,14 @@ class ViT(nn.Module):
         inference: str = "cls",
     ) -> None:
         super().__init__()
-        channels, height, width_px = shape
-        _check(height, width_px, patch, width, heads, inference, dist_token)
-        self.patch, self.grid = patch, (height // patch, width_px // patch)
+        _check_images(shape, classes, patch)
+        _check_layers(width, depth, heads, mlp_ratio, stem_width)
+        _check_rules(drop_path, cls_dropout, dist_token, inference)
+        self.patch, self.grid = patch, (shape[1] // patch, shape[2] // patch)
         self.prefix = 2 if dist_token else 1
         self.inference, self.cls_dropout = inference, cls_dropout
-        self.checkpointing = False  # compute each block's activations again in the backward pass
-        self.stem = _stem(channels, stem_width)
-        self.project = nn.Conv2d(stem_width or channels, width, patch, stride=patch)
+        self.stem = _stem(shape[0], stem_width)
+        self.project = nn.Conv2d(stem_width or shape[0], width, patch, stride=patch)
         self.prefix_tokens = nn.Parameter(torch.empty(1, self.prefix, width))
         self.positions = nn.Parameter(torch.empty(1, self.prefix + self.grid[0] * self.grid[1], width))
         rates = [drop_path * block / max(depth - 1, 1) for block in range(depth)]
@@ -145,45 +149,56 @@ class ViT(nn.Module):
         _initialise(self)
 
     def forward(self, images: Tensor, layers: Sequence[int] | None = None) -> Tensor | Outputs:
-        """Logits. With `layers`, even empty: Outputs, and the patch tokens behind those blocks (negative from the end).
+        """Logits; with `layers`, even none of them, what `outputs` gives.
 
         All through forward, because DistributedDataParallel synchronises the gradients of nothing else.
         """
-        wanted = [self._block(layer) for layer in layers or ()]
-        tokens, kept = self._embed(images), {}
-        for index, block in enumerate(self.blocks):
-            again = self.checkpointing and self.training
-            tokens = checkpoint(block, tokens, use_reentrant=False) if again else block(tokens)
-            if index in wanted:
-                kept[index] = tokens[:, self.prefix :]
-        cls, dist = self._read(self.norm(tokens))
-        logits = self._choose(cls, dist)
         if layers is None:
-            return logits
-        return Outputs(logits, cls, dist, {layer: kept[self._block(layer)] for layer in layers})
+            return self.forward_head(self.forward_features(images))
+        return self.outputs(images, layers)
+
+    def outputs(self, images: Tensor, layers: Sequence[int] = ()) -> Outputs:
+        """The logits of every head, and these blocks' patch tokens (negative: from the end), before the last norm."""
+        blocks = {layer: self._block(layer) for layer in layers}
+        features, behind = self._encode(images, keep=blocks.values())
+        cls, dist = self._logits(*self._representations(features))
+        tokens = {layer: behind[block][:, self.prefix :] for layer, block in blocks.items()}
+        return Outputs(self._choose(cls, dist), cls, dist, tokens)
 
     def forward_features(self, images: Tensor) -> Tensor:  # (batch, prefix + n, width)
-        tokens = self._embed(images)
-        for block in self.blocks:
-            tokens = block(tokens)
-        return self.norm(tokens)
+        features, _ = self._encode(images)
+        return features
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits, or the representation they are read from."""
-        if not pre_logits:
-            return self._choose(*self._read(features))
-        return self._choose(features[:, 0], features[:, 1] if self.prefix == 2 else None)
+        """Logits, or the representation that they are read from; of both tokens their mean."""
+        cls, dist = self._representations(features)
+        return self._choose(cls, dist) if pre_logits else self._choose(*self._logits(cls, dist))
 
     @torch.no_grad()
     def attention_maps(self, images: Tensor) -> list[Tensor]:
-        """Of every block (batch, heads, prefix + n, prefix + n): row i says what token i looks at."""
-        tokens, maps = self._embed(images), []
+        """Of every block (batch, heads, prefix + n, prefix + n): row i says what token i looks at.
+
+        As in evaluation, whatever mode the model is in: nothing is dropped, and no batch norm learns from the images.
+        """
+        with _evaluating(self.stem):
+            tokens = self._embed(images)
+        maps = []
         for block in self.blocks:
             tokens, weights = cast(Block, block).with_attention(tokens)
             maps.append(weights)
         return maps
 
     # --- parts of the way -----------------------------------------------------------------------------------------
+
+    def _encode(self, images: Tensor, keep: Collection[int] = ()) -> tuple[Tensor, dict[int, Tensor]]:
+        """All tokens behind the last norm, and behind each block of `keep`."""
+        tokens, kept = self._embed(images), {}
+        for index, block in enumerate(self.blocks):
+            again = self.checkpointing and self.training
+            tokens = checkpoint(block, tokens, use_reentrant=False) if again else block(tokens)
+            if index in keep:
+                kept[index] = tokens
+        return self.norm(tokens), kept
 
     def _embed(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
@@ -203,12 +218,16 @@ class ViT(nn.Module):
         stretched = F.interpolate(picture, size=grid, mode="bicubic", antialias=True)
         return torch.cat([prefix, stretched.flatten(2).transpose(1, 2).to(prefix.dtype)], dim=1)
 
-    def _read(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _representations(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the CLS head and the DIST head read, each (batch, width)."""
         cls = features[:, 0]
         if self.training and self.cls_dropout:
             drop = torch.rand(len(features), 1, device=features.device) < self.cls_dropout
             cls = torch.where(drop, features[:, self.prefix :].mean(dim=1), cls)
-        return self.cls_head(cls), self.dist_head(features[:, 1]) if self.dist_head else None
+        return cls, features[:, 1] if self.prefix == 2 else None
+
+    def _logits(self, cls: Tensor, dist: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return self.cls_head(cls), None if self.dist_head is None else self.dist_head(dist)
 
     def _choose(self, cls: Tensor, dist: Tensor | None) -> Tensor:
         if dist is None or self.inference == "cls":
@@ -233,17 +252,54 @@ def _stem(channels: int, width: int) -> nn.Module:
     return nn.Sequential(*layers)
 
 
-def _check(height: int, width_px: int, patch: int, width: int, heads: int, inference: str, dist_token: bool) -> None:
-    if height % patch or width_px % patch:
-        raise ValueError(
-            f"vit: given patch={patch} for images of {height}x{width_px}, allowed: a side that divides both"
-        )
-    if width % heads:
-        raise ValueError(f"vit: given width={width} and heads={heads}, allowed: heads that divide the width")
+@contextlib.contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while, and each part back in its own mode after it."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+def _check_images(shape: tuple[int, int, int], classes: int, patch: int) -> None:
+    channels, height, width = shape
+    _require(
+        min(shape) >= 1 and classes >= 2,
+        f"shape (channels, height, width) = ({channels}, {height}, {width}) and {classes} classes",
+        "1 or more channels and pixels, 2 or more classes",
+    )
+    _require(
+        patch >= 1 and height % patch == 0 == width % patch,
+        f"patch={patch} for images of {height}x{width}",
+        "a side that divides both",
+    )
+
+
+def _check_layers(width: int, depth: int, heads: int, mlp_ratio: float, stem_width: int) -> None:
+    _require(
+        width >= 1 and heads >= 1 and width % heads == 0,
+        f"width={width} and heads={heads}",
+        "heads that divide the width",
+    )
+    _require(depth >= 1, f"depth={depth}", "1 or more blocks")
+    _require(width * mlp_ratio >= 1, f"mlp_ratio={mlp_ratio} of width={width}", "a ratio that leaves the MLP 1 or more")
+    _require(stem_width >= 0, f"stem_width={stem_width}", "1 or more, or 0 for no convolutions")
+
+
+def _check_rules(drop_path: float, cls_dropout: float, dist_token: bool, inference: str) -> None:
+    _require(0 <= drop_path < 1, f"drop_path={drop_path}", "from 0 to below 1")
+    _require(0 <= cls_dropout <= 1, f"cls_dropout={cls_dropout}", "from 0 to 1")
     allowed = INFERENCES if dist_token else INFERENCES[:1]
-    if inference not in allowed:
-        why = "" if dist_token else " without dist_token"
-        raise ValueError(f"vit: given inference={inference}{why}, allowed: {', '.join(allowed)}")
+    without = "" if dist_token else " without dist_token"
+    _require(inference in allowed, f"inference={inference}{without}", ", ".join(allowed))
+
+
+def _require(fits: bool, given: str, allowed: str) -> None:
+    if not fits:
+        raise ValueError(f"vit: given {given}, allowed: {allowed}")
 
 
 def _initialise(model: ViT) -> None:

@@ -50,7 +50,12 @@ TIMM = {
     "distill_cst": "vit",
 }
 BASES = {
-    entry: ({}, {"model.name": name}, {"model.name": name, "model.pretrained": True}, {"model.dist_token": True})
+    entry: (
+        {},
+        {"model.name": name},
+        {"model.name": name, "model.pretrained": True},
+        {"model.dist_token": True, "model.inference": "avg"},
+    )
     for entry, name in TIMM.items()
 }
 
@@ -90,9 +95,9 @@ def changed(entry: str, name: str) -> Any:
 
 
 def test_the_values_tried_cover_every_setting() -> None:
-    alone = {name for _, name in set(CHOICES) - set(CHANGEABLE)}
-    assert alone == {"entry", "model.name", "model.stem", "teacher.name", "distill.student_layers"}
-    assert ("train_cnn", "model.stem") in CHANGEABLE  # resnets only
+    """Of some entry at least: only resnets have another stem, only a student reads one of two tokens."""
+    alone = {name for _, name in CHOICES} - {name for _, name in CHANGEABLE}
+    assert alone == {"entry", "model.name", "teacher.name", "distill.student_layers"}
 
 
 # --- identity ---------------------------------------------------------------------------------------------------
@@ -381,3 +386,13 @@ def test_every_entry_survives_being_written_down(entry: str) -> None:
 @pytest.mark.parametrize("group", sorted(GROUPS, key=str))
 def test_every_group_has_a_heading(group: type[BaseModel]) -> None:
     assert (group.__doc__ or "").strip()
+
+
+@pytest.mark.parametrize(("rule", "unread"), [("cls", "DIST"), ("dist", "CLS")])
+def test_without_a_teacher_no_token_may_be_left_unread(rule: str, unread: str) -> None:
+    """Its weights would never move, and several processes would wait for their gradients."""
+    given = {"model.dist_token": True, "model.inference": rule}
+    with pytest.raises(ValidationError, match=f"inference={rule} leaves the {unread} token without a lesson"):
+        of(ENTRIES["train_vit"], given)
+    of(ENTRIES["train_vit"], given | {"model.inference": "avg"})
+    of(ENTRIES["distill_kd"], given)
