@@ -24,7 +24,10 @@ sys.exit(code)
 """
 
 
-LIBRARIES = {f"common/{name}.py" for name in ("data/image_ops", "losses", "metrics", "scoring", "settings", "yaml12")}
+LIBRARIES = {
+    f"common/{name}.py"
+    for name in ("models/settings", "data/image_ops", "losses", "metrics", "scoring", "settings", "yaml12")
+}
 
 
 def test_one_run_is_followed_through_about_twelve_files(digits_dir: Path, tmp_path: Path) -> None:

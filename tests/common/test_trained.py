@@ -134,6 +134,9 @@ def test_weights_that_are_not_the_runs_own_are_refused(
 def test_settings_that_no_entry_has_are_refused(cnn: RunDir) -> None:
     tree = yaml.safe_load(cnn.config.read_text())
     cnn.config.write_text(yaml.safe_dump({**tree, "entry": "train_cnm"}))
-    assert "entry: given train_cnm, allowed: train_cnn, train_vit, nearest: train_cnn" in refusal(cnn.path)
+    assert (
+        "entry: given train_cnm, allowed: train_cnn, train_vit, distill_kd, distill_cst, nearest: train_cnn"
+        in refusal(cnn.path)
+    )
     cnn.config.write_text(yaml.safe_dump({**tree, "model": {"name": "adaptive_cnn", "dropout": 7}}))
     assert "model.dropout: given 7, allowed: number, at least 0 and below 1" in refusal(cnn.path)
