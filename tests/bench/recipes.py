@@ -3,8 +3,9 @@
     python tests/bench/recipes.py minutes=25 seeds=0,1,2 data=digits
     python tests/bench/recipes.py minutes=90 seeds=0,1,2 data=mnist recipe=cnn_mnist_12 compute.threads=1
     python tests/bench/recipes.py minutes=25 seeds=0,1,2 data=cifar10 compute.deterministic=false
+    python tests/bench/recipes.py minutes=25 seeds=0,1,2 entry=train_vit data=cifar10 recipe=vit_cifar_tuned augment=vit_tuned
 
-Every other word goes to train_cnn. A run that the budget does not reach is left out, one that it stops can be gone on
+Every other word goes to the entry (train_cnn). A run that the budget does not reach is left out, one that it stops can be gone on
 with by the same command; finished ones are only read. The row has mean and standard deviation over the seeds.
 """
 
@@ -17,12 +18,14 @@ import time
 from typing import Any
 
 from common.compose import compose
-from common.config import TrainCNN, run_name
+from common.config import ENTRIES, run_name
 from common.run_dir import RunDir, read_json
-from train.train_cnn import main
+from train import train_cnn, train_vit
+
+MAINS = {"train_cnn": train_cnn.main, "train_vit": train_vit.main}
 
 
-def results(seeds: list[int], words: list[str], deadline: float) -> list[dict[str, Any]]:
+def results(entry: str, seeds: list[int], words: list[str], deadline: float) -> list[dict[str, Any]]:
     found = []
     for seed in seeds:
         left = deadline - time.monotonic()
@@ -30,10 +33,10 @@ def results(seeds: list[int], words: list[str], deadline: float) -> list[dict[st
             break
         timer = threading.Timer(left, os.kill, (os.getpid(), signal.SIGTERM))
         timer.start()
-        main([*words, f"seed={seed}"])
+        MAINS[entry]([*words, f"seed={seed}"])
         timer.cancel()
-        command = compose(TrainCNN, [*words, f"seed={seed}"])
-        result = read_json(RunDir(command.root / "train_cnn" / run_name(command.settings)).result)
+        command = compose(ENTRIES[entry], [*words, f"seed={seed}"])
+        result = read_json(RunDir(command.root / entry / run_name(command.settings)).result)
         found += [result] if result else []
     return found
 
@@ -53,8 +56,9 @@ def row(words: list[str], found: list[dict[str, Any]]) -> str:
 if __name__ == "__main__":
     given = dict(word.split("=", 1) for word in sys.argv[1:])
     minutes, seeds = float(given.pop("minutes", "25")), given.pop("seeds", "0,1,2")
+    entry = given.pop("entry", "train_cnn")
     words = [f"{key}={value}" for key, value in given.items()]
-    found = results([int(seed) for seed in seeds.split(",")], words, time.monotonic() + 60 * minutes)
+    found = results(entry, [int(seed) for seed in seeds.split(",")], words, time.monotonic() + 60 * minutes)
     shown = [word for word in words if not word.startswith(("root=", "data_dir="))]
     print("| run | n | test accuracy, % | validation accuracy, % | training time |\n|---|---|---|---|---|")
     print(row(shown, found) if found else f"| `{' '.join(shown)}` | 0 | | | |")
