@@ -3,10 +3,10 @@
     python tests/bench/recipes.py minutes=25 seeds=0,1,2 data=digits
     python tests/bench/recipes.py minutes=90 seeds=0,1,2 data=mnist recipe=cnn_mnist_12 compute.threads=1
     python tests/bench/recipes.py minutes=25 seeds=0,1,2 data=cifar10 compute.deterministic=false
-    python tests/bench/recipes.py minutes=25 seeds=0,1,2 entry=train_vit data=cifar10 recipe=vit_cifar_tuned augment=vit_tuned
+    python tests/bench/recipes.py minutes=25 entry=train_vit data=cifar10 recipe=vit_cifar_tuned augment=vit_tuned
 
-Every other word goes to the entry (train_cnn). A run that the budget does not reach is left out, one that it stops can be gone on
-with by the same command; finished ones are only read. The row has mean and standard deviation over the seeds.
+Every other word goes to the entry (train_cnn). A run that the budget does not reach is left out, one that it stops can
+be gone on with by the same command; finished ones are only read. The row has mean and deviation over the seeds.
 """
 
 import os
