@@ -302,10 +302,15 @@ def answer(
 
 
 def _starting_points(models: Iterable[type[BaseModel]]) -> dict[str, str]:
-    """Data set -> the presets that an entry takes for it."""
+    """Data sets -> the presets that an entry takes for them."""
     entries = [model.model_fields["entry"].default for model in models if issubclass(model, RunSettings)]
     return {
-        data: " ".join(f"{group}={preset}" for group, preset in chosen.items())
+        _said(data): " ".join(f"{group}={preset}" for group, preset in chosen.items())
         for entry in entries
         for data, chosen in _defaults()[entry].items()
     }
+
+
+def _said(data: str) -> str:
+    """A row of defaults.yaml is for a data set, for a family of them, or for any other."""
+    return f"data={data}" if data in DATASETS else "any other" if data == "any" else f"sets of {data}"

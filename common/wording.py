@@ -201,7 +201,7 @@ def help_text(
     if starting_points:
         lines += ["", "What comes with a data set where the command line names nothing else:", ""]
         for data, chosen in starting_points.items():
-            lines += _row("any other" if data == "any" else f"data={data}", chosen)
+            lines += _row(data, chosen)
     for model in models:
         lines += _help_of(model, "", model.__doc__ or "")
     lines += ["", "Exit codes: 0 done, 1 failed, 2 refused."]
