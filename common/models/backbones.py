@@ -4,19 +4,24 @@ Images come normalised by the statistics of the data set. Published weights want
 changes the one into the other, with factors that its checkpoints keep.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
 import torch.nn.functional as F
-from timm.models import PretrainedCfg, get_pretrained_cfg
+from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
-from common.failures import Refused
+from common.failures import Refused, classify
 from common.models.settings import TimmSettings
-from common.models.weights import check_loaded, find_weights, read_weights
+from common.models.weights import config_of, find_weights, read_weights
+
+MISFITS = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError)
+OPTIONS = {"drop_rate": "dropout", "drop_path_rate": "drop_path", "img_size": "input_size"}  # timm's word -> ours
+SHOWN = 3  # weights by name, where a file has others
 
 
 class Backbone(nn.Module):
@@ -28,7 +33,9 @@ class Backbone(nn.Module):
     def __init__(self, net: nn.Module, size: tuple[int, int], scale: Tensor, shift: Tensor) -> None:
         super().__init__()
         self.net, self.size = net, size
+        self.weights: Path | None = None  # the file that it started from
         self.knows_classes = False  # whether its classifier is a published one too
+        self._checkpointing = False
         self.register_buffer("scale", scale[:, None, None])
         self.register_buffer("shift", shift[:, None, None])
 
@@ -51,16 +58,18 @@ class Backbone(nn.Module):
 
     @property
     def checkpointing(self) -> bool:
-        return bool(getattr(self.net, "grad_checkpointing", False))
+        return self._checkpointing
 
     @checkpointing.setter
     def checkpointing(self, wanted: bool) -> None:
-        if not wanted:
-            return
         try:
-            self.net.set_grad_checkpointing(True)  # type: ignore[operator]
+            self.net.set_grad_checkpointing(wanted)  # type: ignore[operator]
         except (AssertionError, AttributeError):
-            raise ValueError("recipe.checkpointing=true is not possible with this network; allowed: false") from None
+            if wanted:
+                raise ValueError(
+                    "recipe.checkpointing=true is not possible with this network; allowed: false"
+                ) from None
+        self._checkpointing = wanted
 
 
 def build_backbone(
@@ -74,21 +83,24 @@ def build_backbone(
 ) -> Backbone:
     """fresh=False: the weights will come from a checkpoint, so published ones need not be there."""
     name, channels = settings.name.removeprefix("timm/"), shape[0]
-    config = get_pretrained_cfg(name) or PretrainedCfg()
+    config = config_of(settings.name)
     size = _size(settings, shape, config)
     options = _options(settings, config, size) | {"num_classes": classes, "in_chans": channels}
-    if settings.pretrained and fresh:
-        net, knows_classes = _pretrained(settings, name, options)
-    else:
-        net, knows_classes = _create(name, options), False
-    if settings.stem == "small":
-        _make_stem_small(net, channels)
     if settings.pretrained:
         scale, shift = _renormalise(config, mean, std)
     else:
         scale, shift = torch.ones(channels), torch.zeros(channels)
+    if settings.pretrained and fresh:
+        path = Path(settings.weights).expanduser() if settings.weights else find_weights(name)
+        net, knows_classes = _pretrained(name, options, config, path)
+    else:
+        net, knows_classes, path = _create(name, options), False, None
+    if settings.stem == "small":
+        _make_stem_small(net, channels)
+    if fresh and size != config.input_size[1:]:
+        _try_size(net, channels, size, f"{name}: null, its own {config.input_size[-1]}")
     backbone = Backbone(net, size, scale, shift)
-    backbone.knows_classes = knows_classes
+    backbone.knows_classes, backbone.weights = knows_classes, path
     return backbone
 
 
@@ -108,41 +120,34 @@ def _options(settings: TimmSettings, config: PretrainedCfg, size: tuple[int, int
     return options
 
 
-def _create(name: str, options: dict[str, Any], **pretrained: Any) -> nn.Module:
+def _create(name: str, options: Mapping[str, Any]) -> nn.Module:
     try:
-        return timm.create_model(name, **options, **pretrained)
+        return timm.create_model(name, **options)
     except TypeError as error:
-        if "drop_path_rate" in str(error):
-            raise ValueError(f"given drop_path={options['drop_path_rate']}, allowed with {name}: 0") from None
-        if "img_size" in str(error):
-            raise ValueError(f"given input_size={options['img_size'][0]}, allowed with {name}: null, its own") from None
+        for option, ours in OPTIONS.items():
+            if f"'{option}'" in str(error):
+                given = options[option][0] if option == "img_size" else options[option]
+                allowed = "null, its own" if option == "img_size" else "0"
+                raise ValueError(f"given {ours}={given}, allowed with {name}: {allowed}") from None
         raise
     except (AssertionError, ValueError, ZeroDivisionError) as error:
         given = ", ".join(f"{key}={value}" for key, value in options.items())
         raise ValueError(f"timm cannot build {name} with {given}: {error or type(error).__name__}") from None
 
 
-def _pretrained(settings: TimmSettings, name: str, options: dict[str, Any]) -> tuple[nn.Module, bool]:
-    """The network, and whether its classifier was published for as many classes and so is kept."""
-    path = Path(settings.weights).expanduser() if settings.weights else find_weights(name)
-    state = read_weights(path)
-    head, seeded = _head_of(state, name), torch.get_rng_state()
-    blank = _create(name, options)
-    torch.set_rng_state(seeded)
+@torch.no_grad()
+def _try_size(net: nn.Module, channels: int, size: tuple[int, int], allowed: str) -> None:
+    """Many networks are built for any size and fail with their first image: grids too small, or odd to divide."""
+    blank = torch.zeros(1, channels, *size, device=next(net.parameters()).device)
+    training = net.training
     try:
-        net = _create(name, options, pretrained=True, pretrained_cfg_overlay={"state_dict": state, **head})
-    except (RuntimeError, KeyError) as error:
-        first = str(error).splitlines()[-1].strip()
-        raise Refused([f"model.weights: {path} is of another architecture than {name}: {first}"]) from None
-    check_loaded(net, blank, path)
-    return net, head.get("num_classes") == options["num_classes"]
-
-
-def _head_of(state: dict[str, Any], name: str) -> dict[str, int]:
-    """How many classes the file's own classifier has: timm keeps one that fits, and leaves out any other."""
-    classifier = (get_pretrained_cfg(name) or PretrainedCfg()).classifier
-    weight = state.get(f"{classifier}.weight") if isinstance(classifier, str) else None
-    return {} if weight is None else {"num_classes": len(weight)}
+        net.eval()(blank)
+    except MISFITS as error:
+        if classify(error) != "bug":
+            raise
+        reason = f" ({str(error).splitlines()[0]})" if str(error) else ""
+        raise ValueError(f"given input_size={size[0]}, allowed with {allowed}, or another{reason}") from None
+    net.train(training)
 
 
 def _make_stem_small(net: nn.Module, channels: int) -> None:
@@ -155,11 +160,91 @@ def _make_stem_small(net: nn.Module, channels: int) -> None:
     net.maxpool = nn.Identity()
 
 
+# --- published weights ------------------------------------------------------------------------------------------
+
+
+def _pretrained(name: str, options: dict[str, Any], config: PretrainedCfg, path: Path) -> tuple[nn.Module, bool]:
+    """The network, and whether its classifier was published for as many classes and so is kept.
+
+    The file is first loaded for the classes that it knows, because timm is strict about the rest only then: for others
+    it would take a deeper network's file without a word, as ResNet-34's for ResNet-18.
+    """
+    state, net = read_weights(path), _create(name, options)
+    theirs = _classes_of(state, net, config)
+    loaded = _load(name, options | {"num_classes": theirs}, state, path)
+    if theirs == options["num_classes"]:
+        return loaded, True
+    own, found = net.state_dict(), loaded.state_dict()
+    net.load_state_dict({key: found[key] for key in own if key in found and found[key].shape == own[key].shape}, False)
+    return net, False
+
+
+def _classes_of(state: Mapping[str, Tensor], net: nn.Module, config: PretrainedCfg) -> int:
+    """How many classes the file's classifier knows; 0 where it has none.
+
+    A file that names its weights in another way, which timm will translate, is taken to know what timm expects.
+    """
+    names = (config.classifier,) if isinstance(config.classifier, str) else config.classifier or ()
+    heads = [state[f"{name}.weight"] for name in names if f"{name}.weight" in state]
+    if heads:
+        return len(heads[0])
+    return 0 if state.keys() <= net.state_dict().keys() else config.num_classes
+
+
+def _load(name: str, options: Mapping[str, Any], state: dict[str, Tensor], path: Path) -> nn.Module:
+    """By timm's own loader, which adapts the first convolution and positions, and translates older names."""
+    overlay = {"state_dict": state, "num_classes": options["num_classes"]}
+    random_state = torch.get_rng_state()
+    blank = _create(name, options)
+    torch.set_rng_state(random_state)  # what the file does not replace is then the same in both
+    try:
+        net: nn.Module = timm.create_model(name, **options, pretrained=True, pretrained_cfg_overlay=overlay)
+    except MISFITS as error:
+        if classify(error) != "bug":
+            raise
+        raise _another_architecture(path, name, _difference(str(error) or type(error).__name__)) from None
+    _check_replaced(net, blank, name, path)
+    cast(Any, net).pretrained_cfg.pop("state_dict", None)  # a second copy of all weights
+    return net
+
+
+def _difference(complaint: str) -> str:
+    """Of what load_state_dict complains about, the first few names."""
+    line = next((line for line in complaint.splitlines() if "key(s)" in line or "size mismatch" in line), complaint)
+    keys = re.findall(r'"([^"]+)"', line)
+    if "key(s)" not in line or not keys:
+        return line.strip()
+    return f"it has {'no' if 'Missing' in line else 'also'} {_few(keys)}"
+
+
+def _few(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    return ", ".join(keys[:SHOWN]) + more
+
+
+def _check_replaced(loaded: nn.Module, blank: nn.Module, name: str, path: Path) -> None:
+    """A few networks are never loaded strictly; but every matrix that started at random must have been replaced."""
+    before = dict(blank.named_parameters())
+    untouched = [
+        key
+        for key, weight in loaded.named_parameters()
+        if weight.ndim > 1 and key in before and weight.equal(before[key]) and weight.min() != weight.max()
+    ]
+    if untouched:
+        raise _another_architecture(path, name, f"it has no {_few(untouched)}")
+
+
+def _another_architecture(path: Path, name: str, difference: str) -> Refused:
+    return Refused([f"model.weights: {path} is of another architecture than {name}: {difference}"])
+
+
 def _renormalise(config: PretrainedCfg, mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
     """Factors from (x - mean) / std to (x - m) / s, where m and s are what the weights were trained with.
 
     A grey image stands for three equal channels, whose kernels timm adds up; m and s are then the means over colours.
     """
+    if len(mean) not in {1, 3}:
+        raise ValueError(f"given images of {len(mean)} channels, allowed with pretrained=true: 1 or 3")
     own_mean, own_std = torch.tensor(config.mean), torch.tensor(config.std)
     if len(mean) == 1:
         own_mean, own_std = own_mean.mean(0, keepdim=True), own_std.mean(0, keepdim=True)

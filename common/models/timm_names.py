@@ -25,6 +25,8 @@ def refuse_unknown(given: str) -> None:
     name = given.removeprefix("timm/").partition(".")[0]
     known = timm_names()
     if known and name not in known:
-        nearest = difflib.get_close_matches(name, sorted(known), n=SHOWN, cutoff=0.5)
+        begun = sorted((each for each in known if name and each.startswith(name)), key=lambda each: (len(each), each))
+        close = difflib.get_close_matches(name, sorted(known), n=SHOWN, cutoff=0.5)
+        nearest = list(dict.fromkeys([*begun, *close]))[:SHOWN]
         near = f", nearest: {', '.join(f'timm/{each}' for each in nearest)}" if nearest else ""
         raise ValueError(f"given {given}, allowed: timm/NAME, one of the {len(known):,} names of timm{near}")

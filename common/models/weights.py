@@ -1,111 +1,178 @@
-"""Published weights of timm's networks: found in the hub's cache, fetched when asked, loaded without running code."""
+"""Published weights of timm's networks: found on this machine, fetched when asked, read without running code."""
 
-from pathlib import Path
+import argparse
+import difflib
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from pickle import UnpicklingError
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from timm.models import PretrainedCfg, get_pretrained_cfg, list_pretrained
 
+from common.data.sources import checksum_of
 from common.failures import Failure, Refused
+from common.models.timm_names import SHOWN
 
 WRAPPINGS = ("state_dict_ema", "model_ema", "state_dict", "model")  # what training scripts put the weights into
+PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")  # what DistributedDataParallel and torch.compile put before names
 FILES = ("model.safetensors", "pytorch_model.bin")  # in the order timm prefers
+CHECKSUM = re.compile(r"-([0-9a-f]{8,})\.")  # first digits of the SHA-256, as torch.hub's files carry it in their name
+TORCH_FILES = (b"PK", b"\x80")  # how they begin: a zip archive, or before torch 1.6 a bare pickle
 
 
-def published(name: str) -> tuple[str, tuple[str, ...]]:
-    """Where the hub has the weights of a network (NAME or NAME.TAG): repository, and the names its file may have."""
-    from timm.models import get_pretrained_cfg, list_pretrained
+# --- what is published, and where -------------------------------------------------------------------------------
 
-    architecture, _, tag = name.removeprefix("timm/").partition(".")
-    config = get_pretrained_cfg(architecture)
-    tags = [each.partition(".")[2] for each in list_pretrained(f"{architecture}.*")]
-    if tag and tag not in tags:
-        raise Refused(
-            [f"weights: timm has none of {name}, allowed: {', '.join(f'{architecture}.{each}' for each in tags)}"]
-        )
-    if tag:
-        config = get_pretrained_cfg(f"{architecture}.{tag}")
-    if config is None or not config.hf_hub_id:
-        raise Refused([f"weights: the hub has none of {name}; allowed: model.weights=FILE, or model.pretrained=false"])
-    return config.hf_hub_id, (config.hf_hub_filename,) if config.hf_hub_filename else FILES
+
+@dataclass(frozen=True)
+class Published:
+    """Where a network's weights are: in a repository of the hub, or, for a few old ones, at an address of their own."""
+
+    repository: str
+    files: tuple[str, ...]  # names that the file may have there
+    url: str
+    cached: Path  # where torch.hub keeps what comes from the address
+
+    @property
+    def source(self) -> str:
+        return self.repository or self.url
+
+
+def config_of(name: str) -> PretrainedCfg:
+    """What timm knows of the weights of NAME or NAME.TAG, and of the images that they were trained on."""
+    plain = name.removeprefix("timm/")
+    architecture = plain.partition(".")[0]
+    try:
+        return get_pretrained_cfg(plain) or PretrainedCfg()
+    except RuntimeError:  # an unknown tag
+        tagged = list_pretrained(f"{architecture}.*")
+        nearest = difflib.get_close_matches(plain, tagged, n=SHOWN, cutoff=0)
+        more = f" and {len(tagged) - SHOWN} more" if len(tagged) > SHOWN else ""
+        raise ValueError(f"given {plain}, allowed: {', '.join([architecture, *nearest])}{more}") from None
+
+
+def published(name: str) -> Published:
+    config, plain = config_of(name), name.removeprefix("timm/")
+    if not config.hf_hub_id and not config.url:
+        raise Refused([f"weights: timm has none of {plain}; allowed: model.weights=FILE, or model.pretrained=false"])
+    files = (config.hf_hub_filename,) if config.hf_hub_filename else FILES
+    url, file = config.url if isinstance(config.url, tuple) else (config.url or "", "")
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / (file or PurePosixPath(urlsplit(url).path).name)
+    return Published(config.hf_hub_id or "", files, url, cached)
 
 
 def find_weights(name: str) -> Path:
-    """Of the hub's cache on this machine; nothing is downloaded."""
+    """In the caches of this machine (the hub's: HF_HOME, HF_HUB_CACHE; torch's: TORCH_HOME); nothing is downloaded."""
     from huggingface_hub import try_to_load_from_cache
 
-    repository, files = published(name)
-    for file in files:
-        found = try_to_load_from_cache(repository, file)
+    where, plain = published(name), name.removeprefix("timm/")
+    for file in where.files if where.repository else ():
+        found = try_to_load_from_cache(where.repository, file)
         if isinstance(found, str):
             return Path(found)
-    plain = name.removeprefix("timm/")
+    if not where.repository and where.cached.is_file():
+        return where.cached
     raise Refused(
         [
-            f"model.pretrained: the weights of {plain} ({repository}) are not in the hub's cache here; "
+            f"model.pretrained: the weights of {plain} ({where.source}) are not in the hub's cache here; "
             f"where there is internet, run: python jobs/prepare.py weights={plain}; or give model.weights=FILE"
         ]
     )
 
 
+def weights_facts(path: Path) -> dict[str, str]:
+    """For result.json: which weights a run started from, and of the hub's also the repository and its revision."""
+    facts = {"file": str(path), "sha256": checksum_of(path, "sha256")}
+    repository, snapshots, revision = ("", "", "", *path.parts)[-4:-1]
+    if repository.startswith("models--") and snapshots == "snapshots":  # as the hub's cache is laid out
+        repository = repository.removeprefix("models--").replace("--", "/")
+        facts |= {"file": path.name, "repository": repository, "revision": revision}
+    return facts
+
+
+# --- the network ------------------------------------------------------------------------------------------------
+
+
 class FetchFailed(Failure):
-    """The hub could not be reached, or would not give the file."""
+    """The weights' server could not be reached, or would not give the file."""
 
     kind = "node"
 
 
 def fetch_weights(name: str) -> Path:
-    """Download into the hub's cache (HF_HOME, HF_HUB_CACHE), unless it is there. HF_ENDPOINT names another hub."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+    """Download into the cache that find_weights searches, unless it is there. HF_ENDPOINT names another hub."""
+    where = published(name)
+    return _from_hub(where) if where.repository else _from_address(where)
 
-    repository, files = published(name)
-    for file in files:
+
+def _from_hub(where: Published) -> Path:
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    for file in where.files:
         try:
-            return Path(hf_hub_download(repository, file))
+            return Path(hf_hub_download(where.repository, file))
         except LocalEntryNotFoundError as error:  # is an EntryNotFoundError too, but says that nobody was reached
-            raise FetchFailed(f"{repository}: the hub cannot be reached from here: {_first_line(error)}") from None
+            reason = _first_line(error.__cause__ or error)
+            raise FetchFailed(f"{where.repository}: {constants.ENDPOINT} cannot be reached: {reason}") from None
         except EntryNotFoundError:
             continue
-        except (HfHubHTTPError, OSError) as error:
-            raise FetchFailed(f"{repository}/{file}: {_first_line(error)}") from None
-    raise FetchFailed(f"{repository}: holds none of {', '.join(files)}")
+        except Exception as error:  # its transport's errors belong to a library that changes with its versions
+            raise FetchFailed(f"{where.repository}/{file}: {_first_line(error)}") from error
+    raise FetchFailed(f"{where.repository}: holds none of {', '.join(where.files)}")
 
 
-def _first_line(error: Exception) -> str:
+def _from_address(where: Published) -> Path:
+    if where.cached.is_file():
+        return where.cached
+    checksum = CHECKSUM.search(where.cached.name)
+    where.cached.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(where.url, str(where.cached), checksum and checksum[1], progress=False)
+    except (OSError, RuntimeError) as error:  # RuntimeError: another checksum
+        raise FetchFailed(f"{where.url}: {_first_line(error)}") from error
+    return where.cached
+
+
+def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+# --- files ------------------------------------------------------------------------------------------------------
 
 
 def read_weights(path: Path) -> dict[str, Any]:
     """Tensors by name, from safetensors or from a torch file that holds nothing but tensors and plain values."""
     if not path.is_file():
         raise Refused([f"model.weights: {path} is no file"])
+    content: Any
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        content = load_file(path) if path.suffix == ".safetensors" else _read_torch_file(path)
     except UnpicklingError:
         raise Refused([f"model.weights: {path} asks to run code when it is loaded; allowed: tensors alone"]) from None
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise Refused([f"model.weights: {path} is not a whole file of weights: {_first_line(error)}"]) from None
-    for wrapping in (key for key in WRAPPINGS if isinstance(content.get(key), dict)):
-        content = content[wrapping]
-        break
-    tensors = {key.removeprefix("module."): value for key, value in content.items() if isinstance(value, torch.Tensor)}
-    if not tensors:
-        raise Refused([f"model.weights: {path} holds no tensors"])
-    return tensors
+    except OSError as error:
+        raise Refused([f"model.weights: {path} cannot be read: {error.strerror or error}"]) from None
+    if isinstance(content, dict):
+        wrapped = (content[key] for key in WRAPPINGS if isinstance(content.get(key), dict))
+        content = next(wrapped, content)
+        tensors = {PREFIXES.sub("", key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+        if tensors:
+            return tensors
+    raise Refused([f"model.weights: {path} holds no tensors by name"])
 
 
-def check_loaded(net: nn.Module, blank: nn.Module, path: Path) -> None:
-    """timm forgives missing weights where the classifier is another; but every other matrix must have been replaced."""
-    before = dict(blank.named_parameters())
-    own = {id(weight) for weight in net.get_classifier().parameters()}  # type: ignore[operator]
-    untouched = [
-        name
-        for name, weight in net.named_parameters()
-        if weight.ndim > 1 and id(weight) not in own and weight.equal(before[name])
-    ]
-    if untouched:
-        raise Refused([f"model.weights: {path} is of another architecture: it has no {', '.join(untouched[:3])}"])
+def _read_torch_file(path: Path) -> Any:
+    with path.open("rb") as file:
+        if not file.read(2).startswith(TORCH_FILES):  # else a saved error page would be said to run code
+            raise ValueError("it begins like no torch file")
+    # timm's own scripts keep their options beside the weights; a Namespace is a plain record
+    with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected pickle protocol")  # a pickle not by torch is refused anyway
+        return torch.load(path, "cpu", weights_only=True)

@@ -77,7 +77,13 @@ def model_facts(settings: AnyModel, model: nn.Module, shape: tuple[int, ...]) ->
     with torch.no_grad(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model.eval()(example)
     model.train(training)
-    return {"name": settings.name, "parameters": parameter_count(model), "flops": counter.get_total_flops()}
+    facts = {"name": settings.name, "parameters": parameter_count(model), "flops": counter.get_total_flops()}
+    started_from = getattr(model, "weights", None)
+    if started_from is None:
+        return facts
+    from common.models.weights import weights_facts
+
+    return {**facts, "weights": weights_facts(started_from)}
 
 
 def parameter_count(model: nn.Module) -> int:

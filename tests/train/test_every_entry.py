@@ -1,6 +1,7 @@
 """Every entry with every kind of network, as a command, tiny: once, again, killed and resumed."""
 
 import contextlib
+import hashlib
 import io
 import subprocess
 import sys
@@ -9,8 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
+import torch
 
+from common.compute import Compute
+from common.config import ComputeSettings
 from common.run_dir import RunDir, read_json
+from common.trained import load_model, open_run
 from train import train_cnn, train_vit
 
 MAINS = {"train_cnn": train_cnn.main, "train_vit": train_vit.main}
@@ -98,3 +104,18 @@ def test_two_processes_train_a_vit_like_one(digits_dir: Path, tmp_path: Path) ->
         assert float(theirs["train_loss"]) == pytest.approx(float(mine["train_loss"]), rel=1e-5)
     logits: list[Any] = [np.load(each.predictions("test"), allow_pickle=False)["logits"] for each in (one, two)]
     np.testing.assert_allclose(logits[1], logits[0], rtol=1e-3, atol=1e-3)
+
+
+def test_a_pretrained_run_says_what_it_started_from(digits_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "published.pth"
+    torch.save(timm.create_model("test_resnet").state_dict(), path)
+    words = f"model.name=timm/test_resnet model.weights={path} model.input_size=32 recipe=finetune"
+    assert run("train_cnn", words, digits_dir, tmp_path)[0] == 0
+    folder = only_run(tmp_path, "train_cnn")
+    result = read_json(folder.result)
+    assert result is not None
+    assert result["model"]["weights"]["file"] == str(path)
+    assert result["model"]["weights"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    path.unlink()  # the run's own checkpoint is enough from here on
+    compute = Compute(torch.device("cpu"), ComputeSettings())
+    assert load_model(open_run(str(folder.path), tmp_path), compute)(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
