@@ -1,10 +1,13 @@
 """Train a vision transformer from scratch, or a pretrained one further.
 
-python train/train_vit.py                                    # digits, a minute on a laptop
-python train/train_vit.py data=mnist recipe=vit_mnist_laptop # python jobs/prepare.py data=mnist comes before
+python train/train_vit.py                                    # digits, two minutes on a laptop
+python train/train_vit.py data=mnist model=vit_mnist_laptop recipe=vit_mnist_laptop
 python train/train_vit.py data=cifar10 seed=3                # the reference's 100 epochs
 python train/train_vit.py data=cifar10 recipe=vit_cifar_tuned augment=vit_tuned
 python train/train_vit.py data=cifar10 model=vit_tiny_patch16_224 model.pretrained=true recipe=finetune memory=small
+
+Test accuracy, selected on validation, one CPU core: digits 98.89 +- 0.48 % (mean and deviation of seeds 0 to 2)
+in two minutes; MNIST as in the second line 99.25 % (seed 0 alone) in 54 minutes.
 """
 
 import sys
