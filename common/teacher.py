@@ -86,8 +86,8 @@ def open_teacher(
 ) -> Teacher:
     """The teacher on the device. answers: whether it will be asked for classes, and not for tokens alone."""
     if settings.name is None:
-        assert settings.run is not None or settings.digest is not None
-        trained = open_run(settings.run or _run_of(settings.digest, root), root, "teacher")
+        assert settings.run is not None  # the door refuses settings without a teacher
+        trained = open_run(settings.run, root, "teacher")
         result = trained.result
         facts = {
             "run": trained.name,
@@ -117,15 +117,6 @@ def open_teacher(
             ]
         )
     return teacher
-
-
-def _run_of(digest: str | None, root: Path) -> str:
-    """A snapshot from elsewhere knows its teacher by the digest of its weights alone."""
-    for path in root.glob("*/*/result.json"):
-        result = read_json(path) or {}
-        if result.get("selection", {}).get("digest") == digest:
-            return str(path.parent)
-    raise Refused([f"teacher: no finished run under {root} has the weights {digest}; give teacher=RUN"])
 
 
 # --- whether it should ------------------------------------------------------------------------------------------

@@ -255,8 +255,8 @@ def test_a_weak_teacher_is_stopped_at_the_gate_if_wanted(root: Path, digits_dir:
     assert "weak teacher: the teacher has 50.00% on validation" in printed
 
 
-def test_a_snapshot_finds_its_teacher_again_by_its_weights(root: Path, digits_dir: Path, tmp_path: Path) -> None:
-    """config.yaml of a student, copied to a machine where the teacher's folder lies elsewhere."""
+def test_a_snapshot_goes_on_where_its_teacher_lies_elsewhere(root: Path, digits_dir: Path, tmp_path: Path) -> None:
+    """The same teacher in another folder: the same student, to the last bit of its weights."""
     teacher = only_run(root, "train_cnn")
     assert run("distill_kd", f"teacher={teacher.path} model=adaptive_cnn", digits_dir, root)[0] == 0
     student = only_run(root, "distill_kd")
