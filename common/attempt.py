@@ -55,8 +55,12 @@ class Attempt:
     def __init__(self, command: Command, run: RunDir, monitors: Iterable[Monitor] = ()) -> None:
         self.settings, self.run, self.monitors = command.settings, run, list(monitors)
         self.root, self.data_folder = command.root, command.data_dir / command.settings.data.name
-        self.stop_reason: str | None = None
+        self.stop_signal: str | None = None
         self._saved_at = time.monotonic()
+
+    @property
+    def stop_reason(self) -> str | None:
+        return self.stop_signal and f"stopped by {self.stop_signal}"
 
     def saved(self) -> None:
         self._saved_at = time.monotonic()
@@ -155,7 +159,7 @@ def _work(command: Command, run: RunDir, body: Body, words: list[str]) -> int:
         except Refused:
             raise
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, it is recorded
-            return _record_failure(run, error)
+            return _record_failure(run, error, attempt.stop_signal)
         finally:
             for monitor in monitors:
                 monitor.close()
@@ -176,12 +180,13 @@ def _compute_along(command: Command, run: RunDir, body: Body) -> int:
     return DONE
 
 
-def _record_failure(run: RunDir, error: BaseException) -> int:
+def _record_failure(run: RunDir, error: BaseException, stop_signal: str | None) -> int:
     kind, message = classify(error), str(error) or type(error).__name__
     trace = "".join(traceback.format_exception(error))
     log.log(logging.ERROR if kind == "bug" else logging.DEBUG, "%s", trace.rstrip())
     log.error("failed (%s): %s", kind, message)
     facts = {"class": kind, "message": message, "traceback": trace, "time": _now(), "host": socket.gethostname()}
+    facts |= {"signal": stop_signal} if stop_signal else {}
     try:
         write_json(run.failure, facts)
     except OSError as second:
@@ -207,9 +212,10 @@ def _stop_signals(attempt: Attempt) -> Iterator[None]:
     """A signal asks the training to stop behind its next step; a second Ctrl-C stops at once."""
 
     def ask(number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGINT and attempt.stop_reason:
+        if number == signal.SIGINT and attempt.stop_signal:
             raise KeyboardInterrupt
-        attempt.stop_reason = f"stopped by {signal.Signals(number).name}"
+        if attempt.stop_signal in {None, "SIGTERM"}:  # SLURM may send one before the signal that says what it is about
+            attempt.stop_signal = signal.Signals(number).name
 
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -68,8 +68,11 @@ def data_root(given: str | None = None) -> Path:
     return expanded(given or os.environ.get("STILLHOUSE_DATA") or "data")
 
 
-def compose(entry: type[RunSettings], argv: Iterable[str]) -> Command:
-    """The checked command, or Refused with every problem at once."""
+def compose(entry: type[RunSettings], argv: Iterable[str], *, taught_later: bool = False) -> Command:
+    """The checked command, or Refused with every problem at once.
+
+    taught_later: the teacher is a run that a sweep trains first, so that there is nothing to look at yet.
+    """
     teacher = ["teacher"] if "teacher" in entry.model_fields else []
     values, problems = read_words(argv, (RunWords, entry), (*PRESET_GROUPS, *teacher))
     if values.get("data.name") in DATASETS:
@@ -82,7 +85,7 @@ def compose(entry: type[RunSettings], argv: Iterable[str]) -> Command:
     tree, wrong = _base(entry, values, words.config)
     problems |= wrong | _lay_over(tree, values, presets_of(entry))
     problems |= find_data(tree, data_dir, words.data_dir) | find_weights(tree)
-    problems |= find_teacher(entry, tree, root, data_dir)
+    problems |= {} if taught_later else find_teacher(entry, tree, root, data_dir)
     settings, wrong = check(entry, tree)
     if problems or settings is None:
         raise Refused((problems | _unless_said(wrong, problems)).values())

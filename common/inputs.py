@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common import wording
-from common.config import CSTSettings, RunSettings
+from common.config import CSTSettings, DistillCST, RunSettings
 from common.data.catalog import DATASETS
 from common.failures import Refused
 from common.models.settings import ViTSettings
@@ -136,9 +136,22 @@ def _check_lessons(entry: type[RunSettings], tree: dict[str, Any], trained: Trai
         return {"teacher": f"teacher: {trained.name} learned {theirs['name']} ({theirs['digest']}), not {here}"}
     if entry.model_fields["distill"].annotation is not CSTSettings:
         return {}
-    model = trained.settings.model
+    layer = (tree.get("distill") or {}).get("teacher_layer", -1)
+    return _tokens_refused(trained.name, trained.settings, layer)
+
+
+def lessons_refused(settings: RunSettings, teacher: RunSettings, name: str) -> Problems:
+    """What settings alone tell against a teacher that is not trained yet."""
+    if (settings.data.name, settings.data.digest) != (teacher.data.name, teacher.data.digest):
+        return {"teacher": f"teacher: {name} learns {teacher.data.name}, not {settings.data.name}"}
+    if not isinstance(settings, DistillCST):
+        return {}
+    return _tokens_refused(name, teacher, settings.distill.teacher_layer)
+
+
+def _tokens_refused(name: str, teacher: RunSettings, layer: Any) -> Problems:
+    model = teacher.model
     if isinstance(model, ViTSettings):
-        layer = (tree.get("distill") or {}).get("teacher_layer", -1)
         if isinstance(layer, int) and not -model.depth <= layer < model.depth:
             allowed = f"0 to {model.depth - 1}, or -{model.depth} to -1 from the end"
             return {
@@ -147,4 +160,4 @@ def _check_lessons(entry: type[RunSettings], tree: dict[str, Any], trained: Trai
         return {}
     if any(word in model.name for word in ("vit", "deit")):
         return {}
-    return {"teacher": f"teacher: {trained.name} is a {model.name}, allowed: a vision transformer, which has tokens"}
+    return {"teacher": f"teacher: {name} is a {model.name}, allowed: a vision transformer, which has tokens"}

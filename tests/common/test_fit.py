@@ -99,10 +99,10 @@ def test_patience_survives_an_interruption(prepared: Any) -> None:
 
     def interrupts_in_the_third_epoch(model: nn.Module, batch: Batch) -> Loss:
         if len(attempt.run.read_history()) == 2:
-            attempt.stop_reason = "asked by the test"
+            attempt.stop_signal = "SIGTERM"
         return learns_nothing(model, batch)
 
-    with pytest.raises(Interrupted, match="asked by the test; the same command goes on from here"):
+    with pytest.raises(Interrupted, match="stopped by SIGTERM; the same command goes on from here"):
         trained(attempt, data, model, interrupts_in_the_third_epoch)
     attempt, data, model = prepared(epochs=9, patience=3, weight_decay=0.0)
     assert trained(attempt, data, model, learns_nothing)["cost"]["epochs"] == 1 + 3
@@ -174,7 +174,7 @@ def test_a_checkpoint_inside_an_epoch_resumes_at_its_step(prepared: Any) -> None
     def interrupts_at_the_fifth_step(model: nn.Module, batch: Batch) -> Loss:
         calls.append(batch.step)
         if len(calls) == 5:
-            attempt.stop_reason = "SIGTERM"
+            attempt.stop_signal = "SIGTERM"
         return plain_loss(model, batch)
 
     with pytest.raises(Interrupted):

@@ -1,0 +1,194 @@
+"""The sweep on this machine: several runs at a time, each in a process of its own, students after their teachers.
+
+Every run writes its own folder, so nothing is lost when this process goes: the same command looks at the folders and
+goes on. Ctrl-C tells the runs to stop behind their next step and waits for them.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from tqdm import tqdm
+
+import train
+from common.failures import Refused
+from common.run_dir import RunDir, read_json
+from common.wording import one_line
+from jobs.plan import Plan, lineage
+from jobs.sweep import Cell, Sweep
+from jobs.worker import command_of
+
+SCRIPTS = Path(str(train.__file__)).parent
+LOOK_SECONDS = 0.2
+
+
+@dataclass
+class Running:
+    cell: Cell
+    run: RunDir
+    process: subprocess.Popen[bytes]
+    slot: int
+    log: Path
+    began: float = field(default_factory=time.monotonic)
+
+
+@dataclass
+class Engine:
+    sweep: Sweep
+    plan: Plan
+    root: Path
+    data_dir: Path
+    slots: int
+    logs: Path
+    gpus: tuple[str, ...] = ()
+    running: dict[str, Running] = field(default_factory=dict)
+    finished: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)  # key: what happened
+    stopping: bool = False
+
+    def work(self) -> bool:
+        """Run everything that can be run; whether all of it is finished now."""
+        waiting = {cell.key: cell for cell in self.plan.start}
+        total = len(waiting)
+        with _interrupts(self), _view(self, total) as view:
+            while self.running or (waiting and not self.stopping):
+                for key in [key for key, cell in waiting.items() if self._doomed(cell)]:
+                    cell = waiting.pop(key)
+                    self.failed[key] = f"not started: its teacher {self.sweep.cells[str(cell.parent)].title} failed"
+                    view.say(f"{cell.title}: {self.failed[key]}")
+                while len(self.running) < self.slots and not self.stopping:
+                    ready = next((cell for cell in waiting.values() if self._ready(cell, waiting)), None)
+                    if ready is None:
+                        break
+                    self._start(waiting.pop(ready.key), view)
+                self._reap(view)
+                view.show()
+                time.sleep(LOOK_SECONDS)
+        return len(self.finished) == total
+
+    def _ready(self, cell: Cell, waiting: Mapping[str, Cell]) -> bool:
+        return cell.parent is None or (cell.parent not in waiting and cell.parent not in self.running)
+
+    def _doomed(self, cell: Cell) -> bool:
+        return cell.parent in self.failed
+
+    def _start(self, cell: Cell, view: "View") -> None:
+        try:
+            words, run, _ = command_of(lineage(self.sweep, cell), self.root, self.data_dir)
+        except Refused as refused:
+            self.failed[cell.key] = "; ".join(map(one_line, refused.problems))
+            view.say(f"{cell.title}: refused: {self.failed[cell.key]}")
+            return
+        slot = min(set(range(self.slots)) - {each.slot for each in self.running.values()})
+        log = self.logs / f"{cell.key}.txt"
+        self.logs.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, str(SCRIPTS / f"{cell.entry}.py"), *words, "log.progress=off"]
+        with log.open("ab") as file:
+            process = self._launch(command, cell, slot, file)
+        self.running[cell.key] = Running(cell, RunDir(run), process, slot, log)
+
+    def _launch(self, command: list[str], cell: Cell, slot: int, file: IO[bytes]) -> subprocess.Popen[bytes]:
+        threads = str(cell.resources.cpus or max(1, (os.cpu_count() or 1) // self.slots))
+        environment = {**os.environ, "OMP_NUM_THREADS": threads}
+        if self.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
+        # a session of its own: Ctrl-C reaches this process alone, which passes it on once
+        return subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
+
+    def _reap(self, view: "View") -> None:
+        for key, each in list(self.running.items()):
+            if each.process.poll() is None:
+                continue
+            del self.running[key]
+            result = each.run.finished()
+            if result is not None:
+                self.finished.add(key)
+                accuracy = result.get("test", {}).get("accuracy")
+                told = "" if accuracy is None else f", test accuracy {accuracy:.2%}"
+                view.say(f"{each.cell.title}: finished in {time.monotonic() - each.began:.0f} s{told}")
+            else:
+                self.failed[key] = _reason(each)
+                view.say(f"{each.cell.title}: {self.failed[key]}")
+
+    def stop(self) -> None:
+        self.stopping = True
+        for each in self.running.values():
+            each.process.send_signal(signal.SIGTERM)
+
+
+def _reason(ended: Running) -> str:
+    failure = read_json(ended.run.failure)
+    if failure and failure.get("class") == "preempted":
+        return "stopped behind a checkpoint"
+    if failure:
+        return f"failed ({failure.get('class')}): {one_line(str(failure.get('message')))}"
+    lines = ended.log.read_text(errors="replace").strip().splitlines()
+    return f"ended with code {ended.process.returncode}: {lines[-1] if lines else 'without a word'} ({ended.log})"
+
+
+@contextmanager
+def _interrupts(engine: Engine) -> Iterator[None]:
+    def stop(number: int, _frame: FrameType | None) -> None:
+        if engine.stopping and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        engine.stop()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# --- what is seen -----------------------------------------------------------------------------------------------
+
+
+class View:
+    """On a terminal a bar for the sweep and one for each run; elsewhere a line for each run that ends."""
+
+    def __init__(self, engine: Engine, total: int) -> None:
+        self.engine = engine
+        hidden = not sys.stderr.isatty()
+        self.all = tqdm(total=total, desc=engine.sweep.name, unit="run", disable=hidden, dynamic_ncols=True)
+        self.each = [
+            tqdm(total=1, position=1 + slot, disable=hidden, leave=False, dynamic_ncols=True, unit="epoch")
+            for slot in range(engine.slots)
+        ]
+
+    def say(self, line: str) -> None:
+        tqdm.write(line)
+        sys.stdout.flush()
+
+    def show(self) -> None:
+        if self.all.disable:
+            return
+        self.all.n = len(self.engine.finished)
+        self.all.set_postfix_str(f"{len(self.engine.failed)} failed" if self.engine.failed else "")
+        busy = {each.slot: each for each in self.engine.running.values()}
+        for slot, bar in enumerate(self.each):
+            beat = (read_json(busy[slot].run.heartbeat) or {}) if slot in busy else {}
+            bar.set_description_str(busy[slot].cell.title if slot in busy else "-", refresh=False)
+            bar.total, bar.n = beat.get("epochs", 1), beat.get("epoch", 0)
+            bar.refresh()
+
+    def close(self) -> None:
+        for bar in (*self.each, self.all):
+            bar.close()
+
+
+@contextmanager
+def _view(engine: Engine, total: int) -> Iterator[View]:
+    view = View(engine, total)
+    try:
+        yield view
+    finally:
+        view.close()

@@ -1,0 +1,267 @@
+"""The sweep on a cluster: arrays of jobs through submitit, each student behind its own teacher.
+
+A stage becomes arrays of cells with the same needs. Task k of a student's array starts when task k of its teachers'
+array has succeeded (aftercorr); where the numbers cannot line up, single jobs wait for single tasks (afterok). Nothing
+here waits: submission returns at once, and a last small job, the steward, submits again what the machine failed and
+what did not fit.
+"""
+
+import os
+import shlex
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jobs
+from jobs import scheduler
+from jobs.ledger import Batch, Ledger, latest
+from jobs.plan import Plan, lineage
+from jobs.profile import Needs, Profile, needs, python_command, sbatch_parameters
+from jobs.standing import Standing
+from jobs.sweep import Cell, Sweep
+from jobs.worker import Job
+
+REPOSITORY = Path(str(jobs.__file__)).parent.parent
+USUAL_ARRAY_SIZE = 1001  # of a SLURM that nobody configured
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells that are submitted together, and what they wait for."""
+
+    stage: str
+    cells: tuple[Cell, ...]
+    needs: Needs
+    parents: tuple[str, ...] = ()  # of each cell, its parent's key, where it must be waited for
+
+
+def groups(plan: Plan, standings: Mapping[str, Standing], wanted: Mapping[str, Needs], largest: int) -> list[Group]:
+    """The plan in arrays, parents first. A student waits for a teacher that is submitted with it, or still queued."""
+    starting = {cell.key for cell in plan.start}
+    found: list[Group] = []
+    place: dict[str, tuple[int, int]] = {}  # key: group, number
+    by_kind: dict[tuple[Any, ...], list[Cell]] = {}
+    for cell in plan.start:
+        waits = cell.parent in starting or (cell.parent and standings[cell.parent].state in {"running", "queued"})
+        by_kind.setdefault((cell.stage, wanted[cell.key], bool(waits)), []).append(cell)
+    for (stage, need, waits), cells in by_kind.items():
+        for some in _layers(cells, place) if waits else _chunks(cells, largest):
+            parents = tuple(str(cell.parent) for cell in some) if waits else ()
+            for number, cell in enumerate(some):
+                place[cell.key] = (len(found), number)
+            found.append(Group(stage, tuple(some), need, parents))
+    return found
+
+
+def _chunks(cells: Sequence[Cell], largest: int) -> Iterator[list[Cell]]:
+    for start in range(0, len(cells), largest):
+        yield list(cells[start : start + largest])
+
+
+def _layers(cells: Sequence[Cell], place: Mapping[str, tuple[int, int]]) -> Iterator[list[Cell]]:
+    """Arrays whose numbers are those of the teachers' array; what does not line up comes one by one."""
+    layers: dict[tuple[int, int], dict[int, Cell]] = {}  # (teachers' group, which child of its teacher): number: cell
+    alone: list[Cell] = []
+    children: dict[str, int] = {}
+    for cell in cells:
+        parent = str(cell.parent)
+        which = children.get(parent, 0)
+        children[parent] = which + 1
+        if parent in place:
+            group, number = place[parent]
+            layers.setdefault((group, which), {})[number] = cell
+        else:
+            alone.append(cell)
+    for layer in layers.values():
+        if sorted(layer) == list(range(len(layer))):
+            yield [layer[number] for number in range(len(layer))]
+        else:
+            alone.extend(layer.values())
+    for cell in alone:
+        yield [cell]
+
+
+def dependency(group: Group, submitted: Mapping[str, tuple[Batch, int]]) -> str | None:
+    """In SLURM's words."""
+    if not group.parents:
+        return None
+    tasks = [submitted[parent] for parent in group.parents]
+    batch, number = tasks[0]
+    return f"aftercorr:{batch.job}" if len(tasks) > 1 else f"afterok:{batch.task(number)}"
+
+
+# --- submitting -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Site:
+    """All that a submission needs to know beside the plan."""
+
+    sweep: Sweep
+    profile: Profile
+    profile_name: str
+    root: Path
+    data_dir: Path
+    ledger: Ledger
+    limits: scheduler.Limits
+
+
+def wanted_needs(
+    plan: Plan, profile: Profile, standings: Mapping[str, Standing], batches: Sequence[Batch]
+) -> tuple[dict[str, Needs], dict[str, int]]:
+    """Of every cell: what to ask for, more than before where memory or time ran out; and how often it was raised."""
+    before = latest(batches)
+    found, escalations = {}, {}
+    for cell in plan.start:
+        standing = standings[cell.key]
+        batch = before[cell.key][0] if cell.key in before else None
+        short = standing.state == "failed" and standing.cause in {"oom", "timeout"} and "CUDA" not in standing.why
+        raised = batch.escalation if batch else 0
+        resources = cell.resources
+        if batch and raised:
+            resources = resources.model_copy(update={name: batch.needs[name] for name in ("mem_gb", "time_min")})
+        found[cell.key] = needs(profile, resources, int(short), standing.cause if short else None)
+        escalations[cell.key] = raised + int(short)
+    return found, escalations
+
+
+def submit(
+    site: Site, plan: Plan, standings: Mapping[str, Standing], batches: Sequence[Batch]
+) -> tuple[list[Batch], int]:
+    """The batches submitted, in order, and how many cells did not fit within the cluster's limit."""
+    wanted, escalations = wanted_needs(plan, site.profile, standings, batches)
+    known = latest([batch for batch in batches if batch.job])
+    made: list[Batch] = []
+    room = site.limits.max_submit
+    left = 0
+    for group in groups(plan, standings, wanted, site.limits.max_array_size or USUAL_ARRAY_SIZE):
+        if room is not None and (len(group.cells) > room or any(parent not in known for parent in group.parents)):
+            left += len(group.cells)  # the steward comes back for them
+            continue
+        batch = _submit_group(site, group, dependency(group, known), max(escalations[cell.key] for cell in group.cells))
+        made.append(batch)
+        known |= latest([batch])
+        room = None if room is None else room - len(group.cells)
+    return made, left
+
+
+def _submit_group(site: Site, group: Group, waits_for: str | None, escalation: int) -> Batch:
+    token = uuid.uuid4().hex[:8]
+    keys = tuple(cell.key for cell in group.cells)
+    batch = Batch(
+        token, site.sweep.name, group.stage, keys, asdict(group.needs), site.profile_name, time.time(), escalation
+    )
+    site.ledger.intend(batch)
+    name = job_name(site.sweep.name, group.stage, token)
+    works = [_job(site, cell, group.needs) for cell in group.cells]
+    job = _through_submitit(site, group.needs, name, waits_for, works)
+    site.ledger.submitted(token, job)
+    return Batch(**{**asdict(batch), "keys": keys, "job": job})
+
+
+def job_name(sweep: str, stage: str, token: str) -> str:
+    return f"{sweep}-{stage}-{token}"
+
+
+def _job(site: Site, cell: Cell, need: Needs) -> Job:
+    return Job(
+        cell.key,
+        lineage(site.sweep, cell),
+        str(site.root.absolute()),
+        str(site.data_dir.absolute()),
+        need.time_min,
+        site.profile.signal_s,
+        site.profile.requeues,
+    )
+
+
+def _through_submitit(site: Site, need: Needs, name: str, waits_for: str | None, works: Sequence[Any]) -> str:
+    from submitit import SlurmExecutor
+
+    with outside_environment():
+        executor = SlurmExecutor(site.ledger.slurm.absolute() / "%j", python=_python(site))
+        executor.update_parameters(**sbatch_parameters(site.profile, need, name, waits_for))
+        with executor.batch():
+            submitted = [executor.submit(work) for work in works]
+    return str(submitted[0].job_id).partition("_")[0]
+
+
+def _python(site: Site) -> str:
+    folders = [site.root.absolute(), site.data_dir.absolute()]
+    return python_command(site.profile, folders, REPOSITORY)
+
+
+@contextmanager
+def outside_environment() -> Iterator[None]:
+    """A job that submits jobs must not hand down its own allocation."""
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(scheduler.clean_environment(before))
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def script_text(site: Site, group: Group) -> str:
+    """The sbatch script of a group, for a dry run; its teachers have no numbers yet."""
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    waits_for = None
+    if group.parents:
+        waits_for = "aftercorr:TEACHERS" if len(group.parents) > 1 else "afterok:TEACHER"
+    parameters = sbatch_parameters(site.profile, group.needs, job_name(site.sweep.name, group.stage, "XXXX"), waits_for)
+    folder = site.ledger.slurm.absolute() / "%j"
+    command = f"{_python(site)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    count: dict[str, Any] = {"map_count": len(group.cells)} if len(group.cells) > 1 else {}
+    text: str = _make_sbatch_string(command=command, folder=folder, **parameters, **count)
+    return text
+
+
+# --- what an earlier submission left ------------------------------------------------------------------------------
+
+
+def mend(ledger: Ledger, batches: Sequence[Batch]) -> list[str]:
+    """Find the jobs of a submission that was killed between asking and writing down; what is still not known."""
+    unknown = []
+    for batch in batches:
+        if batch.job or batch.void:
+            continue
+        ids = scheduler.by_name(job_name(batch.sweep, batch.stage, batch.token))
+        if ids is None:
+            unknown.append(batch.token)
+        elif ids:
+            ledger.submitted(batch.token, ids[0].partition("_")[0])
+        else:
+            ledger.void(batch.token)
+    return unknown
+
+
+# --- the steward --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Steward:
+    """The last job of a submission: asks for the same sweep again, for what failed by the machine's fault."""
+
+    words: tuple[str, ...]
+
+    def __call__(self) -> None:
+        from jobs.submit import main
+
+        with outside_environment():
+            code = main([*self.words, "retry=machine"])
+        if code:
+            raise RuntimeError(f"jobs/submit.py ended with code {code}")
+
+
+def submit_steward(site: Site, words: Sequence[str], batches: Sequence[Batch]) -> str:
+    behind = "afterany:" + ":".join(str(batch.job) for batch in batches)
+    need = Needs(gpus=0, cpus=1, mem_gb=min(2.0, site.profile.mem_gb or 2.0), time_min=15)
+    name = job_name(site.sweep.name, "steward", uuid.uuid4().hex[:8])
+    return _through_submitit(site, need, name, behind, [Steward(tuple(words))])

@@ -1,0 +1,89 @@
+"""What a submission would do: which cells start, which do not and why, and what that will cost."""
+
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from common.run_dir import read_json
+from jobs.standing import MACHINE, Standing
+from jobs.sweep import Cell, Sweep
+from jobs.worker import Lineage
+
+Retry = Literal["all", "machine", "none"]
+RUNS_LOOKED_AT = 200  # finished runs of an entry that are read to expect a time
+
+
+@dataclass(frozen=True)
+class Plan:
+    start: tuple[Cell, ...]  # parents before children
+    skipped: Mapping[str, int]  # reason: cells
+
+
+def make_plan(
+    sweep: Sweep, standings: Mapping[str, Standing], retry: Retry = "all", gone: Mapping[str, str] | None = None
+) -> Plan:
+    """gone: cells that may not be tried again, and why, by key; their children wait with them."""
+    start: list[Cell] = []
+    skipped: Counter[str] = Counter()
+    starting: set[str] = set()
+    gone = gone or {}
+    for key, cell in sweep.cells.items():
+        standing = standings[key]
+        reason = gone.get(key) or _not_started(standing, retry)
+        if not reason and cell.parent and cell.parent not in starting and standings[cell.parent].state not in _COMING:
+            reason = "its teacher will not be finished"
+        if reason:
+            skipped[reason] += 1
+        else:
+            start.append(cell)
+            starting.add(key)
+    return Plan(tuple(start), dict(skipped))
+
+
+_COMING = {"done", "running", "queued"}
+
+
+def _not_started(standing: Standing, retry: Retry) -> str:
+    if standing.state == "done":
+        return "finished"
+    if standing.state in {"running", "queued"}:
+        return standing.state
+    if standing.state == "failed" and (retry == "none" or (retry == "machine" and standing.cause not in MACHINE)):
+        return f"failed ({standing.cause})"
+    return ""
+
+
+def lineage(sweep: Sweep, cell: Cell) -> Lineage:
+    """The first teacher, its student, ..., the cell."""
+    before = lineage(sweep, sweep.cells[cell.parent]) if cell.parent else ()
+    return (*before, (cell.entry, cell.words))
+
+
+# --- what it will cost ------------------------------------------------------------------------------------------
+
+
+def expected_hours(cells: Sequence[Cell], root: Path) -> tuple[float, int]:
+    """Hours of training, as finished runs of the same entry, data and network took; and how many cells have none."""
+    rates: dict[tuple[str, str, str], float | None] = {}
+    hours, unknown = 0.0, 0
+    for cell in cells:
+        kind = (cell.entry, cell.settings.data.name, cell.settings.model.name)
+        if kind not in rates:
+            rates[kind] = _seconds_per_epoch(root, *kind)
+        rate = rates[kind]
+        hours += (rate or 0) * cell.settings.recipe.epochs / 3600
+        unknown += rate is None
+    return hours, unknown
+
+
+def _seconds_per_epoch(root: Path, entry: str, data: str, model: str) -> float | None:
+    found = []
+    pattern = f"{entry}/{data}-{model.removeprefix('timm/')}-s*/result.json"
+    for path in sorted(root.glob(pattern))[:RUNS_LOOKED_AT]:
+        cost = (read_json(path) or {}).get("cost", {})
+        if cost.get("epochs"):
+            found.append(cost["train_seconds"] / cost["epochs"])
+    return statistics.median(found) if found else None

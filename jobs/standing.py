@@ -1,0 +1,168 @@
+"""Where each cell of a sweep stands: from its run folder first, the scheduler's queue second, its accounting last.
+
+done      it has a result
+running   its heartbeat is fresh, or the scheduler runs it
+queued    the scheduler has it
+waiting   nobody has it; it may start, or its teacher is not finished yet
+failed    it ended without a result; the cause says why
+blocked   its teacher failed, so it cannot start
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.run_dir import DEAD_AFTER_SECONDS, read_json
+from jobs.ledger import Batch, latest
+from jobs.scheduler import CAUSES, Queued, cause_in_log
+from jobs.sweep import Cell, Sweep, run_with_teacher
+
+STATES = ("done", "running", "queued", "waiting", "failed", "blocked")
+MACHINE = ("oom", "timeout", "preempted", "node", "lost")  # causes that another attempt may get past
+LOG_END = 20_000  # bytes
+
+
+@dataclass(frozen=True)
+class Standing:
+    state: str
+    run: Path | None = None  # the run's folder; unknown before its teacher is finished
+    cause: str = ""  # class of the failure, or cancelled, lost
+    why: str = ""
+    result: Mapping[str, Any] | None = None
+    epoch: tuple[int, int] | None = None  # finished, of how many
+    task: str | None = None  # the scheduler's name of it
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What is known beside the run folders."""
+
+    batches: Sequence[Batch] = ()
+    queue: Mapping[str, Queued] | None = None  # None: the scheduler does not answer
+    ended: Mapping[str, str] | None = None  # task: state, as far as accounting tells
+    logs: Path | None = None  # folder of submitit's logs
+
+
+@dataclass(frozen=True)
+class Seen:
+    """All that there is to tell where one cell stands."""
+
+    run: Path | None
+    teacher: str  # why its teacher keeps it from starting, if it does
+    cause: str  # of the teacher's failure
+    waits: bool  # its teacher is not finished
+    batch: Batch | None
+    task: str | None
+
+
+def standings(sweep: Sweep, root: Path, outside: Outside) -> dict[str, Standing]:
+    """Of every cell, by key; parents come before their children in a sweep, and so they do here."""
+    found: dict[str, Standing] = {}
+    submitted = latest(outside.batches)
+    for key, cell in sweep.cells.items():
+        parent = found[cell.parent] if cell.parent else None
+        name = _run_name(cell, parent)
+        batch, number = submitted.get(key, (None, 0))
+        seen = Seen(
+            root / cell.entry / name if name else None,
+            _hindrance(sweep, cell, parent),
+            parent.cause if parent else "",
+            parent is not None and parent.state != "done",
+            batch,
+            batch.task(number) if batch and batch.job else None,
+        )
+        found[key] = _standing(seen, outside)
+    return found
+
+
+def _run_name(cell: Cell, parent: Standing | None) -> str | None:
+    if cell.parent is None:
+        return cell.key
+    if parent is None or parent.result is None:
+        return None
+    return run_with_teacher(cell, parent.result["selection"]["digest"])
+
+
+def _hindrance(sweep: Sweep, cell: Cell, parent: Standing | None) -> str:
+    if parent is None or parent.state not in {"failed", "blocked"}:
+        return ""
+    said = f"failed ({parent.cause})" if parent.state == "failed" else "cannot start either"
+    return f"its teacher, {sweep.cells[str(cell.parent)].title}, {said}"
+
+
+def _standing(seen: Seen, outside: Outside) -> Standing:
+    run, task = seen.run, seen.task
+    result = read_json(run / "result.json") if run else None
+    if result is not None:
+        return Standing("done", run, result=result)
+    beat = read_json(run / "heartbeat.json") if run else None
+    epoch = (beat["epoch"], beat["epochs"]) if beat and "epochs" in beat else None
+    queued = (outside.queue or {}).get(task or "")
+    if queued and queued.live:
+        return _as_queued(queued, run, epoch, task)
+    if run and beat and time.time() - beat["time"] < DEAD_AFTER_SECONDS and not _changed(run, beat["time"]):
+        return Standing("running", run, epoch=epoch, task=task)
+    if seen.teacher:
+        return Standing("blocked", run, seen.cause, seen.teacher, task=task)
+    if run and (standing := _as_failed(run, seen.batch, epoch, task)):
+        return standing
+    return _as_submitted(seen, outside, epoch)
+
+
+def _as_queued(queued: Queued, run: Path | None, epoch: tuple[int, int] | None, task: str | None) -> Standing:
+    if queued.reason == "DependencyNeverSatisfied":
+        return Standing("blocked", run, why="its teacher failed; the scheduler will not start it", task=task)
+    if queued.state == "RUNNING":
+        return Standing("running", run, epoch=epoch, task=task)
+    return Standing("queued", run, why="" if queued.reason == "None" else queued.reason, epoch=epoch, task=task)
+
+
+def _as_failed(run: Path, batch: Batch | None, epoch: tuple[int, int] | None, task: str | None) -> Standing | None:
+    """What the run says of its last end, unless it has been submitted since."""
+    failure = read_json(run / "failure.json")
+    if failure is None or (batch and not _changed(run, batch.submitted)):
+        return None
+    kind, message = str(failure.get("class")), str(failure.get("message"))
+    if kind == "preempted" and not batch:
+        return Standing("waiting", run, why=message, epoch=epoch)
+    return Standing("failed", run, kind, message, epoch=epoch, task=task)
+
+
+def _as_submitted(seen: Seen, outside: Outside, epoch: tuple[int, int] | None) -> Standing:
+    """Nothing in its folder tells, and the queue does not have it."""
+    if seen.batch is None:
+        return Standing("waiting", seen.run, why="its teacher is not finished" if seen.waits else "", epoch=epoch)
+    if seen.task is None:
+        return Standing("queued", seen.run, why="its submission was cut short; the same command mends it")
+    if outside.queue is None:
+        why = "as far as is known: the scheduler does not answer"
+        return Standing("queued", seen.run, why=why, epoch=epoch, task=seen.task)
+    cause, why = _end_of(seen.task, outside)
+    return Standing("failed", seen.run, cause, why, epoch=epoch, task=seen.task)
+
+
+def _changed(run: Path, when: float) -> bool:
+    """Whether the run failed after that time."""
+    try:
+        return (run / "failure.json").stat().st_mtime >= when
+    except OSError:
+        return False
+
+
+def _end_of(task: str, outside: Outside) -> tuple[str, str]:
+    """Why a task is gone without a word in its run folder: from accounting, else from the end of its log."""
+    state = (outside.ended or {}).get(task, "")
+    if state in CAUSES:
+        return CAUSES[state], f"job {task} ended as {state}"
+    log = outside.logs / task / f"{task}_0_log.err" if outside.logs else None
+    text = ""
+    if log and log.is_file():
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - LOG_END))
+            text = file.read().decode(errors="replace")
+    cause = cause_in_log(text)
+    if cause:
+        return cause, f"job {task}: {text.strip().splitlines()[-1]}"
+    return "lost", f"job {task} is gone without a result" + (f" ({state})" if state else "")

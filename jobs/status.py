@@ -1,0 +1,190 @@
+"""Where every run of a sweep stands, and why.
+
+    python jobs/status.py sweep=cifar_all                  counts, mean test accuracy, what runs, what failed
+    python jobs/status.py sweep=cifar_all watch=true       again every five seconds
+    python jobs/status.py sweep=cifar_all json=true
+    python jobs/status.py sweep=cifar_all why=RUN          a run's name, hash or title: its end, and what mends it
+
+The sweep is looked at as it was last submitted. Run folders tell most; where the scheduler does not answer, all.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from common import wording
+from common.compose import DONE, FAILED, answer, parse, runs_root
+from common.failures import Refused
+from common.run_dir import RunDir, read_json
+from common.settings import Group, setting
+from jobs.ledger import Ledger
+from jobs.standing import STATES, Standing
+from jobs.submit import look, read_sweep
+from jobs.sweep import Cell, Sweep
+
+WATCH_SECONDS = 5.0
+SHOWN = 20  # runs in a list
+TRACE_LINES = 12
+
+ADVICE = {
+    "oom": "memory=small, or a larger max_mem_gb in the profile; python jobs/submit.py takes it up again with more",
+    "timeout": "a larger max_time_min in the profile; it goes on from its checkpoint",
+    "nan": "a smaller recipe.lr, or recipe.precision=bf16 instead of fp16",
+    "data": "python jobs/prepare.py data=NAME verify=true, then prepare it again",
+    "config": "the message names the setting",
+    "disk": "python jobs/prune.py frees checkpoints of finished runs",
+    "bug": "the traceback names the line",
+}
+
+
+class StatusWords(Group):
+    """Words of this command."""
+
+    sweep: str = setting(..., "a sweep that was submitted")
+    watch: bool = setting(False, "look again every five seconds until all is over")
+    json_: bool = setting(False, "machine-readable", alias="json")
+    why: str | None = setting(None, "a run: its name, its hash, or its title, such as 'cnn seed=0 data=digits'")
+    root: str | None = setting(None, "folder of the run folders; null is $STILLHOUSE_RUNS, else ./runs")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return answer(_status, argv, script="jobs/status.py", about=__doc__, models=[StatusWords])
+
+
+def _status(argv: list[str]) -> int:
+    words = parse(StatusWords, argv)
+    root = runs_root(words.root)
+    asked = read_sweep([*Ledger(root).words_of(words.sweep), f"root={root}"])
+    while True:
+        found, _ = look(asked)
+        if words.why is not None:
+            return _explain(asked.sweep, found, words.why)
+        if words.json_:
+            print(json.dumps([_facts(cell, found[key]) for key, cell in asked.sweep.cells.items()], indent=1))
+        else:
+            print_table(asked.sweep, found)
+        over = all(each.state in {"done", "failed", "blocked"} for each in found.values())
+        if not words.watch or over:
+            return FAILED if any(each.state in {"failed", "blocked"} for each in found.values()) else DONE
+        time.sleep(WATCH_SECONDS)
+
+
+# --- the table ----------------------------------------------------------------------------------------------------
+
+
+def print_table(sweep: Sweep, found: Mapping[str, Standing]) -> None:
+    rows: list[tuple[str, ...]] = [("stage", "data", *STATES, "test accuracy, %", "left")]
+    for (stage, data), keys in _rows(sweep).items():
+        here = [found[key] for key in keys]
+        counts = Counter(each.state for each in here)
+        numbers = [str(counts[state]) if counts[state] else "-" for state in STATES]
+        rows.append((stage, data, *numbers, _accuracy(here), _time_left(here)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    for line in _notable(sweep, found):
+        print(line)
+    sys.stdout.flush()
+
+
+def _rows(sweep: Sweep) -> dict[tuple[str, str], list[str]]:
+    rows: dict[tuple[str, str], list[str]] = {}
+    for stage, keys in sweep.stages.items():
+        for key in keys:
+            rows.setdefault((stage, sweep.cells[key].settings.data.name), []).append(key)
+    return rows
+
+
+def _accuracy(here: list[Standing]) -> str:
+    """Mean and standard deviation of what is finished."""
+    tests = [each.result.get("test", {}) for each in here if each.result]
+    values = [100 * test["accuracy"] for test in tests if test.get("accuracy") is not None]
+    if not values:
+        return "-"
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread} (n={len(values)})"
+
+
+def _time_left(here: list[Standing]) -> str:
+    """Of the slowest run that is under way, by its last epoch."""
+    left = [seconds for each in here if each.state == "running" and (seconds := _seconds_left(each)) is not None]
+    return f"{max(left) / 60:.0f} min" if left else ""
+
+
+def _seconds_left(standing: Standing) -> float | None:
+    if not standing.run or not standing.epoch:
+        return None
+    rows = RunDir(standing.run).read_history()
+    done, epochs = standing.epoch
+    return float(rows[-1]["epoch_time_sec"]) * (epochs - done) if rows else None
+
+
+def _notable(sweep: Sweep, found: Mapping[str, Standing]) -> Iterator[str]:
+    for state in ("running", "failed", "blocked"):
+        keys = [key for key, each in found.items() if each.state == state]
+        for key in keys[:SHOWN]:
+            yield f"{state} {sweep.cells[key].title}: {_said(found[key])}"
+        if len(keys) > SHOWN:
+            yield f"{state}: and {len(keys) - SHOWN} more"
+
+
+def _said(standing: Standing) -> str:
+    if standing.state == "running":
+        at = f"epoch {standing.epoch[0]} of {standing.epoch[1]}" if standing.epoch else "starting"
+        return f"{at}, {standing.run or standing.task}"
+    cause = f"({standing.cause}) " if standing.cause and standing.state == "failed" else ""
+    return wording.one_line(f"{cause}{standing.why}")
+
+
+def _facts(cell: Cell, standing: Standing) -> dict[str, Any]:
+    test = (standing.result or {}).get("test", {})
+    return {
+        "stage": cell.stage,
+        **cell.at,
+        "key": cell.key,
+        "run": str(standing.run) if standing.run else None,
+        "state": standing.state,
+        "cause": standing.cause or None,
+        "why": standing.why or None,
+        "epoch": standing.epoch and standing.epoch[0],
+        "epochs": standing.epoch and standing.epoch[1],
+        "job": standing.task,
+        "test_accuracy": test.get("accuracy"),
+    }
+
+
+# --- one run ------------------------------------------------------------------------------------------------------
+
+
+def _explain(sweep: Sweep, found: Mapping[str, Standing], given: str) -> int:
+    key = _find(sweep, found, given)
+    cell, standing = sweep.cells[key], found[key]
+    print(f"{cell.title}: {standing.state}. {_said(standing)}".rstrip(". "))
+    if standing.run:
+        print(f"folder: {standing.run}")
+        failure = read_json(RunDir(standing.run).failure) if standing.state == "failed" else None
+        for line in str((failure or {}).get("traceback", "")).rstrip().splitlines()[-TRACE_LINES:]:
+            print(f"  {line}")
+    if standing.state in {"failed", "blocked"}:
+        print(f"mend: {ADVICE.get(standing.cause, 'it goes on where it was')}")
+        print(f"then: python jobs/submit.py sweep={sweep.name}")
+    return DONE
+
+
+def _find(sweep: Sweep, found: Mapping[str, Standing], given: str) -> str:
+    names: dict[str, str] = {}
+    for key, cell in sweep.cells.items():
+        run = found[key].run
+        names |= {cell.title: key, key: key, key.rpartition("-")[2]: key}
+        names |= {run.name: key, run.name.rpartition("-")[2]: key} if run else {}
+    if given not in names:
+        raise Refused([f"why: {given} is no run of {sweep.name}{wording.nearest(given, names)}"])
+    return names[given]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,450 @@
+"""A sweep file becomes cells: one run each, with its parent, its words and what it needs.
+
+    axes: {seed: 0-4, data: [mnist, cifar10]}            every stage runs once for each combination
+    with: {recipe.precision: bf16}                       settings of every stage that has them
+    stages:
+      cnn:  {entry: train_cnn}
+      deit: {entry: distill_kd, teacher: cnn, with: {model: deit_cifar}, axes: {distill.alpha: [0.3, 0.7]}}
+    cases:   [{when: {data: mnist}, with: {recipe.epochs: 5}, resources: {time_min: 20}}]
+    exclude: [{stage: deit, data: mnist}]
+    include: [{stage: cnn, seed: 7, data: cifar10}]
+
+A child meets its parent cell by cell: the one with the same values on all of the parent's axes. What a cell is called
+before its parent is finished (`key`) is the name its run would have if the parent's key were the digest of the parent's
+weights: the same cell of any sweep has the same key, so nothing is trained or submitted twice.
+"""
+
+import functools
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import Field
+
+from common import wording
+from common.compose import PRESET_GROUPS, check, compose
+from common.config import ENTRIES, RunSettings, run_name
+from common.failures import Refused
+from common.inputs import lessons_refused
+from common.run_dir import expanded
+from common.settings import Group, every_setting, setting
+from common.yaml12 import load_yaml, read_mapping
+from jobs.profile import Resources
+
+SWEEPS = Path(__file__).parent / "sweeps"
+PARENT_WORD = "teacher"
+
+Values = dict[str, Any]
+
+
+# --- the file ---------------------------------------------------------------------------------------------------
+
+
+class StageWords(Group):
+    """One stage: an entry, run once for each combination of the axes."""
+
+    entry: str = setting(..., "script that every run of the stage starts: train_cnn, distill_kd, ...")
+    teacher: str | Values | None = setting(
+        None, "stage whose runs teach this one's, or {stage: NAME, axis: value} to fix some of its axes"
+    )
+    axes: Values = setting({}, "axes of this stage alone, beside those of the sweep")
+    with_: Values = Field(default={}, alias="with", description="settings of every run of the stage")
+    resources: Resources = Resources()
+
+
+class Case(Group):
+    """Settings and resources of the cells that match."""
+
+    when: Values = setting(..., "axis: value, or a list of values; stage: NAME")
+    with_: Values = Field(default={}, alias="with", description="settings of these runs")
+    resources: Resources = Resources()
+
+
+class SweepWords(Group):
+    """A sweep file."""
+
+    about: str = setting("", "one line on what the sweep is for")
+    axes: Values = setting({}, "name: values, as a list or as a range of whole numbers such as 0-4")
+    with_: Values = Field(default={}, alias="with", description="settings of every stage that has them")
+    stages: dict[str, StageWords] = setting(..., "name: what runs; a stage comes after the one that teaches it")
+    cases: list[Case] = setting([], "exceptions for some cells")
+    exclude: list[Values] = setting([], "cells to leave out")
+    include: list[Values] = setting([], "cells to add, each with its stage and a value for every axis")
+
+
+# --- what it becomes --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep."""
+
+    stage: str
+    at: Mapping[str, Any]  # axis: value
+    entry: str
+    words: tuple[str, ...]  # what follows the script's name, but for the teacher
+    settings: RunSettings  # the teacher's digest is the parent's key
+    key: str
+    parent: str | None  # the parent's key
+    resources: Resources
+
+    @property
+    def title(self) -> str:
+        return " ".join([self.stage, *(f"{axis}={wording.shown(value)}" for axis, value in self.at.items())])
+
+
+@dataclass(frozen=True)
+class Sweep:
+    name: str
+    about: str
+    cells: Mapping[str, Cell]  # by key, parents before children
+    stages: Mapping[str, tuple[str, ...]]  # stage: keys of its cells; a cell may belong to several stages
+    parents: Mapping[str, str | None]  # stage: the stage that teaches it
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the command line changes of a sweep file."""
+
+    axes: Values = field(default_factory=dict)
+    only: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()  # key=value, for every stage that has the setting; STAGE.key=value for one
+
+
+def key_of(settings: RunSettings, parent: str | None) -> str:
+    """What a cell is called before its parent is finished; without a parent, the name of its run."""
+    return run_name(_taught_by(settings, parent) if parent else settings)
+
+
+def run_with_teacher(cell: Cell, digest: str) -> str:
+    """The name of the cell's run, now that the teacher's weights are known."""
+    return run_name(_taught_by(cell.settings, digest))
+
+
+def _taught_by(settings: RunSettings, digest: str) -> RunSettings:
+    teacher = cast(Any, settings).teacher.model_copy(update={"digest": digest})
+    return settings.model_copy(update={"teacher": teacher})
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+
+def sweep_names() -> list[str]:
+    return sorted(path.stem for path in SWEEPS.glob("*.yaml"))
+
+
+def open_sweep(given: str, overrides: Overrides, data_dir: Path) -> Sweep:
+    """A shipped sweep by name, or a file, as cells; Refused with every problem at once."""
+    path = SWEEPS / f"{given}.yaml" if given in sweep_names() else expanded(given)
+    if path.suffix not in {".yaml", ".yml"} or not path.is_file():
+        raise Refused([wording.unknown("sweep", given, [*sweep_names(), "FILE.yaml"])])
+    tree = read_mapping(path)
+    words, problems = check(SweepWords, tree)
+    if words is None:
+        raise Refused(f"{path.name}: {problem}" for problem in problems.values())
+    return Compiler(path.stem, words, overrides, data_dir).sweep()
+
+
+def values_of(axis: str, given: Any) -> list[Any]:
+    """`0-4`, `0-4,7`, a list, or a single value. ValueError where it is none of these, or says a value twice."""
+    if isinstance(given, str) and axis == "seed":
+        found: list[Any] = [number for part in given.split(",") for number in _span(part)]
+    elif isinstance(given, str):
+        found = [load_yaml(part) for part in given.split(",")]
+    else:
+        found = list(given) if isinstance(given, list) else [given]
+    if not found or any(isinstance(value, dict) or value is None for value in found):
+        raise ValueError("allowed: a list of values")
+    if len({json.dumps(value) for value in found}) < len(found):
+        raise ValueError("which says a value twice")
+    return found
+
+
+def _span(part: str) -> list[int]:
+    first, dash, last = part.strip().partition("-")
+    if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+        raise ValueError("allowed: whole numbers and ranges of them, such as 0-4 or 0-2,7")
+    return list(range(int(first), int(last) + 1)) if dash else [int(first)]
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{recipe: {epochs: 5}} and {recipe.epochs: 5} are the same."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
+
+
+def matches(when: Mapping[str, Any], stage: str, at: Mapping[str, Any]) -> bool:
+    here = {"stage": stage, **at}
+    return all(name in here and here[name] in _listed(wanted) for name, wanted in when.items())
+
+
+# --- compiling --------------------------------------------------------------------------------------------------
+
+
+class Compiler:
+    """One pass over a sweep file: problems are gathered, and raised together at the end."""
+
+    def __init__(self, name: str, words: SweepWords, overrides: Overrides, data_dir: Path) -> None:
+        self.name, self.words, self.overrides, self.data_dir = name, words, overrides, data_dir
+        self.problems: dict[str, None] = {}  # in order, each once
+        self.broken: set[tuple[Any, ...]] = set()  # stage and place of cells with problems of their own
+        self.composed: dict[tuple[str, ...], RunSettings | None] = {}
+
+    def sweep(self) -> Sweep:
+        axes = {stage: self._axes(stage) for stage in self.words.stages}
+        wanted = self._wanted()
+        self._check_names(axes)
+        self._check_conditions(axes)
+        self._check_overrides(wanted)
+        if self.problems:
+            raise Refused(self.problems)
+        cells: dict[str, Cell] = {}
+        of_stage: dict[str, dict[tuple[Any, ...], Cell]] = {}
+        for stage in wanted:
+            of_stage[stage] = {}
+            for at in self._places(stage, axes[stage]):
+                cell = self._cell(stage, at, of_stage, axes)
+                if cell is None:
+                    self.broken.add((stage, _place(at)))
+                else:
+                    of_stage[stage][_place(at)] = cell
+                    cells.setdefault(cell.key, cell)
+        if not self.problems and not cells:
+            self._problem("no cell is left; exclude and only leave nothing to run")
+        if self.problems:
+            raise Refused(self.problems)
+        stages = {stage: tuple(cell.key for cell in found.values()) for stage, found in of_stage.items()}
+        return Sweep(self.name, self.words.about, cells, stages, {stage: self._parent(stage)[0] for stage in wanted})
+
+    def _problem(self, text: str) -> None:
+        self.problems[f"{self.name}: {text}"] = None
+
+    def _parent(self, stage: str) -> tuple[str | None, Values]:
+        """The stage that teaches, and the axes of it that are fixed."""
+        given = self.words.stages[stage].teacher
+        if isinstance(given, dict):
+            return given.get("stage"), {axis: value for axis, value in given.items() if axis != "stage"}
+        return given, {}
+
+    def _axes(self, stage: str) -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = {}
+        own = self.words.stages[stage].axes
+        for axis in [axis for axis in own if axis in self.words.axes]:
+            self._problem(f"stage {stage}: axes.{axis} is an axis of the sweep already; allowed: one of the two")
+        for axis, given in {**self.words.axes, **own, **self._sweep_wide()}.items():
+            if axis in flat(self.words.stages[stage].with_):
+                self._problem(f"stage {stage}: {axis} is an axis, and set in with too; allowed: one of the two")
+            try:
+                found[axis] = values_of(axis, self.overrides.axes.get(axis, given))
+            except ValueError as error:
+                self._problem(f"axes.{axis}: given {wording.shown(self.overrides.axes.get(axis, given))}, {error}")
+        return found
+
+    def _sweep_wide(self) -> Values:
+        """Seeds and data sets may be asked for where the file has no such axis."""
+        return {axis: value for axis, value in self.overrides.axes.items() if axis in {"seed", "data"}}
+
+    def _wanted(self) -> list[str]:
+        """The stages asked for and all that teach them, parents first."""
+        stages = self.words.stages
+        for name in self.overrides.only:
+            if name not in stages:
+                self._problem(wording.unknown("only", name, stages))
+        order: list[str] = []
+
+        def visit(stage: str, path: tuple[str, ...]) -> None:
+            if stage in path:
+                circle = " -> ".join([*path[path.index(stage) :], stage])
+                self._problem(f"stages teach each other in a circle: {circle}")
+            elif stage in stages and stage not in order:
+                parent = self._parent(stage)[0]
+                if parent is not None:
+                    if parent not in stages:
+                        self._problem(f"stage {stage}: {wording.unknown(PARENT_WORD, parent, stages)}")
+                    visit(parent, (*path, stage))
+                order.append(stage)
+
+        for stage in self.overrides.only or stages:
+            visit(stage, ())
+        return [stage for stage in order if stage in stages]
+
+    # --- names ------------------------------------------------------------------------------------------------
+
+    def _check_names(self, axes: Mapping[str, Mapping[str, Any]]) -> None:
+        for name, stage in self.words.stages.items():
+            where = f"stage {name}"
+            if stage.entry not in ENTRIES:
+                self._problem(f"{where}: {wording.unknown('entry', stage.entry, ENTRIES)}")
+                continue
+            entry, teacher = ENTRIES[stage.entry], self._parent(name)[0]
+            if teacher is not None and PARENT_WORD not in entry.model_fields:
+                self._problem(f"{where}: {stage.entry} has no teacher; allowed: an entry that distils")
+            for key in [*flat(stage.with_), *axes[name]]:
+                if not _takes(entry, key):
+                    self._problem(f"{where}: {wording.no_such_setting(key, [entry])}")
+        shared = [*flat(self.words.with_), *(key for case in self.words.cases for key in flat(case.with_))]
+        self._check_taken("with", shared, list(self.words.stages))
+
+    def _check_conditions(self, axes: Mapping[str, Mapping[str, Any]]) -> None:
+        """What cases, exclude and include name must be there."""
+        known = sorted({"stage", *itertools.chain.from_iterable(axes.values())})
+        cases = [case.when for case in self.words.cases]
+        for section, listed in {
+            "cases": cases,
+            "exclude": self.words.exclude,
+            "include": self.words.include,
+        }.items():
+            for axis in [axis for when in listed for axis in when if axis not in known]:
+                self._problem(f"{section}: {wording.unknown('axis', axis, known)}")
+            for stage in [stage for when in listed for stage in _listed(when.get("stage", []))]:
+                if stage not in self.words.stages:
+                    self._problem(f"{section}: {wording.unknown('stage', stage, self.words.stages)}")
+
+    def _check_overrides(self, wanted: Sequence[str]) -> None:
+        for axis in self.overrides.axes:
+            if axis not in {"seed", "data"} and not any(axis in self._axes(stage) for stage in wanted):
+                self._problem(f"{axis}: no axis of this sweep")
+        for word in self.overrides.words:
+            key = word.partition("=")[0]
+            stage, _, rest = key.partition(".")
+            if stage in self.words.stages:
+                self._check_taken("", [rest], [stage])
+            else:
+                self._check_taken("", [key], wanted)
+
+    def _check_taken(self, where: str, keys: Iterable[str], stages: Sequence[str]) -> None:
+        """A setting that is meant for all must be one of at least one."""
+        entries = [
+            ENTRIES[self.words.stages[stage].entry] for stage in stages if self.words.stages[stage].entry in ENTRIES
+        ]
+        for key in keys:
+            if entries and not any(_takes(entry, key) for entry in entries):
+                self._problem(f"{where}: ".lstrip(": ") + wording.no_such_setting(key, entries[:1]))
+
+    # --- cells ------------------------------------------------------------------------------------------------
+
+    def _places(self, stage: str, axes: Mapping[str, list[Any]]) -> list[Values]:
+        places = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+        places = [at for at in places if not any(matches(when, stage, at) for when in self.words.exclude)]
+        for extra in [extra for extra in self.words.include if extra.get("stage") == stage]:
+            at = {axis: value for axis, value in extra.items() if axis != "stage"}
+            if set(at) != set(axes):
+                self._problem(f"include: a cell of {stage} needs a value for each of {', '.join(axes)}")
+            elif at not in places:
+                places.append({axis: at[axis] for axis in axes})
+        return places
+
+    def _cell(
+        self,
+        stage: str,
+        at: Values,
+        of_stage: Mapping[str, Mapping[tuple[Any, ...], Cell]],
+        axes: Mapping[str, Mapping[str, Any]],
+    ) -> Cell | None:
+        words = self.words.stages[stage]
+        entry = ENTRIES[words.entry]
+        cases = [case for case in self.words.cases if matches(case.when, stage, at)]
+        shared = {key: value for key, value in flat(self.words.with_).items() if _takes(entry, key)}
+        chosen = shared | flat(words.with_)
+        for case in cases:
+            chosen |= {key: value for key, value in flat(case.with_).items() if _takes(entry, key)}
+        chosen |= at | self._overriding(stage, entry)
+        settings = self._compose(stage, words.entry, chosen)
+        parent, found = self._find_parent(stage, at, of_stage, axes)
+        if settings is None or not found:
+            return None
+        if parent:
+            self._check_lesson(stage, settings, parent)
+            settings = _taught_by(settings, parent.key)
+        resources = words.resources
+        for case in cases:
+            resources = resources.model_copy(update=case.resources.model_dump(exclude_none=True))
+        given = tuple(f"{key}={_written(value)}" for key, value in chosen.items())
+        return Cell(
+            stage, at, words.entry, given, settings, key_of(settings, None), parent.key if parent else None, resources
+        )
+
+    def _overriding(self, stage: str, entry: type[RunSettings]) -> Values:
+        chosen: Values = {}
+        for word in self.overrides.words:
+            key, _, text = word.partition("=")
+            first, _, rest = key.partition(".")
+            if first in self.words.stages:
+                key = rest if first == stage else ""
+            if _takes(entry, key):
+                chosen[key] = load_yaml(text)
+        return chosen
+
+    def _compose(self, stage: str, entry: str, chosen: Values) -> RunSettings | None:
+        """Cells that differ in their seed alone are checked once: a sweep of ten thousand takes seconds."""
+        seed = chosen.get("seed", 0)
+        words = tuple(f"{key}={_written(value)}" for key, value in chosen.items() if key != "seed")
+        if not (isinstance(seed, int) and 0 <= seed < 2**32):
+            words = (*words, f"seed={_written(seed)}")
+        place = (stage, *words)
+        if place not in self.composed:
+            later = self._parent(stage)[0] is not None
+            try:
+                given = [*words, f"data_dir={self.data_dir}"]
+                self.composed[place] = compose(ENTRIES[entry], given, taught_later=later).settings
+            except Refused as refused:
+                self.composed[place] = None
+                for problem in refused.problems:
+                    self._problem(f"stage {stage}: {problem}")
+        settings = self.composed[place]
+        return settings and settings.model_copy(update={"seed": seed})
+
+    def _find_parent(
+        self,
+        stage: str,
+        at: Values,
+        of_stage: Mapping[str, Mapping[tuple[Any, ...], Cell]],
+        axes: Mapping[str, Mapping[str, Any]],
+    ) -> tuple[Cell | None, bool]:
+        name, fixed = self._parent(stage)
+        if name is None:
+            return None, True
+        missing = [axis for axis in axes[name] if axis not in at and axis not in fixed]
+        if missing:
+            self._problem(
+                f"stage {stage}: its teacher {name} has the axis {missing[0]}, which {stage} has not; "
+                f"allowed: teacher: {{stage: {name}, {missing[0]}: VALUE}}, or the axis for both"
+            )
+            return None, False
+        place = {axis: fixed.get(axis, at.get(axis)) for axis in axes[name]}
+        parent = of_stage[name].get(_place(place))
+        if parent is None and (name, _place(place)) not in self.broken:
+            there = " ".join(f"{axis}={value}" for axis, value in place.items())
+            self._problem(f"stage {stage}: its teacher {name} has no cell {there}; exclude both, or include it")
+        return parent, parent is not None
+
+    def _check_lesson(self, stage: str, settings: RunSettings, parent: Cell) -> None:
+        for problem in lessons_refused(settings, parent.settings, f"stage {parent.stage}").values():
+            self._problem(f"stage {stage}: {problem}")
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _place(at: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(sorted((axis, json.dumps(value)) for axis, value in at.items()))
+
+
+@functools.cache
+def _as_it_is(text: str) -> bool:
+    return bool(text) and load_yaml(text) == text
+
+
+def _written(value: Any) -> str:
+    """As a word of the command line, which YAML reads back as the same value."""
+    return value if isinstance(value, str) and _as_it_is(value) else json.dumps(value)
+
+
+def _takes(entry: type[RunSettings], key: str) -> bool:
+    return key in PRESET_GROUPS or key == PARENT_WORD in entry.model_fields or key in every_setting(entry)

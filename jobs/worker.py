@@ -1,0 +1,143 @@
+"""What a job does: run one cell's entry in this process, and see to it that the scheduler starts it again when it must.
+
+An object of strings, which pickle stores by name: it survives another Python and a container. Signals belong to the
+training while it runs (common/attempt.py): it stops behind its next step with a checkpoint, and comes back here.
+
+- USR2 comes before the time limit, and before preemption where the cluster is set up so: the job requeues itself.
+- TERM alone comes before preemption or a cancellation: SLURM goes on with either, and the job waits for it.
+"""
+
+import importlib
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.compose import DONE, REFUSED, compose
+from common.config import ENTRIES, run_name
+from common.run_dir import RunDir, read_json, write_json
+from jobs.sweep import key_of
+
+WAIT_FOR_THE_END = 600.0  # seconds for SLURM to end a job that it told to stop
+LOCKED_RETRY = 15.0  # seconds between two looks at a run that another process holds
+
+Lineage = tuple[tuple[str, tuple[str, ...]], ...]  # (entry, words) of the first teacher, ..., of the run itself
+
+
+class RunFailed(Exception):
+    """The run has no result; its folder says why."""
+
+
+def command_of(lineage: Lineage, root: Path, data_dir: Path) -> tuple[list[str], Path, str]:
+    """Words, run folder and key of a cell whose teachers are finished."""
+    teacher, key, words = "", None, []
+    run = root
+    for entry, given in lineage:
+        words = [*given, f"root={root}", f"data_dir={data_dir}", *([f"teacher={teacher}"] if teacher else [])]
+        settings = compose(ENTRIES[entry], words).settings
+        key = key_of(settings, key)
+        teacher = run_name(settings)
+        run = root / entry / teacher
+    assert key
+    return words, run, key
+
+
+@dataclass(frozen=True)
+class Job:
+    key: str  # what the cell was called when it was submitted
+    lineage: Lineage
+    root: str
+    data_dir: str
+    time_min: int
+    signal_s: int
+    requeues: int
+
+    def __call__(self) -> None:
+        began = time.monotonic()
+        _join_processes()
+        words, folder, key = command_of(self.lineage, Path(self.root), Path(self.data_dir))
+        run = RunDir(folder)
+        if key != self.key:
+            raise RunFailed(
+                f"{folder}: the settings of this run are not those that were submitted ({key}, not {self.key}): "
+                "presets or data have changed meanwhile; submit the sweep again"
+            )
+        code = self._run(words, run)
+        if code == DONE:
+            return
+        failure = read_json(run.failure) or {}
+        if failure.get("class") == "preempted":
+            self._stopped(run, failure, time.monotonic() - began)
+        raise RunFailed(f"{folder} failed ({failure.get('class')}): {failure.get('message')}")
+
+    def checkpoint(self) -> Any:
+        """Called by submitit for a signal that comes before the training listens, or after it."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+    def _run(self, words: list[str], run: RunDir) -> int:
+        entry = self.lineage[-1][0]
+        module = importlib.import_module(f"train.{entry}")
+        sys.argv = [str(Path(str(module.__file__))), *words]  # as if it had been started by hand: provenance says so
+        code: int = module.main(words)
+        while code == REFUSED and _held(run):
+            time.sleep(LOCKED_RETRY)  # another process has the run: its result is ours
+            code = module.main(words)
+        return code
+
+    def _stopped(self, run: RunDir, failure: dict[str, Any], seconds: float) -> None:
+        restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        if failure.get("signal") == "SIGUSR2":
+            if seconds > self.time_min * 60 - self.signal_s - 30:
+                write_json(run.failure, {**failure, "class": "timeout"})
+            if restarts >= self.requeues:
+                again = f"it has been requeued {restarts} times, allowed are {self.requeues} (requeues in the profile)"
+                raise RunFailed(f"{run.path}: {failure.get('message')}; {again}")
+            _requeue()
+        _wait_for_the_end()
+
+
+def _join_processes() -> None:
+    """One task per GPU, as torchrun would have started them."""
+    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
+    if tasks > 1:
+        job = int(os.environ.get("SLURM_JOB_ID", "0"))
+        os.environ |= {
+            "RANK": os.environ["SLURM_PROCID"],
+            "LOCAL_RANK": os.environ["SLURM_LOCALID"],
+            "WORLD_SIZE": str(tasks),
+            "MASTER_ADDR": "127.0.0.1",  # all on one node
+            "MASTER_PORT": str(20000 + job % 20000),
+        }
+
+
+def _held(run: RunDir) -> bool:
+    import fcntl
+
+    try:
+        with (run.path / "lock").open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _requeue() -> None:
+    """By its own name; where SLURM is requeuing it at this moment, the command may fail or be killed, which is fine."""
+    task = os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{task}" if task else os.environ.get("SLURM_JOB_ID", "")
+    if job:
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60, check=False)
+        print(f"requeued {job}" if done.returncode == 0 else f"requeue {job}: {done.stderr.strip()}", flush=True)
+
+
+def _wait_for_the_end() -> None:
+    end = time.monotonic() + WAIT_FOR_THE_END
+    while time.monotonic() < end:
+        time.sleep(1)
