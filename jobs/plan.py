@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from common.run_dir import read_json
+from jobs.cell import Cell, Sweep
 from jobs.standing import MACHINE, Standing
-from jobs.sweep import Cell, Sweep
 from jobs.worker import Lineage
 
 Retry = Literal["all", "machine", "none"]

@@ -225,7 +225,7 @@ def test_only(script_text: str) -> str | None:
 
 
 def cancel(ids: Iterable[str]) -> bool | None:
-    """True where SLURM took every id, else None; all are tried. A job that has ended already is no error."""
+    """True where SLURM took every id, else None; all are tried. A job that has ended or is unknown is no error."""
     done = [_lines("scancel", "--quiet", *chunk) for chunk in _chunks(ids)]
     return None if None in done else True
 

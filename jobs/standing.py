@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from common.run_dir import DEAD_AFTER_SECONDS, read_json
+from jobs.cell import Cell, Sweep, run_with_teacher
 from jobs.ledger import Batch, latest
 from jobs.scheduler import CAUSES, Queued, cause_in_log
-from jobs.sweep import Cell, Sweep, run_with_teacher
 
 STATES = ("done", "running", "queued", "waiting", "failed", "blocked")
 MACHINE = ("oom", "timeout", "preempted", "node", "lost")  # causes that another attempt may get past

@@ -21,10 +21,10 @@ from common.compose import DONE, FAILED, answer, parse, runs_root
 from common.failures import Refused
 from common.run_dir import RunDir, read_json
 from common.settings import Group, setting
+from jobs.cell import Cell, Sweep
 from jobs.ledger import Ledger
 from jobs.standing import STATES, Standing
 from jobs.submit import look, read_sweep
-from jobs.sweep import Cell, Sweep
 
 WATCH_SECONDS = 5.0
 SHOWN = 20  # runs in a list

@@ -21,11 +21,12 @@ from common.compose import DONE, FAILED, answer, check, data_root, read_words, r
 from common.failures import Refused
 from common.settings import Group, setting
 from jobs import scheduler
+from jobs.cell import Sweep
 from jobs.ledger import Batch, Ledger, attempts
 from jobs.plan import Plan, expected_hours, make_plan
-from jobs.profile import open_profile
+from jobs.profiles import open_profile
 from jobs.standing import Outside, Standing, standings
-from jobs.sweep import Overrides, Sweep, open_sweep
+from jobs.sweep import Overrides, open_sweep
 
 LOCAL = "local"
 

@@ -9,9 +9,7 @@
     exclude: [{stage: deit, data: mnist}]
     include: [{stage: cnn, seed: 7, data: cifar10}]
 
-A child meets its parent cell by cell: the one with the same values on all of the parent's axes. What a cell is called
-before its parent is finished (`key`) is the name its run would have if the parent's key were the digest of the parent's
-weights: the same cell of any sweep has the same key, so nothing is trained or submitted twice.
+A child meets its parent cell by cell: the one with the same values on all of the parent's axes.
 """
 
 import functools
@@ -20,89 +18,21 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
-
-from pydantic import Field
+from typing import Any
 
 from common import wording
 from common.compose import PRESET_GROUPS, check, compose
-from common.config import ENTRIES, RunSettings, run_name
+from common.config import ENTRIES, RunSettings
 from common.failures import Refused
 from common.inputs import lessons_refused
 from common.run_dir import expanded
-from common.settings import Group, every_setting, setting
+from common.settings import every_setting
 from common.yaml12 import load_yaml, read_mapping
-from jobs.profile import Resources
+from jobs.cell import Cell, Sweep, key_of, taught_by
+from jobs.sweep_file import SweepWords, Values, flat, listed, matches, values_of
 
 SWEEPS = Path(__file__).parent / "sweeps"
 PARENT_WORD = "teacher"
-
-Values = dict[str, Any]
-
-
-# --- the file ---------------------------------------------------------------------------------------------------
-
-
-class StageWords(Group):
-    """One stage: an entry, run once for each combination of the axes."""
-
-    entry: str = setting(..., "script that every run of the stage starts: train_cnn, distill_kd, ...")
-    teacher: str | Values | None = setting(
-        None, "stage whose runs teach this one's, or {stage: NAME, axis: value} to fix some of its axes"
-    )
-    axes: Values = setting({}, "axes of this stage alone, beside those of the sweep")
-    with_: Values = Field(default={}, alias="with", description="settings of every run of the stage")
-    resources: Resources = Resources()
-
-
-class Case(Group):
-    """Settings and resources of the cells that match."""
-
-    when: Values = setting(..., "axis: value, or a list of values; stage: NAME")
-    with_: Values = Field(default={}, alias="with", description="settings of these runs")
-    resources: Resources = Resources()
-
-
-class SweepWords(Group):
-    """A sweep file."""
-
-    about: str = setting("", "one line on what the sweep is for")
-    axes: Values = setting({}, "name: values, as a list or as a range of whole numbers such as 0-4")
-    with_: Values = Field(default={}, alias="with", description="settings of every stage that has them")
-    stages: dict[str, StageWords] = setting(..., "name: what runs; a stage comes after the one that teaches it")
-    cases: list[Case] = setting([], "exceptions for some cells")
-    exclude: list[Values] = setting([], "cells to leave out")
-    include: list[Values] = setting([], "cells to add, each with its stage and a value for every axis")
-
-
-# --- what it becomes --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of a sweep."""
-
-    stage: str
-    at: Mapping[str, Any]  # axis: value
-    entry: str
-    words: tuple[str, ...]  # what follows the script's name, but for the teacher
-    settings: RunSettings  # the teacher's digest is the parent's key
-    key: str
-    parent: str | None  # the parent's key
-    resources: Resources
-
-    @property
-    def title(self) -> str:
-        return " ".join([self.stage, *(f"{axis}={wording.shown(value)}" for axis, value in self.at.items())])
-
-
-@dataclass(frozen=True)
-class Sweep:
-    name: str
-    about: str
-    cells: Mapping[str, Cell]  # by key, parents before children
-    stages: Mapping[str, tuple[str, ...]]  # stage: keys of its cells; a cell may belong to several stages
-    parents: Mapping[str, str | None]  # stage: the stage that teaches it
 
 
 @dataclass(frozen=True)
@@ -112,21 +42,6 @@ class Overrides:
     axes: Values = field(default_factory=dict)
     only: tuple[str, ...] = ()
     words: tuple[str, ...] = ()  # key=value, for every stage that has the setting; STAGE.key=value for one
-
-
-def key_of(settings: RunSettings, parent: str | None) -> str:
-    """What a cell is called before its parent is finished; without a parent, the name of its run."""
-    return run_name(_taught_by(settings, parent) if parent else settings)
-
-
-def run_with_teacher(cell: Cell, digest: str) -> str:
-    """The name of the cell's run, now that the teacher's weights are known."""
-    return run_name(_taught_by(cell.settings, digest))
-
-
-def _taught_by(settings: RunSettings, digest: str) -> RunSettings:
-    teacher = cast(Any, settings).teacher.model_copy(update={"digest": digest})
-    return settings.model_copy(update={"teacher": teacher})
 
 
 # --- reading ----------------------------------------------------------------------------------------------------
@@ -146,41 +61,6 @@ def open_sweep(given: str, overrides: Overrides, data_dir: Path) -> Sweep:
     if words is None:
         raise Refused(f"{path.name}: {problem}" for problem in problems.values())
     return Compiler(path.stem, words, overrides, data_dir).sweep()
-
-
-def values_of(axis: str, given: Any) -> list[Any]:
-    """`0-4`, `0-4,7`, a list, or a single value. ValueError where it is none of these, or says a value twice."""
-    if isinstance(given, str) and axis == "seed":
-        found: list[Any] = [number for part in given.split(",") for number in _span(part)]
-    elif isinstance(given, str):
-        found = [load_yaml(part) for part in given.split(",")]
-    else:
-        found = list(given) if isinstance(given, list) else [given]
-    if not found or any(isinstance(value, dict) or value is None for value in found):
-        raise ValueError("allowed: a list of values")
-    if len({json.dumps(value) for value in found}) < len(found):
-        raise ValueError("which says a value twice")
-    return found
-
-
-def _span(part: str) -> list[int]:
-    first, dash, last = part.strip().partition("-")
-    if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
-        raise ValueError("allowed: whole numbers and ranges of them, such as 0-4 or 0-2,7")
-    return list(range(int(first), int(last) + 1)) if dash else [int(first)]
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{recipe: {epochs: 5}} and {recipe.epochs: 5} are the same."""
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
-
-
-def matches(when: Mapping[str, Any], stage: str, at: Mapping[str, Any]) -> bool:
-    here = {"stage": stage, **at}
-    return all(name in here and here[name] in _listed(wanted) for name, wanted in when.items())
 
 
 # --- compiling --------------------------------------------------------------------------------------------------
@@ -294,14 +174,11 @@ class Compiler:
         """What cases, exclude and include name must be there."""
         known = sorted({"stage", *itertools.chain.from_iterable(axes.values())})
         cases = [case.when for case in self.words.cases]
-        for section, listed in {
-            "cases": cases,
-            "exclude": self.words.exclude,
-            "include": self.words.include,
-        }.items():
-            for axis in [axis for when in listed for axis in when if axis not in known]:
+        sections = {"cases": cases, "exclude": self.words.exclude, "include": self.words.include}
+        for section, conditions in sections.items():
+            for axis in [axis for when in conditions for axis in when if axis not in known]:
                 self._problem(f"{section}: {wording.unknown('axis', axis, known)}")
-            for stage in [stage for when in listed for stage in _listed(when.get("stage", []))]:
+            for stage in [stage for when in conditions for stage in listed(when.get("stage", []))]:
                 if stage not in self.words.stages:
                     self._problem(f"{section}: {wording.unknown('stage', stage, self.words.stages)}")
 
@@ -360,7 +237,7 @@ class Compiler:
             return None
         if parent:
             self._check_lesson(stage, settings, parent)
-            settings = _taught_by(settings, parent.key)
+            settings = taught_by(settings, parent.key)
         resources = words.resources
         for case in cases:
             resources = resources.model_copy(update=case.resources.model_dump(exclude_none=True))
@@ -426,10 +303,6 @@ class Compiler:
     def _check_lesson(self, stage: str, settings: RunSettings, parent: Cell) -> None:
         for problem in lessons_refused(settings, parent.settings, f"stage {parent.stage}").values():
             self._problem(f"stage {stage}: {problem}")
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 def _place(at: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -7,7 +7,6 @@ training while it runs (common/attempt.py): it stops behind its next step with a
 - TERM alone comes before preemption or a cancellation: SLURM goes on with either, and the job waits for it.
 """
 
-import importlib
 import os
 import subprocess
 import sys
@@ -19,7 +18,16 @@ from typing import Any
 from common.compose import DONE, REFUSED, compose
 from common.config import ENTRIES, run_name
 from common.run_dir import RunDir, read_json, write_json
-from jobs.sweep import key_of
+from jobs.cell import key_of
+from train import distill_cst, distill_kd, train_cnn, train_vit
+
+MAINS = {
+    "train_cnn": train_cnn.main,
+    "train_vit": train_vit.main,
+    "distill_kd": distill_kd.main,
+    "distill_cst": distill_cst.main,
+}
+SCRIPTS = {entry: Path(str(train_cnn.__file__)).with_name(f"{entry}.py") for entry in MAINS}
 
 WAIT_FOR_THE_END = 600.0  # seconds for SLURM to end a job that it told to stop
 LOCKED_RETRY = 15.0  # seconds between two looks at a run that another process holds
@@ -81,12 +89,12 @@ class Job:
 
     def _run(self, words: list[str], run: RunDir) -> int:
         entry = self.lineage[-1][0]
-        module = importlib.import_module(f"train.{entry}")
-        sys.argv = [str(Path(str(module.__file__))), *words]  # as if it had been started by hand: provenance says so
-        code: int = module.main(words)
+        script, main = SCRIPTS[entry], MAINS[entry]
+        sys.argv = [str(script), *words]  # as if it had been started by hand: provenance says so
+        code = main(words)
         while code == REFUSED and _held(run):
             time.sleep(LOCKED_RETRY)  # another process has the run: its result is ours
-            code = module.main(words)
+            code = main(words)
         return code
 
     def _stopped(self, run: RunDir, failure: dict[str, Any], seconds: float) -> None:

@@ -288,6 +288,12 @@ def test_modules_are_short_and_named_after_what_they_hold(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_module_hides_one_of_pythons_own(path: Path) -> None:
+    """A script's folder comes first on the path: a jobs/profile.py would be what cProfile imports."""
+    assert path.stem not in sys.stdlib_module_names - {"__init__"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_a_module_says_what_it_is_for(path: Path) -> None:
     if path.name != "__init__.py":
         assert ast.get_docstring(parse(path))

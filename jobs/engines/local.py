@@ -18,15 +18,13 @@ from typing import IO
 
 from tqdm import tqdm
 
-import train
 from common.failures import Refused
 from common.run_dir import RunDir, read_json
 from common.wording import one_line
+from jobs.cell import Cell, Sweep
 from jobs.plan import Plan, lineage
-from jobs.sweep import Cell, Sweep
-from jobs.worker import command_of
+from jobs.worker import SCRIPTS, command_of
 
-SCRIPTS = Path(str(train.__file__)).parent
 LOOK_SECONDS = 0.2
 
 
@@ -90,7 +88,7 @@ class Engine:
         slot = min(set(range(self.slots)) - {each.slot for each in self.running.values()})
         log = self.logs / f"{cell.key}.txt"
         self.logs.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, str(SCRIPTS / f"{cell.entry}.py"), *words, "log.progress=off"]
+        command = [sys.executable, str(SCRIPTS[cell.entry]), *words, "log.progress=off"]
         with log.open("ab") as file:
             process = self._launch(command, cell, slot, file)
         self.running[cell.key] = Running(cell, RunDir(run), process, slot, log)

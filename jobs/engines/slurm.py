@@ -18,11 +18,11 @@ from typing import Any
 
 import jobs
 from jobs import scheduler
+from jobs.cell import Cell, Sweep
 from jobs.ledger import Batch, Ledger, latest
 from jobs.plan import Plan, lineage
-from jobs.profile import Needs, Profile, needs, python_command, sbatch_parameters
+from jobs.profiles import Needs, Profile, needs, python_command, sbatch_parameters
 from jobs.standing import Standing
-from jobs.sweep import Cell, Sweep
 from jobs.worker import Job
 
 REPOSITORY = Path(str(jobs.__file__)).parent.parent

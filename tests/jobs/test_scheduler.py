@@ -1,3 +1,4 @@
+import getpass
 import os
 import stat
 import time
@@ -80,6 +81,14 @@ def test_a_command_that_hangs_is_left(fake: Fake, monkeypatch: pytest.MonkeyPatc
     assert ask() is None
     assert time.monotonic() - started < 5
     assert calls(command)
+
+
+def test_a_command_whose_own_child_hangs_is_left_too(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "ANSWER_S", 0.3)
+    fake("squeue", "sleep 6; true")  # the child keeps the pipe open after its parent was killed
+    started = time.monotonic()
+    assert queue() is None
+    assert time.monotonic() - started < 5
 
 
 def test_the_limits_are_unknown_where_nobody_tells_them(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,7 +318,7 @@ def test_the_limits_of_a_user_without_a_name(fake: Fake, monkeypatch: pytest.Mon
     def nobody() -> str:
         raise KeyError("uid not found")
 
-    monkeypatch.setattr(scheduler.getpass, "getuser", nobody)
+    monkeypatch.setattr(getpass, "getuser", nobody)
     fake("sacctmgr", "echo 500")
     assert limits() == Limits(None, None)
     assert not Path("calls/sacctmgr").exists()

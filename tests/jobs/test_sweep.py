@@ -13,7 +13,9 @@ from common.compose import compose
 from common.config import ENTRIES, run_name
 from common.data.catalog import DATASETS
 from common.failures import Refused
-from jobs.sweep import SWEEPS, Overrides, Sweep, open_sweep, run_with_teacher, sweep_names, values_of
+from jobs.cell import Sweep, run_with_teacher
+from jobs.sweep import SWEEPS, Overrides, open_sweep, sweep_names
+from jobs.sweep_file import values_of
 
 Open = Callable[..., Sweep]
 

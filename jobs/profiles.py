@@ -246,7 +246,7 @@ def sbatch_parameters(profile: Profile, given: Needs, name: str, dependency: str
         "cpus_per_task": given.cpus,
         **_memory_words(profile, given),
         **_gpu_words(profile, given),
-        "signal_delay_s": profile.signal_s,
+        "signal_delay_s": min(profile.signal_s, 30 * given.time_min),  # a stage of a minute has half of it to work
         "array_parallelism": profile.parallel,
         "setup": _setup(profile, given),
         "srun_args": srun_args,

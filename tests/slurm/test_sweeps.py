@@ -1,0 +1,242 @@
+"""Sweeps on a real SLURM, disturbed in every way a cluster disturbs them, end with the bits of a sweep left alone."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("slurm"),
+    pytest.mark.skipif(shutil.which("slurmctld") is None, reason="slurmctld is not installed"),
+]
+
+ENOUGH = 240.0  # seconds for any sweep here, however busy the machine
+ONE = "sweep=quickstart seeds=0 only=cnn recipe.epochs=40"  # a run of some 15 seconds, to be disturbed in its middle
+PAIR = "sweep=quickstart seeds=0-1 only=deit recipe.epochs=2"
+
+
+class User:
+    """Types commands in a shell of the cluster."""
+
+    def __init__(self, cluster: Any, root: Path, data_dir: Path) -> None:
+        self.cluster, self.root, self.data_dir = cluster, root, data_dir
+
+    def command(self, script: str, words: str) -> list[str]:
+        path = REPOSITORY / "jobs" / f"{script}.py"
+        return [sys.executable, str(path), *words.split(), f"root={self.root}"]
+
+    def types(self, script: str, words: str, code: int | None = 0, **extra: str) -> str:
+        given = f"{words} data_dir={self.data_dir}" if script == "submit" else words
+        environment = {**os.environ, **self.cluster.env, **extra}
+        done = subprocess.run(self.command(script, given), capture_output=True, text=True, env=environment)
+        assert code is None or done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def cells(self) -> list[dict[str, Any]]:
+        facts: list[dict[str, Any]] = json.loads(self.types("status", "sweep=quickstart json=true", code=None))
+        return facts
+
+    def states(self) -> list[str]:
+        return [cell["state"] for cell in self.cells()]
+
+    def waits_for(self, wanted: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
+        end = time.monotonic() + ENOUGH
+        while time.monotonic() < end:
+            cells = self.cells()
+            if wanted(cells):
+                return cells
+            time.sleep(0.5)
+        raise AssertionError(f"still {self.cells()}\n{self.logs()}")
+
+    def waits_for_all(self) -> list[dict[str, Any]]:
+        return self.waits_for(lambda cells: all(cell["state"] == "done" for cell in cells))
+
+    def waits_for_an_epoch(self) -> str:
+        """Until the first run is in its midst; the scheduler's name of it."""
+        cells = self.waits_for(lambda cells: cells[0]["state"] == "running" and (cells[0]["epoch"] or 0) >= 2)
+        return str(cells[0]["job"])
+
+    def logs(self) -> str:
+        return "\n".join(path.read_text() for path in sorted(self.root.glob("jobs/slurm/*/*.err")))[-4000:]
+
+    def weights(self) -> dict[str, bytes]:
+        return {path.parts[-3]: path.read_bytes() for path in self.root.glob("*/*/checkpoints/best.safetensors")}
+
+
+@pytest.fixture
+def user(cluster: Any, tmp_path: Path, digits_dir: Path) -> Iterator[User]:
+    user = User(cluster, tmp_path / "runs", digits_dir)
+    yield user
+    cluster.run("scancel", "--user", "root")
+    assert_idle(cluster)
+
+
+def assert_idle(cluster: Any) -> None:
+    end = time.monotonic() + 60
+    while cluster.run("squeue", "-h").stdout.strip():
+        assert time.monotonic() < end, cluster.run("squeue").stdout
+        time.sleep(0.3)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(digits_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, bytes]]:
+    """Weights of the same sweep on the local engine."""
+    made: dict[str, dict[str, bytes]] = {}
+
+    def of(words: str) -> dict[str, bytes]:
+        if words not in made:
+            root = tmp_path_factory.mktemp("undisturbed")
+            command = [sys.executable, str(REPOSITORY / "jobs" / "submit.py"), *words.split(), "cluster=local"]
+            subprocess.run([*command, f"root={root}", f"data_dir={digits_dir}"], check=True, capture_output=True)
+            made[words] = {path.parts[-3]: path.read_bytes() for path in root.glob("*/*/checkpoints/best.safetensors")}
+        return made[words]
+
+    return of
+
+
+def profile(tmp_path: Path, **changes: Any) -> str:
+    """The cluster's own profile with other values, as a file."""
+    lines = (REPOSITORY / "slurm" / "profiles" / "devcluster.yaml").read_text().splitlines()
+    kept = [line for line in lines if line.partition(":")[0] not in changes]
+    path = tmp_path / "profile.yaml"
+    path.write_text("\n".join([*kept, *(f"{name}: {value}" for name, value in changes.items())]))
+    return f"cluster={path}"
+
+
+# --- undisturbed --------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_equals_the_local_engines_bit_for_bit(user: User, undisturbed: Callable[..., dict[str, bytes]]) -> None:
+    words = "sweep=quickstart seeds=0-2 recipe.epochs=1"
+    printed = user.types("submit", f"{words} cluster=devcluster")
+    assert "submitted deit: 3 runs as job" in printed
+    assert "quickstart: 12 to run" in printed
+    again = user.types("submit", f"{words} cluster=devcluster")
+    assert "0 to run" in again
+    cells = user.waits_for_all()
+    assert user.weights() == undisturbed(words)
+    by_title = {(cell["stage"], cell["seed"]): cell for cell in cells}
+    for student, teacher in (("deit", "cnn"), ("cst", "vit")):
+        for seed in range(3):
+            ended = times(user, by_title[teacher, seed]["job"])["EndTime"]
+            assert times(user, by_title[student, seed]["job"])["StartTime"] >= ended
+    assert "0 to run, 12 finished" in user.types("submit", f"{words} cluster=devcluster")
+
+
+def times(user: User, task: str) -> dict[str, str]:
+    shown = user.cluster.run("scontrol", "show", "job", task).stdout
+    return dict(word.split("=", 1) for word in shown.split() if word.startswith(("StartTime=", "EndTime=")))
+
+
+def test_a_thousand_tasks_are_submitted_in_seconds(user: User) -> None:
+    began = time.monotonic()
+    printed = user.types("submit", "sweep=quickstart seeds=0-999 only=cnn cluster=devcluster")
+    assert time.monotonic() - began < 10
+    assert "submitted cnn: 1000 runs as job" in printed
+
+
+# --- disturbed ----------------------------------------------------------------------------------------------------
+
+
+def test_requeued_by_hand(user: User, undisturbed: Callable[..., dict[str, bytes]]) -> None:
+    user.types("submit", f"{ONE} cluster=devcluster")
+    user.cluster.run("scontrol", "requeue", user.waits_for_an_epoch())
+    user.waits_for_all()
+    assert user.weights() == undisturbed(ONE)
+
+
+def test_preempted(user: User, undisturbed: Callable[..., dict[str, bytes]], tmp_path: Path) -> None:
+    user.types("submit", f"{ONE} {profile(tmp_path, partition='scavenge')}")
+    task = user.waits_for_an_epoch()
+    user.cluster.run("sbatch", "--partition=urgent", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 4")
+    user.waits_for_all()
+    assert user.weights() == undisturbed(ONE)
+    assert restarts(user, task) >= 1
+
+
+def restarts(user: User, task: str) -> int:
+    shown = user.cluster.run("scontrol", "show", "job", task).stdout
+    return max(int(word.split("=")[1]) for word in shown.split() if word.startswith("Restarts="))
+
+
+def test_a_time_limit_shorter_than_the_run(
+    user: User, undisturbed: Callable[..., dict[str, bytes]], tmp_path: Path
+) -> None:
+    words = ONE.replace("40", "90")
+    user.types("submit", f"{words} {profile(tmp_path, time_min=1, signal_s=40)}")
+    task = user.waits_for_an_epoch()
+    user.waits_for_all()
+    assert user.weights() == undisturbed(words)
+    assert restarts(user, task) >= 1
+
+
+def test_a_node_that_dies(user: User, undisturbed: Callable[..., dict[str, bytes]]) -> None:
+    user.types("submit", f"{ONE} cluster=devcluster")
+    task = user.waits_for_an_epoch()
+    shown = user.cluster.run("scontrol", "show", "job", task).stdout
+    node = next(word.split("=")[1] for word in shown.split() if word.startswith("NodeList=n"))
+    user.cluster.stop_node(node)
+    user.cluster.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+    user.cluster.start_node(node)
+    user.waits_for_all()
+    assert user.weights() == undisturbed(ONE)
+    user.cluster.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
+
+
+def test_cancelled_and_taken_up_again(user: User, undisturbed: Callable[..., dict[str, bytes]]) -> None:
+    user.types("submit", f"{PAIR} cnn.recipe.epochs=40 cluster=devcluster")
+    user.cluster.run("scancel", user.waits_for_an_epoch())
+    user.waits_for(lambda cells: [cell["state"] for cell in cells if cell["seed"] == 0] == ["failed", "blocked"])
+    user.types("submit", f"{PAIR} cnn.recipe.epochs=40 cluster=devcluster")
+    user.waits_for_all()
+    assert user.weights() == undisturbed(f"{PAIR} cnn.recipe.epochs=40")
+
+
+def test_the_controller_restarts(user: User, undisturbed: Callable[..., dict[str, bytes]]) -> None:
+    user.types("submit", f"{ONE} cluster=devcluster")
+    user.waits_for_an_epoch()
+    user.cluster.restart_controller()
+    user.waits_for_all()
+    assert user.weights() == undisturbed(ONE)
+
+
+def test_the_submitting_shell_is_killed(user: User, tmp_path: Path) -> None:
+    """After sbatch took the job, before its number is written down: the same command finds it, and adds nothing."""
+    sbatch = shutil.which("sbatch", path=user.cluster.env["PATH"])
+    fake = tmp_path / "bin" / "sbatch"
+    fake.parent.mkdir()
+    fake.write_text(f'#!/bin/bash\n{sbatch} "$@"\nkill -9 $PPID\n')
+    fake.chmod(0o755)
+    path = f"{fake.parent}:{user.cluster.env['PATH']}"
+    words = "sweep=quickstart seeds=0-1 only=cnn recipe.epochs=1 cluster=devcluster"
+    user.types("submit", words, code=-signal.SIGKILL, PATH=path)
+    assert "0 to run" in user.types("submit", words)
+    names = user.cluster.run("squeue", "-h", "-r", "-t", "all", "-o", "%j %i").stdout.splitlines()
+    tokens = {line.split()[0] for line in names if line.startswith("quickstart-cnn-")}
+    ledger = [json.loads(line) for line in (user.root / "jobs" / "ledger.jsonl").read_text().splitlines()]
+    mine = [line["token"] for line in ledger if line.get("stage") == "cnn"]
+    assert len(mine) == 1
+    assert f"quickstart-cnn-{mine[0]}" in tokens
+
+
+def test_a_run_that_fails_takes_its_students_alone(user: User) -> None:
+    words = "sweep=quickstart seeds=0-1 only=deit,vit recipe.epochs=1 cnn.recipe.lr=1e30 cluster=devcluster"
+    user.types("submit", words)
+    over = {"done", "failed", "blocked"}
+    cells = user.waits_for(lambda cells: all(cell["state"] in over for cell in cells))
+    found = {(cell["stage"], cell["state"], cell["cause"]) for cell in cells}
+    assert found == {("cnn", "failed", "nan"), ("deit", "blocked", "nan"), ("vit", "done", None)}
+    printed = user.types("status", "sweep=quickstart", code=1)
+    assert "failed cnn seed=0 data=digits: (nan) the training loss is" in printed
+    assert "its teacher, cnn seed=0 data=digits, failed (nan)" in printed
