@@ -27,7 +27,7 @@ from typing import Any, Protocol, TypeVar
 from tqdm import tqdm
 
 from common.compose import DONE, FAILED, Command, RunWords, answer, compose, presets_of
-from common.config import LogSettings, RunSettings, run_name
+from common.config import LogSettings, RunSettings, TrainingSettings, run_name
 from common.failures import Interrupted, Refused, classify
 from common.run_dir import RunDir, read_json, write_json
 from common.yaml12 import dump_yaml
@@ -57,6 +57,11 @@ class Attempt:
         self.root, self.data_folder = command.root, command.data_dir / command.settings.data.name
         self.stop_signal: str | None = None
         self._saved_at = time.monotonic()
+
+    @property
+    def training(self) -> TrainingSettings:
+        assert isinstance(self.settings, TrainingSettings)
+        return self.settings
 
     @property
     def stop_reason(self) -> str | None:

@@ -26,13 +26,14 @@ from common.config import RunSettings
 from common.data.catalog import DATASETS
 from common.failures import Failure
 from common.failures import Refused as Refused
-from common.inputs import Problems, find_data, find_teacher, find_weights, no_training_images
+from common.inputs import Problems, find_data, find_run, find_sets, find_teacher, find_weights, no_training_images
 from common.run_dir import expanded
-from common.settings import Group, every_setting, setting
+from common.settings import Group, every_setting, groups_of, setting
 from common.yaml12 import load_yaml, read_mapping
 
 PRESETS = Path(__file__).parent / "presets"
-PRESET_GROUPS = ("data", "model", "recipe", "augment", "memory")  # memory sets fields of other groups, so it comes last
+PRESET_GROUPS = ("data", "model", "recipe", "augment", "distill", "shift", "memory")
+SPREAD = "memory"  # sets fields of other groups, so it comes last
 
 DONE, FAILED, REFUSED = 0, 1, 2  # the exit codes of every command
 
@@ -73,8 +74,10 @@ def compose(entry: type[RunSettings], argv: Iterable[str], *, taught_later: bool
 
     taught_later: the teacher is a run that a sweep trains first, so that there is nothing to look at yet.
     """
-    teacher = ["teacher"] if "teacher" in entry.model_fields else []
-    values, problems = read_words(argv, (RunWords, entry), (*PRESET_GROUPS, *teacher))
+    presets = presets_of(entry)
+    parent = [entry.PARENT] if entry.PARENT else []
+    values, problems = read_words(argv, (RunWords, entry), (*presets, *parent))
+    problems |= _taken_from_parent(entry, values)
     if values.get("data.name") in DATASETS:
         values["data"] = values.pop("data.name")  # with all that a published set brings
     words, wrong = _run_words(values)
@@ -83,13 +86,23 @@ def compose(entry: type[RunSettings], argv: Iterable[str], *, taught_later: bool
     problems |= _check_folder("root", root) | _check_folder("data_dir", data_dir)
 
     tree, wrong = _base(entry, values, words.config)
-    problems |= wrong | _lay_over(tree, values, presets_of(entry))
-    problems |= find_data(tree, data_dir, words.data_dir) | find_weights(tree)
-    problems |= {} if taught_later else find_teacher(entry, tree, root, data_dir)
+    problems |= wrong | _lay_over(tree, values, presets, entry.PARENT)
+    if entry.PARENT == "run":
+        problems |= {} if taught_later else find_run(tree, root)
+        problems |= find_sets(tree, root, data_dir, words.data_dir)
+    else:
+        problems |= find_data(tree, data_dir, words.data_dir) | find_weights(tree)
+        problems |= {} if taught_later else find_teacher(entry, tree, root, data_dir)
     settings, wrong = check(entry, tree)
     if problems or settings is None:
         raise Refused((problems | _unless_said(wrong, problems)).values())
     return Command(settings, root, data_dir, words.force, words.dry_run)
+
+
+def _taken_from_parent(entry: type[RunSettings], values: dict[str, Any]) -> Problems:
+    """Words for what the run that is built on decides."""
+    foreign = [key for key in values if key.partition(".")[0] in entry.FROM_PARENT]
+    return {key: f"{key}: given {wording.shown(values.pop(key))}, but it is that of the run" for key in foreign}
 
 
 def parse(command: type[M], argv: Iterable[str], loose: str | None = None) -> M:
@@ -152,9 +165,19 @@ def _read_value(text: str) -> Any:
 @functools.cache
 def presets_of(entry: type[RunSettings]) -> dict[str, tuple[str, ...]]:
     """Group -> the names an entry may be given. Of data, the published sets that can be trained on."""
-    named = {group: sorted(path.stem for path in (PRESETS / group).glob("*.yaml")) for group in PRESET_GROUPS}
-    named["data"] = [name for name, published in DATASETS.items() if not published.evaluation_only]
-    named["model"] = [name for name in named["model"] if _preset("model", name)["name"] in entry.MODEL_NAMES]
+    groups = [
+        group
+        for group in PRESET_GROUPS
+        if group not in entry.FROM_PARENT
+        and (group in entry.model_fields or (group == SPREAD and "recipe" in entry.model_fields))
+    ]
+    named = {group: sorted(path.stem for path in (PRESETS / group).glob("*.yaml")) for group in groups}
+    if "data" in named:
+        named["data"] = [name for name, published in DATASETS.items() if not published.evaluation_only]
+        named["model"] = [name for name in named["model"] if _preset("model", name)["name"] in entry.MODEL_NAMES]
+    if "distill" in named:  # of lessons, those that the entry gives
+        known = set(every_setting(groups_of(entry.model_fields["distill"])[""]))
+        named["distill"] = [name for name in named["distill"] if _preset("distill", name).keys() <= known]
     return {group: tuple(names) for group, names in named.items()}
 
 
@@ -193,6 +216,8 @@ def _base(entry: type[RunSettings], values: Mapping[str, Any], snapshot: str | N
             given = wording.shown(tree["entry"])
             return {}, {"config": f"config: {snapshot} is a snapshot of {given}, allowed: one of {entry_name}"}
         return tree, {}
+    if entry.FROM_PARENT:
+        return {}, {}
     data = values.get("data.name", values.get("data", entry.model_fields["data"].default.name))
     chosen = _starting_point(entry_name, data if isinstance(data, str) else "any")
     return {group: copy.deepcopy(_preset(group, preset)) for group, preset in chosen.items()}, {}
@@ -205,26 +230,29 @@ def _starting_point(entry: str, data: str) -> dict[str, str]:
     return table.get(data) or table.get(family) or table["any"]
 
 
-def _lay_over(tree: dict[str, Any], values: Mapping[str, Any], presets: Mapping[str, Sequence[str]]) -> Problems:
+def _lay_over(
+    tree: dict[str, Any], values: Mapping[str, Any], presets: Mapping[str, Sequence[str]], parent: str
+) -> Problems:
     """Presets first, single fields after them, so that their order on the command line does not matter."""
     problems: Problems = {}
-    for group in [group for group in PRESET_GROUPS if group in values]:
+    for group in [group for group in presets if group in values]:
         name = values[group]
         if group == "data" and isinstance(name, str) and name not in DATASETS:
             tree["data"] = {"name": name}  # a set of the user's own; find_data looks for it
         elif not (isinstance(name, str) and name in presets[group]):
             problems[group] = _no_such_preset(group, name, presets[group])
-        elif group == "memory":
+        elif group == SPREAD:
             for key, value in _preset(group, name).items():
                 _plant(tree, key, value)
         else:
             tree[group] = copy.deepcopy(_preset(group, name))
-    if "teacher" in values:
-        tree["teacher"] = {"name" if str(values["teacher"]).startswith("timm/") else "run": values["teacher"]}
+    if parent and parent in values:
+        published = parent == "teacher" and str(values[parent]).startswith("timm/")
+        tree[parent] = {"name" if published else "run": values[parent]}
     if "model.name" in values and "model" not in values:
         _start_from_name(tree, values["model.name"])
     for key, value in values.items():
-        if key not in (*PRESET_GROUPS, "teacher"):
+        if key not in {*presets, parent}:
             _plant(tree, key, value)
     return problems
 

@@ -7,11 +7,11 @@ objects, in compose.py; named values (`recipe=cnn_cifar`) are YAML files in pres
 
 import hashlib
 import json
-import math
 from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
+from common.lesson_settings import CSTSettings, KDSettings, TeacherSettings
 from common.models.settings import (
     CNN_BACKBONES,
     VIT_BACKBONES,
@@ -23,6 +23,7 @@ from common.models.settings import (
     ViTSettings,
 )
 from common.settings import Group, identity, setting
+from common.shift_settings import ShiftSettings, SubjectSettings
 
 
 class DataSettings(Group):
@@ -165,87 +166,29 @@ class LogSettings(Group):
     )
 
 
-# --- who teaches, and what --------------------------------------------------------------------------------------
-
-
-class TeacherSettings(Group):
-    """A finished run (teacher=RUN), or a network of timm with published weights (teacher=timm/NAME)."""
-
-    run: str | None = setting(None, "finished run that teaches: its folder, name or hash", identity=False)
-    digest: str | None = setting(None, "fingerprint of that run's weights, filled in")
-    name: str | None = setting(
-        None, "network of timm with published weights", pattern=r"^timm/[A-Za-z0-9_.-]+$", form="timm/NAME"
-    )
-    weights: str | None = setting(None, "file of its weights; null is the hub's cache", identity=False)
-    weights_digest: str | None = setting(None, "fingerprint of that file, filled in")
-    input_size: int | None = setting(None, "side that its images are resized to; null is its own", ge=8, le=1024)
-
-
-class GateSettings(Group):
-    gate: Literal["warn", "stop", "off"] = setting(
-        "warn", "what follows where the teacher is worse than the student alone, or than it should be", identity=False
-    )
-    margin: float = setting(
-        0.01, "accuracy that a teacher may lack of its published value before the gate shuts", identity=False, ge=0
-    )
-
-
-class KDSettings(GateSettings):
-    """What the student takes from the teacher's answers. A student with a DIST token reads them with that."""
-
-    labels: Literal["soft", "hard"] = setting("soft", "the teacher's probabilities, or its decision")
-    temperature: float = setting(4.0, "softens both networks' probabilities", gt=0)
-    alpha: float = setting(0.7, "share of the teacher in the loss, at the end of its schedule", ge=0, le=1)
-    alpha_start: float = setting(0.0, "share at the beginning, unless the schedule is constant", ge=0, le=1)
-    schedule: Literal["constant", "linear", "cosine"] = setting("constant", "course of the share over the epochs")
-
-
-def share_of_teacher(lesson: KDSettings, done: float) -> float:
-    """alpha when a share `done` of the training is over."""
-    way = {"constant": 1.0, "linear": done, "cosine": (1 - math.cos(math.pi * done)) / 2}[lesson.schedule]
-    return lesson.alpha_start + (lesson.alpha - lesson.alpha_start) * way
-
-
-class CSTSettings(GateSettings):
-    """What the student takes from the teacher's tokens."""
-
-    token_weight: float = setting(1.0, "weight of the distance between tokens", ge=0)
-    token_from: float = setting(0.0, "share of the epochs before it counts", ge=0, lt=1)
-    relation_weight: float = setting(0.1, "weight of the divergence between relations", ge=0)
-    relation_from: float = setting(0.1, "share of the epochs before it counts", ge=0, lt=1)
-    relation: Literal["token", "sample", "random"] = setting(
-        "token", "whose likeness: tokens of an image, images of a batch, or tokens drawn from all of it"
-    )
-    relation_temperature: float = setting(0.1, "sharpens the likenesses", gt=0)
-    student_layers: list[int] | None = setting(None, "blocks of the student that are taught; null: middle and last")
-    teacher_layer: int = setting(-1, "block of the teacher that teaches")
-    hidden: int = setting(512, "width inside the projector that the student gets for the lessons", ge=1)
-
-    @model_validator(mode="after")
-    def something_is_taught(self) -> Self:
-        if not self.token_weight and not self.relation_weight:
-            raise ValueError("token_weight=0 and relation_weight=0 leave nothing to learn; allowed: one above 0")
-        if self.student_layers is not None and not self.student_layers:
-            raise ValueError("student_layers=[] leaves nothing to learn; allowed: null, or blocks such as [6, 11]")
-        return self
-
-
 # --- entries ----------------------------------------------------------------------------------------------------
 
 
 class RunSettings(Group):
-    """What every training entry has."""
+    """What every run has."""
 
     MODEL_NAMES: ClassVar[tuple[str, ...]] = ()  # beside timm/...
+    PARENT: ClassVar[str] = ""  # the word, and the group, of the finished run that it builds on
+    FROM_PARENT: ClassVar[tuple[str, ...]] = ()  # settings that are that run's own
 
     entry: str = setting(..., "the entry that these settings are for")
     seed: int = setting(0, "seed of initial weights, order and augmentation", ge=0, le=2**32 - 1)
     data: DataSettings = DataSettings()
-    augment: AugmentSettings = AugmentSettings()
-    recipe: RecipeSettings = RecipeSettings()
     model: AnyModel
     compute: ComputeSettings = ComputeSettings()
     log: LogSettings = LogSettings()
+
+
+class TrainingSettings(RunSettings):
+    """What every training entry has."""
+
+    augment: AugmentSettings = AugmentSettings()
+    recipe: RecipeSettings = RecipeSettings()
 
     @model_validator(mode="after")
     def groups_fit_together(self) -> Self:
@@ -257,7 +200,7 @@ class RunSettings(Group):
         return self
 
 
-class TrainCNN(RunSettings):
+class TrainCNN(TrainingSettings):
     """Settings of train/train_cnn.py."""
 
     MODEL_NAMES: ClassVar = ("adaptive_cnn", *CNN_BACKBONES)
@@ -266,7 +209,7 @@ class TrainCNN(RunSettings):
     model: CNNModel = AdaptiveCNNSettings()
 
 
-class TrainViT(RunSettings):
+class TrainViT(TrainingSettings):
     """Settings of train/train_vit.py."""
 
     MODEL_NAMES: ClassVar = ("vit", *VIT_BACKBONES)
@@ -285,10 +228,11 @@ class TrainViT(RunSettings):
         return self
 
 
-class DistillKD(RunSettings):
+class DistillKD(TrainingSettings):
     """Settings of train/distill_kd.py."""
 
     MODEL_NAMES: ClassVar = ("adaptive_cnn", "vit", *CNN_BACKBONES, *VIT_BACKBONES)
+    PARENT: ClassVar = "teacher"
 
     entry: Literal["distill_kd"] = setting("distill_kd", "the entry that these settings are for")
     model: StudentModel = ViTSettings(dist_token=True, inference="avg")
@@ -296,10 +240,11 @@ class DistillKD(RunSettings):
     distill: KDSettings = KDSettings()
 
 
-class DistillCST(RunSettings):
+class DistillCST(TrainingSettings):
     """Settings of train/distill_cst.py."""
 
     MODEL_NAMES: ClassVar = ("vit",)
+    PARENT: ClassVar = "teacher"
 
     entry: Literal["distill_cst"] = setting("distill_cst", "the entry that these settings are for")
     model: ViTSettings = ViTSettings()
@@ -322,6 +267,18 @@ class DistillCST(RunSettings):
         return self
 
 
+class EvalShift(RunSettings):
+    """Settings of eval/eval_shift.py."""
+
+    PARENT: ClassVar = "run"
+    FROM_PARENT: ClassVar = ("seed", "data", "model")
+
+    entry: Literal["eval_shift"] = setting("eval_shift", "the entry that these settings are for")
+    model: AnyModel = AdaptiveCNNSettings()
+    run: SubjectSettings = SubjectSettings()
+    shift: ShiftSettings = ShiftSettings()
+
+
 def run_name(settings: RunSettings) -> str:
     """`<data>-<model>-s<seed>-<hash>`: readable first, unique by the hash of the identity."""
     canonical = json.dumps(identity(settings), sort_keys=True, separators=(",", ":"))
@@ -335,4 +292,6 @@ ENTRIES: dict[str, type[RunSettings]] = {
     "train_vit": TrainViT,
     "distill_kd": DistillKD,
     "distill_cst": DistillCST,
+    "eval_shift": EvalShift,
 }
+TRAININGS = {name: entry for name, entry in ENTRIES.items() if issubclass(entry, TrainingSettings)}

@@ -64,7 +64,7 @@ def confusion_matrix(counts: ArrayLike, class_names: Sequence[str], title: str) 
     cell = side * POINTS / len(names)
     size = min(max(0.8 * cell, SMALLEST_TEXT), 9.0)
     margin = max(map(len, names)) * size * CHARACTER_WIDTH / POINTS
-    figure = _figure(side + margin + 2.2, side + margin + 1.2, title, f"n = {totals.sum():,} images")
+    figure = new_figure(side + margin + 2.2, side + margin + 1.2, title, f"n = {totals.sum():,} images")
     axes = figure.subplots()
     _shade(figure, axes, table, numbered)
     if numbered:
@@ -129,7 +129,7 @@ def reliability_diagram(
 
     The unit is what n counts: images, or the decisions of a multi-label task.
     """
-    figure = _figure(6.4, 7.0, title, f"n = {n:,} {unit}, ECE = {100 * ece:.2f} % ({len(bins)} bins)")
+    figure = new_figure(6.4, 7.0, title, f"n = {n:,} {unit}, ECE = {100 * ece:.2f} % ({len(bins)} bins)")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     filled = [each for each in bins if each["n"]]
     low, high, observed, predicted = (
@@ -140,7 +140,7 @@ def reliability_diagram(
     _bars(upper, low, high, np.abs(observed - predicted), **gap, label="Gap to the mean prediction")
     upper.plot([0, 100], [0, 100], "--", color="black", linewidth=1, label="Perfect")
     upper.set(xlim=(0, 100), ylim=(0, 100), ylabel="Observed: share that came true (%)")
-    _legend_above(upper)
+    legend_above(upper)
 
     numbers = _bars(lower, low, high, np.array([each["n"] for each in filled]), facecolor="0.7")
     lower.bar_label(numbers, [_compact(each["n"]) for each in filled], padding=2, fontsize=SMALLEST_TEXT)
@@ -178,7 +178,7 @@ def roc_curves(logits: ArrayLike, labels: ArrayLike, class_names: Sequence[str],
     selection = f"; the {len(shown)} classes of lowest AUC, of {len(curves)}" if len(shown) < len(curves) else ""
     undefined = len(columns) - len(curves)
     without = f"; classes without curve (no image has them, or all): {undefined}" if undefined else ""
-    figure = _figure(8.6, 5.8, title, f"n = {len(truth):,} images{selection}{without}")
+    figure = new_figure(8.6, 5.8, title, f"n = {len(truth):,} images{selection}{without}")
     axes = figure.subplots()
     if len(curves) > 1:
         _draw_mean_curve(axes, list(curves.values()), float(np.mean(list(aucs.values()))), len(shown) < len(curves))
@@ -226,13 +226,13 @@ def per_class_bars(per_class: Sequence[Mapping[str, Any]], title: str) -> Figure
     names = _short_names([row["class"] for row in per_class], len(per_class))
     facts = f"n = {sum(row['n'] for row in per_class):,} labels"
     if len(names) <= MOST_BARS:
-        figure = _figure(7.5, 0.42 * len(names) + 1.9, title, facts)
+        figure = new_figure(7.5, 0.42 * len(names) + 1.9, title, facts)
         _draw_bars(figure.subplots(), per_class, names)
         return figure
     worst_first = sorted(range(len(names)), key=lambda place: per_class[place]["f1_score"])
     worst = worst_first[:MOST_BARS]
     facts += f"; the {MOST_BARS} classes of lowest F1, of {len(names)}"
-    figure = _figure(10.5, 0.42 * MOST_BARS + 1.9, title, facts)
+    figure = new_figure(10.5, 0.42 * MOST_BARS + 1.9, title, facts)
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])
     _draw_bars(left, [per_class[place] for place in worst], [names[place] for place in worst])
     _draw_sorted(right, np.array([per_class[place]["f1_score"] for place in worst_first]))
@@ -251,7 +251,7 @@ def _draw_bars(axes: Axes, rows: Sequence[Mapping[str, Any]], names: Sequence[st
     axes.set(xlim=(0, 100), xlabel="Score (%)", ylabel="Class (n)")
     axes.grid(axis="x", alpha=0.4)
     axes.set_axisbelow(True)
-    _legend_above(axes)
+    legend_above(axes)
 
 
 def _draw_sorted(axes: Axes, rising: Floats) -> None:
@@ -266,7 +266,7 @@ def _draw_sorted(axes: Axes, rising: Floats) -> None:
 # --- shared -----------------------------------------------------------------------------------------------------
 
 
-def _figure(width: float, height: float, title: str, facts: str) -> Figure:
+def new_figure(width: float, height: float, title: str, facts: str) -> Figure:
     figure = Figure(figsize=(width, height), layout="compressed")
     characters = int(width * POINTS / (TITLE_SIZE * CHARACTER_WIDTH))
     lines = [*textwrap.wrap(_literal(title), characters), *textwrap.wrap(facts, characters)]
@@ -274,8 +274,10 @@ def _figure(width: float, height: float, title: str, facts: str) -> Figure:
     return figure
 
 
-def _legend_above(axes: Axes) -> None:
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=9)
+def legend_above(*shared: Axes) -> None:
+    """Of all that share a place."""
+    handles = [handle for axes in shared for handle in axes.get_legend_handles_labels()[0]]
+    shared[0].legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=9)
 
 
 def _short_names(class_names: Sequence[str], classes: int) -> list[str]:

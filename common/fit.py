@@ -26,7 +26,7 @@ from torch import nn
 
 from common.attempt import Attempt
 from common.compute import Compute, distribute, seed_model
-from common.config import RunSettings
+from common.config import TrainingSettings
 from common.data.packed import Batch, Batches
 from common.failures import Interrupted, NotFinite
 from common.loop import (
@@ -110,8 +110,8 @@ class Task:
     deployed: Callable[[nn.Module], nn.Module]  # the part of the model that is kept
 
     @property
-    def settings(self) -> RunSettings:
-        return self.attempt.settings
+    def settings(self) -> TrainingSettings:
+        return self.attempt.training
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         return validate(self.deployed(model), self.val, self.settings.recipe) if self.val else {}
@@ -130,7 +130,7 @@ def fit(
 
     deployed: the part of the model that is validated and kept, where the rest of it only helps in training.
     """
-    recipe = attempt.settings.recipe
+    recipe = attempt.training.recipe
     training = Training(
         model,
         make_optimizer(model, recipe),

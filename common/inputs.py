@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from common import wording
-from common.config import CSTSettings, DistillCST, RunSettings
+from common.config import DistillCST, EvalShift, RunSettings
 from common.data.catalog import DATASETS
 from common.failures import Refused
+from common.lesson_settings import CSTSettings
 from common.models.settings import ViTSettings
 from common.run_dir import digest_of, expanded, read_json
-from common.trained import TrainedRun, open_run
+from common.trained import TrainedRun, find_folder, open_run
 
 Problems = dict[str, str]  # what is wrong, by the word or the setting it is about; what is found first says most
 
@@ -147,6 +148,77 @@ def lessons_refused(settings: RunSettings, teacher: RunSettings, name: str) -> P
     if not isinstance(settings, DistillCST):
         return {}
     return _tokens_refused(name, teacher, settings.distill.teacher_layer)
+
+
+def find_run(tree: dict[str, Any], root: Path) -> Problems:
+    """Of the run that is tested, the seed, the data and the network join the settings, and its weights' digest."""
+    group = tree.setdefault("run", {})
+    if not isinstance(group, dict):
+        return {}  # which the check of the whole will name
+    if not isinstance(group.get("run"), str):
+        return {"run": "run: missing; a finished run (its folder, name or hash)"}
+    try:
+        trained = open_run(group["run"], root)
+    except Refused as refused:
+        return {"run": "; ".join(refused.problems)}
+    digest, given = trained.result["selection"]["digest"], group.get("digest")
+    if given not in {None, digest}:
+        return {
+            "run": f"run: {trained.run.path} has the weights {digest}, but the settings name {wording.shown(given)}"
+        }
+    group["digest"] = digest
+    tree |= trained.settings.model_dump(include=set(EvalShift.FROM_PARENT))
+    return {}
+
+
+def find_sets(tree: dict[str, Any], root: Path, data_dir: Path, given_dir: str | None) -> Problems:
+    """Further sets to test on must have been prepared; the digests of their images join the settings."""
+    shift = tree.setdefault("shift", {})
+    sets = shift.get("sets", []) if isinstance(shift, dict) else []
+    problems: Problems = {}
+    digests = {}
+    for name in sets if isinstance(sets, list) else []:
+        digest = (read_json(data_dir / str(name) / "manifest.json") or {}).get("digest")
+        where = f" data_dir={shlex.quote(given_dir)}" if given_dir else ""
+        if digest is None and name in DATASETS:
+            command = f"python jobs/prepare.py data={name}{where}"
+            problems["shift.sets"] = f"shift.sets: {name} is not prepared under {data_dir}; run: {command}"
+        elif digest is None:
+            packed = [path.parent.name for path in data_dir.glob("*/manifest.json")]
+            problems["shift.sets"] = wording.unknown("shift.sets", name, dict.fromkeys([*sorted(packed), *DATASETS]))
+        else:
+            digests[name] = digest
+    if isinstance(shift, dict) and isinstance(shift.get("baseline"), str):
+        problems |= _find_baseline(shift, root)
+    if digests and not problems:
+        given = shift.setdefault("digests", digests) or digests
+        shift["digests"] = digests
+        if given != digests:
+            problems["shift.digests"] = f"shift.digests: the images of {', '.join(digests)} have changed"
+    return problems
+
+
+def _find_baseline(shift: dict[str, Any], root: Path) -> Problems:
+    try:
+        path, _ = open_shift_run(shift["baseline"], root)
+    except Refused as refused:
+        return {"shift.baseline": "; ".join(refused.problems)}
+    digest, given = digest_of(path / "result.json"), shift.get("baseline_digest")
+    shift["baseline_digest"] = digest
+    if given not in {None, digest}:
+        return {
+            "shift.baseline_digest": f"shift.baseline_digest: given {wording.shown(given)}, but {path} has {digest}"
+        }
+    return {}
+
+
+def open_shift_run(given: str, root: Path) -> tuple[Path, dict[str, Any]]:
+    """Folder and result of a finished test under shift; else Refused."""
+    path = find_folder(given, root, "shift.baseline")
+    result = read_json(path / "result.json")
+    if result is None or "shift" not in result:
+        raise Refused([f"shift.baseline: {path} is no finished run of eval_shift"])
+    return path, result
 
 
 def _tokens_refused(name: str, teacher: RunSettings, layer: Any) -> Problems:

@@ -195,7 +195,7 @@ def report(model: nn.Module, data: Data, attempt: Attempt) -> dict[str, Any]:
 def _report_part(
     model: nn.Module, batches: Batches, name: str, attempt: Attempt, thresholds: Any = None
 ) -> dict[str, Any]:
-    logits, labels = infer(model, batches, attempt.settings.recipe.precision)
+    logits, labels = infer(model, batches, attempt.training.recipe.precision)
     if batches.compute.first:
         with atomic_write(attempt.run.predictions(name)) as file:
             np.savez_compressed(file, logits=logits, labels=labels)

@@ -39,11 +39,16 @@ class Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
+def words_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields by the words a user types: `json`, which no field may be called, is json_ in the code."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
 @functools.cache
 def every_setting(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
     """Dotted name -> field, groups opened; where a group is one of several, the settings of all of them."""
     settings: dict[str, FieldInfo] = {}
-    for name, field in model.model_fields.items():
+    for name, field in words_of(model).items():
         groups = groups_of(field)
         if not groups:
             settings[prefix + name] = field
@@ -70,6 +75,12 @@ def _is_group(annotation: Any) -> TypeGuard[type[BaseModel]]:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
+def changes_result(field: FieldInfo) -> bool:
+    """Whether a setting is part of what a run is."""
+    marks = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    return bool(marks.get("identity", True))
+
+
 def identity(settings: BaseModel) -> dict[str, Any]:
     """The settings that can change the result, as plain data."""
     kept: dict[str, Any] = {}
@@ -80,7 +91,7 @@ def identity(settings: BaseModel) -> dict[str, Any]:
             value = identity(value)
             if not value:
                 continue
-        elif not marks.get("identity", True) or ("added_as" in marks and value == marks["added_as"]):
+        elif not changes_result(field) or ("added_as" in marks and value == marks["added_as"]):
             continue
         kept[name] = value + 0.0 if isinstance(value, float) else value  # makes 0.0 of -0.0, which is its equal
     return kept

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.compute import Compute, place
-from common.config import ENTRIES, GateSettings, RunSettings, TeacherSettings
+from common.config import TRAININGS, TrainingSettings
 from common.data.packed import Batches
 from common.failures import Refused
+from common.lesson_settings import GateSettings, TeacherSettings
 from common.loop import infer
 from common.models.backbones import Backbone, build_backbone
 from common.models.settings import TimmSettings
@@ -150,14 +151,14 @@ def agreement_on(val: Batches | None, student: nn.Module, teacher: Teacher) -> d
     return agreement(mine, theirs, labels)
 
 
-def students_alone(settings: RunSettings, root: Path) -> list[dict[str, Any]]:
+def students_alone(settings: TrainingSettings, root: Path) -> list[dict[str, Any]]:
     """Results of finished runs that trained the same network on the same split without a teacher."""
     found = []
     for entry in ("train_cnn", "train_vit"):
         for path in sorted(root.glob(f"{entry}/{settings.data.name}-*/result.json")):
             result = read_json(path)
             try:
-                alone = ENTRIES[entry].model_validate(read_mapping(path.with_name("config.yaml")))
+                alone = TRAININGS[entry].model_validate(read_mapping(path.with_name("config.yaml")))
             except (ValueError, Refused):
                 continue
             if result and result.get("val") and _same_network(alone, settings) and alone.data == settings.data:
@@ -165,7 +166,7 @@ def students_alone(settings: RunSettings, root: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _same_network(one: RunSettings, other: RunSettings) -> bool:
+def _same_network(one: TrainingSettings, other: TrainingSettings) -> bool:
     """But for the token that only a teacher makes use of."""
     alone, taught = (
         {name: value for name, value in identity(each.model).items() if name not in {"dist_token", "inference"}}
@@ -174,7 +175,7 @@ def _same_network(one: RunSettings, other: RunSettings) -> bool:
     return alone == taught
 
 
-def judge(teacher: Teacher, settings: RunSettings, gate: GateSettings, root: Path) -> dict[str, Any]:
+def judge(teacher: Teacher, settings: TrainingSettings, gate: GateSettings, root: Path) -> dict[str, Any]:
     """Whether this teacher is fit to teach this student, and why not; with gate=stop, Refused where it is not."""
     doubts: list[str] = []
     alone = [result["val"]["accuracy"] for result in students_alone(settings, root)]

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from common import wording
-from common.config import ENTRIES, RunSettings
+from common.config import ENTRIES, TRAININGS, TrainingSettings
 from common.failures import Refused
 from common.run_dir import RunDir, digest_of, expanded, read_json
 from common.yaml12 import read_mapping
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import nn
 
     from common.compute import Compute
@@ -28,7 +29,7 @@ KEYS_SHOWN = 3
 @dataclass(frozen=True)
 class TrainedRun:
     run: RunDir
-    settings: RunSettings
+    settings: TrainingSettings
     result: dict[str, Any]
 
     @property
@@ -40,10 +41,20 @@ class TrainedRun:
         """Of the set it was trained on: name, digest, task, classes, shape, mean, std, dark_background."""
         return self.result["data"]
 
+    def predictions(self, name: str) -> "tuple[np.ndarray, np.ndarray] | None":
+        """Logits (n, classes) and labels of a part that the run predicted itself; None where it had none."""
+        import numpy as np
+
+        path = self.run.predictions(name)
+        if not path.is_file():
+            return None
+        with np.load(path, allow_pickle=False) as kept:
+            return kept["logits"], kept["labels"]
+
 
 def open_run(given: str, root: Path, word: str = "run") -> TrainedRun:
     """The finished run of a folder, or of a run's name (or its hash) under root; else Refused, naming the word."""
-    run = RunDir(_find(given, root, word))
+    run = RunDir(find_folder(given, root, word))
     result = run.finished()
     if result is None:
         raise Refused([f"{word}: {run.path} is not finished ({_standing(run)}); expected a run with a result.json"])
@@ -56,7 +67,8 @@ def open_run(given: str, root: Path, word: str = "run") -> TrainedRun:
     return TrainedRun(run, _settings(run, word), result)
 
 
-def _find(given: str, root: Path, word: str) -> Path:
+def find_folder(given: str, root: Path, word: str) -> Path:
+    """Of a run, by its folder, its name or its hash."""
     path = expanded(given)
     if path.is_dir():
         if (path / "config.yaml").is_file():
@@ -80,16 +92,17 @@ def _standing(run: RunDir) -> str:
     return f"epoch {beat.get('epoch')} of {beat.get('epochs')}" if beat else "not begun"
 
 
-def _settings(run: RunDir, word: str) -> RunSettings:
+def _settings(run: RunDir, word: str) -> TrainingSettings:
     tree = read_mapping(run.config)
     entry = tree.get("entry")
-    if entry not in ENTRIES:
-        raise Refused([f"{word}: {run.config}: {wording.unknown('entry', entry, ENTRIES)}"])
+    if entry not in TRAININGS:
+        raise Refused([f"{word}: {run.config}: {wording.unknown('entry', entry, TRAININGS)}"])
     try:
-        return ENTRIES[entry].model_validate(tree)
+        return TRAININGS[entry].model_validate(tree)
     except ValidationError as error:
         problems = error.errors(include_url=False)
-        raise Refused([f"{word}: {run.config}: {wording.problem(ENTRIES[entry], each)}" for each in problems]) from None
+        kind = TRAININGS[entry]
+        raise Refused([f"{word}: {run.config}: {wording.problem(kind, each)}" for each in problems]) from None
 
 
 def load_model(trained: TrainedRun, compute: "Compute", word: str = "run") -> "nn.Module":

@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from common.settings import every_setting, groups_of
+from common.settings import changes_result, every_setting, groups_of, words_of
 
 # --- problems ---------------------------------------------------------------------------------------------------
 
@@ -51,7 +51,7 @@ def located(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[str, Fiel
             choice = groups[step]
             groups = {"": choice}
             continue
-        field = groups[""].model_fields.get(step) if "" in groups else None
+        field = words_of(groups[""]).get(step) if "" in groups else None
         groups = groups_of(field) if field else {}
         key.append(step)
     return ".".join(key), field, choice
@@ -72,7 +72,7 @@ def no_such_setting(key: str, models: Sequence[type[BaseModel]]) -> str:
         return f"{key}: a group of settings, allowed: {', '.join(members)}"
     group = key.rpartition(".")[0]
     members = [name for name in settings if group and name.startswith(f"{group}.")]
-    options = members or [name for model in models for name in model.model_fields]
+    options = members or [name for model in models for name in words_of(model)]
     return f"{key}: no such setting{nearest(key, [*options, *settings])}; allowed: {', '.join(options)}"
 
 
@@ -212,14 +212,16 @@ def _help_of(model: type[BaseModel], prefix: str, heading: str) -> list[str]:
     """The single settings of a model, then each of its groups under its own heading."""
     lines = ["", heading.strip(), ""] if heading else [""]
     groups: list[str] = []
-    for name, field in model.model_fields.items():
+    last: list[str] = []  # groups that cannot change the result
+    for name, field in words_of(model).items():
         key = prefix + name
         for group in groups_of(field).values():
-            groups += _help_of(group, f"{key}.", f"{key}: {group.__doc__ or ''}")
+            here = groups if any(map(changes_result, every_setting(group).values())) else last
+            here += _help_of(group, f"{key}.", f"{key}: {group.__doc__ or ''}")
         if not groups_of(field):
             word = f"{key} (required)" if field.is_required() else f"{key}={shlex.quote(shown(field.default))}"
             lines += _row(word, f"{field.description or ''} [{allowed(field)}]")
-    return lines + groups
+    return lines + groups + last
 
 
 def _row(word: str, text: str) -> list[str]:

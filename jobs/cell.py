@@ -1,13 +1,13 @@
 """What a sweep is made of: cells, one run each, and what a run is called before its parent is finished.
 
-A run that is taught has the digest of its teacher's weights in its name, which nobody knows yet. Its cell is called
-what the run would be if the parent's key were that digest: the same cell of any sweep has the same key, so nothing is
-trained or submitted twice.
+A run that builds on another (its teacher, or the run it tests) has the digest of that one's weights in its name, which
+nobody knows yet. Its cell is called what the run would be if the parent's key were that digest: the same cell of any
+sweep has the same key, so nothing is trained or submitted twice.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from common import wording
 from common.config import RunSettings, run_name
@@ -21,8 +21,8 @@ class Cell:
     stage: str
     at: Mapping[str, Any]  # axis: value
     entry: str
-    words: tuple[str, ...]  # what follows the script's name, but for the teacher
-    settings: RunSettings  # the teacher's digest is the parent's key
+    words: tuple[str, ...]  # what follows the script's name, but for the parent
+    settings: RunSettings  # the parent's digest is the parent's key
     key: str
     parent: str | None  # the parent's key
     resources: Resources
@@ -38,19 +38,19 @@ class Sweep:
     about: str
     cells: Mapping[str, Cell]  # by key, parents before children
     stages: Mapping[str, tuple[str, ...]]  # stage: keys of its cells; a cell may belong to several stages
-    parents: Mapping[str, str | None]  # stage: the stage that teaches it
+    parents: Mapping[str, tuple[str, ...]]  # stage: those that its runs build on
 
 
 def key_of(settings: RunSettings, parent: str | None) -> str:
     """What a cell is called before its parent is finished; without a parent, the name of its run."""
-    return run_name(taught_by(settings, parent) if parent else settings)
+    return run_name(built_on(settings, parent) if parent else settings)
 
 
-def run_with_teacher(cell: Cell, digest: str) -> str:
-    """The name of the cell's run, now that the teacher's weights are known."""
-    return run_name(taught_by(cell.settings, digest))
+def run_on(cell: Cell, digest: str) -> str:
+    """The name of the cell's run, now that its parent's weights are known."""
+    return run_name(built_on(cell.settings, digest))
 
 
-def taught_by(settings: RunSettings, digest: str) -> RunSettings:
-    teacher = cast(Any, settings).teacher.model_copy(update={"digest": digest})
-    return settings.model_copy(update={"teacher": teacher})
+def built_on(settings: RunSettings, digest: str) -> RunSettings:
+    parent = dict(settings)[settings.PARENT].model_copy(update={"digest": digest})
+    return settings.model_copy(update={settings.PARENT: parent})

@@ -5,6 +5,7 @@
     stages:
       cnn:  {entry: train_cnn}
       deit: {entry: distill_kd, teacher: cnn, with: {model: deit_cifar}, axes: {distill.alpha: [0.3, 0.7]}}
+      shift: {entry: eval_shift, of: [cnn, deit]}                    one run for each run of those stages
     cases:   [{when: {data: mnist}, with: {recipe.epochs: 5}, resources: {time_min: 20}}]
     exclude: [{stage: deit, data: mnist}]
     include: [{stage: cnn, seed: 7, data: cifar10}]
@@ -12,7 +13,6 @@
 A child meets its parent cell by cell: the one with the same values on all of the parent's axes.
 """
 
-import functools
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,18 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from common import wording
-from common.compose import PRESET_GROUPS, check, compose
+from common.compose import check, compose, presets_of
 from common.config import ENTRIES, RunSettings
 from common.failures import Refused
 from common.inputs import lessons_refused
 from common.run_dir import expanded
 from common.settings import every_setting
 from common.yaml12 import load_yaml, read_mapping
-from jobs.cell import Cell, Sweep, key_of, taught_by
-from jobs.sweep_file import SweepWords, Values, flat, listed, matches, values_of
+from jobs.cell import Cell, Sweep, built_on, key_of
+from jobs.sweep_file import SweepWords, Values, as_text, flat, listed, matches, values_of
 
 SWEEPS = Path(__file__).parent / "sweeps"
-PARENT_WORD = "teacher"
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class Compiler:
         of_stage: dict[str, dict[tuple[Any, ...], Cell]] = {}
         for stage in wanted:
             of_stage[stage] = {}
-            for at in self._places(stage, axes[stage]):
+            for at in self._places(stage, axes[stage], of_stage):
                 cell = self._cell(stage, at, of_stage, axes)
                 if cell is None:
                     self.broken.add((stage, _place(at)))
@@ -99,24 +98,29 @@ class Compiler:
         if self.problems:
             raise Refused(self.problems)
         stages = {stage: tuple(cell.key for cell in found.values()) for stage, found in of_stage.items()}
-        return Sweep(self.name, self.words.about, cells, stages, {stage: self._parent(stage)[0] for stage in wanted})
+        return Sweep(self.name, self.words.about, cells, stages, {stage: self._parents(stage) for stage in wanted})
 
     def _problem(self, text: str) -> None:
         self.problems[f"{self.name}: {text}"] = None
 
-    def _parent(self, stage: str) -> tuple[str | None, Values]:
-        """The stage that teaches, and the axes of it that are fixed."""
+    def _parents(self, stage: str) -> tuple[str, ...]:
+        """The stage that teaches this one, or those whose runs it tests."""
+        words = self.words.stages[stage]
+        teacher = words.teacher.get("stage", "") if isinstance(words.teacher, dict) else words.teacher
+        return tuple(listed(teacher or words.of or []))
+
+    def _fixed(self, stage: str) -> Values:
+        """The axes of the teacher that are fixed."""
         given = self.words.stages[stage].teacher
-        if isinstance(given, dict):
-            return given.get("stage"), {axis: value for axis, value in given.items() if axis != "stage"}
-        return given, {}
+        return {axis: value for axis, value in given.items() if axis != "stage"} if isinstance(given, dict) else {}
 
     def _axes(self, stage: str) -> dict[str, list[Any]]:
         found: dict[str, list[Any]] = {}
         own = self.words.stages[stage].axes
         for axis in [axis for axis in own if axis in self.words.axes]:
             self._problem(f"stage {stage}: axes.{axis} is an axis of the sweep already; allowed: one of the two")
-        for axis, given in {**self.words.axes, **own, **self._sweep_wide()}.items():
+        shared = {} if self.words.stages[stage].of else {**self.words.axes, **self._sweep_wide()}
+        for axis, given in {**shared, **own}.items():
             if axis in flat(self.words.stages[stage].with_):
                 self._problem(f"stage {stage}: {axis} is an axis, and set in with too; allowed: one of the two")
             try:
@@ -140,12 +144,12 @@ class Compiler:
         def visit(stage: str, path: tuple[str, ...]) -> None:
             if stage in path:
                 circle = " -> ".join([*path[path.index(stage) :], stage])
-                self._problem(f"stages teach each other in a circle: {circle}")
+                self._problem(f"stages build on each other in a circle: {circle}")
             elif stage in stages and stage not in order:
-                parent = self._parent(stage)[0]
-                if parent is not None:
+                for parent in self._parents(stage):
                     if parent not in stages:
-                        self._problem(f"stage {stage}: {wording.unknown(PARENT_WORD, parent, stages)}")
+                        word = "of" if stages[stage].of else "teacher"
+                        self._problem(f"stage {stage}: {wording.unknown(word, parent, stages)}")
                     visit(parent, (*path, stage))
                 order.append(stage)
 
@@ -161,9 +165,13 @@ class Compiler:
             if stage.entry not in ENTRIES:
                 self._problem(f"{where}: {wording.unknown('entry', stage.entry, ENTRIES)}")
                 continue
-            entry, teacher = ENTRIES[stage.entry], self._parent(name)[0]
-            if teacher is not None and PARENT_WORD not in entry.model_fields:
+            entry = ENTRIES[stage.entry]
+            if stage.teacher is not None and entry.PARENT != "teacher":
                 self._problem(f"{where}: {stage.entry} has no teacher; allowed: an entry that distils")
+            if stage.of is not None and entry.PARENT != "run":
+                self._problem(f"{where}: {stage.entry} tests no runs; allowed: an entry that evaluates")
+            if stage.of is None and entry.PARENT == "run":
+                self._problem(f"{where}: of is missing: the stages whose runs {stage.entry} tests")
             for key in [*flat(stage.with_), *axes[name]]:
                 if not _takes(entry, key):
                     self._problem(f"{where}: {wording.no_such_setting(key, [entry])}")
@@ -172,7 +180,8 @@ class Compiler:
 
     def _check_conditions(self, axes: Mapping[str, Mapping[str, Any]]) -> None:
         """What cases, exclude and include name must be there."""
-        known = sorted({"stage", *itertools.chain.from_iterable(axes.values())})
+        tested = ["of"] if any(stage.of for stage in self.words.stages.values()) else []
+        known = sorted({"stage", *tested, *itertools.chain.from_iterable(axes.values())})
         cases = [case.when for case in self.words.cases]
         sections = {"cases": cases, "exclude": self.words.exclude, "include": self.words.include}
         for section, conditions in sections.items():
@@ -205,8 +214,13 @@ class Compiler:
 
     # --- cells ------------------------------------------------------------------------------------------------
 
-    def _places(self, stage: str, axes: Mapping[str, list[Any]]) -> list[Values]:
+    def _places(
+        self, stage: str, axes: Mapping[str, list[Any]], of_stage: Mapping[str, Mapping[tuple[Any, ...], Cell]]
+    ) -> list[Values]:
         places = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+        if self.words.stages[stage].of:
+            tested = [(parent, cell.at) for parent in self._parents(stage) for cell in of_stage[parent].values()]
+            places = [{"of": parent, **at, **own} for parent, at in tested for own in places]
         places = [at for at in places if not any(matches(when, stage, at) for when in self.words.exclude)]
         for extra in [extra for extra in self.words.include if extra.get("stage") == stage]:
             at = {axis: value for axis, value in extra.items() if axis != "stage"}
@@ -230,18 +244,21 @@ class Compiler:
         chosen = shared | flat(words.with_)
         for case in cases:
             chosen |= {key: value for key, value in flat(case.with_).items() if _takes(entry, key)}
-        chosen |= at | self._overriding(stage, entry)
+        chosen |= {axis: at[axis] for axis in axes[stage]} | self._overriding(stage, entry)
         settings = self._compose(stage, words.entry, chosen)
         parent, found = self._find_parent(stage, at, of_stage, axes)
         if settings is None or not found:
             return None
         if parent:
-            self._check_lesson(stage, settings, parent)
-            settings = taught_by(settings, parent.key)
+            if entry.PARENT == "run":
+                settings = settings.model_copy(update={name: dict(parent.settings)[name] for name in entry.FROM_PARENT})
+            else:
+                self._check_lesson(stage, settings, parent)
+            settings = built_on(settings, parent.key)
         resources = words.resources
         for case in cases:
             resources = resources.model_copy(update=case.resources.model_dump(exclude_none=True))
-        given = tuple(f"{key}={_written(value)}" for key, value in chosen.items())
+        given = tuple(f"{key}={as_text(value)}" for key, value in chosen.items())
         return Cell(
             stage, at, words.entry, given, settings, key_of(settings, None), parent.key if parent else None, resources
         )
@@ -260,12 +277,12 @@ class Compiler:
     def _compose(self, stage: str, entry: str, chosen: Values) -> RunSettings | None:
         """Cells that differ in their seed alone are checked once: a sweep of ten thousand takes seconds."""
         seed = chosen.get("seed", 0)
-        words = tuple(f"{key}={_written(value)}" for key, value in chosen.items() if key != "seed")
+        words = tuple(f"{key}={as_text(value)}" for key, value in chosen.items() if key != "seed")
         if not (isinstance(seed, int) and 0 <= seed < 2**32):
-            words = (*words, f"seed={_written(seed)}")
+            words = (*words, f"seed={as_text(seed)}")
         place = (stage, *words)
         if place not in self.composed:
-            later = self._parent(stage)[0] is not None
+            later = bool(self._parents(stage))
             try:
                 given = [*words, f"data_dir={self.data_dir}"]
                 self.composed[place] = compose(ENTRIES[entry], given, taught_later=later).settings
@@ -283,9 +300,10 @@ class Compiler:
         of_stage: Mapping[str, Mapping[tuple[Any, ...], Cell]],
         axes: Mapping[str, Mapping[str, Any]],
     ) -> tuple[Cell | None, bool]:
-        name, fixed = self._parent(stage)
-        if name is None:
+        parents, fixed = self._parents(stage), self._fixed(stage)
+        if not parents:
             return None, True
+        name = at["of"] if self.words.stages[stage].of else parents[0]
         missing = [axis for axis in axes[name] if axis not in at and axis not in fixed]
         if missing:
             self._problem(
@@ -309,15 +327,7 @@ def _place(at: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(sorted((axis, json.dumps(value)) for axis, value in at.items()))
 
 
-@functools.cache
-def _as_it_is(text: str) -> bool:
-    return bool(text) and load_yaml(text) == text
-
-
-def _written(value: Any) -> str:
-    """As a word of the command line, which YAML reads back as the same value."""
-    return value if isinstance(value, str) and _as_it_is(value) else json.dumps(value)
-
-
 def _takes(entry: type[RunSettings], key: str) -> bool:
-    return key in PRESET_GROUPS or key == PARENT_WORD in entry.model_fields or key in every_setting(entry)
+    if key.partition(".")[0] in entry.FROM_PARENT:
+        return False
+    return key in presets_of(entry) or (bool(key) and key == entry.PARENT) or key in every_setting(entry)

@@ -1,5 +1,6 @@
 """What a sweep file may say, and how its axes and conditions are read. What becomes of it is in sweep.py."""
 
+import functools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +24,7 @@ class StageWords(Group):
     teacher: str | Values | None = setting(
         None, "stage whose runs teach this one's, or {stage: NAME, axis: value} to fix some of its axes"
     )
+    of: str | list[str] | None = setting(None, "stages whose runs this one tests, each of them once")
     axes: Values = setting({}, "axes of this stage alone, beside those of the sweep")
     with_: Values = Field(default={}, alias="with", description="settings of every run of the stage")
     resources: Resources = Resources()
@@ -88,3 +90,13 @@ def matches(when: Mapping[str, Any], stage: str, at: Mapping[str, Any]) -> bool:
 
 def listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
+
+
+def as_text(value: Any) -> str:
+    """As in a word of the command line, which YAML reads back as the same value."""
+    return value if isinstance(value, str) and _as_it_is(value) else json.dumps(value)
+
+
+@functools.cache
+def _as_it_is(text: str) -> bool:
+    return bool(text) and load_yaml(text) == text

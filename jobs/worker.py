@@ -18,6 +18,7 @@ from typing import Any
 from common.compose import DONE, REFUSED, compose
 from common.config import ENTRIES, run_name
 from common.run_dir import RunDir, read_json, write_json
+from eval import eval_shift
 from jobs.cell import key_of
 from train import distill_cst, distill_kd, train_cnn, train_vit
 
@@ -26,13 +27,15 @@ MAINS = {
     "train_vit": train_vit.main,
     "distill_kd": distill_kd.main,
     "distill_cst": distill_cst.main,
+    "eval_shift": eval_shift.main,
 }
-SCRIPTS = {entry: Path(str(train_cnn.__file__)).with_name(f"{entry}.py") for entry in MAINS}
+MODULES = (train_cnn, train_vit, distill_kd, distill_cst, eval_shift)
+SCRIPTS = {entry: Path(str(module.__file__)) for entry, module in zip(MAINS, MODULES, strict=True)}
 
 WAIT_FOR_THE_END = 600.0  # seconds for SLURM to end a job that it told to stop
 LOCKED_RETRY = 15.0  # seconds between two looks at a run that another process holds
 
-Lineage = tuple[tuple[str, tuple[str, ...]], ...]  # (entry, words) of the first teacher, ..., of the run itself
+Lineage = tuple[tuple[str, tuple[str, ...]], ...]  # (entry, words) of its first forebear, ..., of the run itself
 
 
 class RunFailed(Exception):
@@ -40,15 +43,16 @@ class RunFailed(Exception):
 
 
 def command_of(lineage: Lineage, root: Path, data_dir: Path) -> tuple[list[str], Path, str]:
-    """Words, run folder and key of a cell whose teachers are finished."""
-    teacher, key, words = "", None, []
+    """Words, run folder and key of a cell whose parents are finished."""
+    parent, key, words = "", None, []
     run = root
     for entry, given in lineage:
-        words = [*given, f"root={root}", f"data_dir={data_dir}", *([f"teacher={teacher}"] if teacher else [])]
+        built_on = [f"{ENTRIES[entry].PARENT}={parent}"] if parent else []
+        words = [*given, f"root={root}", f"data_dir={data_dir}", *built_on]
         settings = compose(ENTRIES[entry], words).settings
         key = key_of(settings, key)
-        teacher = run_name(settings)
-        run = root / entry / teacher
+        parent = run_name(settings)
+        run = root / entry / parent
     assert key
     return words, run, key
 

@@ -21,6 +21,7 @@ def train(attempt: Attempt) -> dict[str, Any]:
     from common.compute import place, seed_model, start
     from common.data.packed import Batch, open_data
     from common.fit import fit
+    from common.lesson_figure import draw_distillation
     from common.loop import Loss, report
     from common.losses import label_loss, relation_divergence, token_distance
     from common.models.zoo import build_model, measure_speed, model_facts
@@ -59,6 +60,9 @@ def train(attempt: Attempt) -> dict[str, Any]:
             return Loss(own + taught_loss, logits, terms | spread(projected[-1]))
 
         chosen = fit(learner, objective, data.train, data.val, attempt, compute, deployed=lambda model: model.student)
+        agreed = agreement_on(data.val, student, teacher)
+        if compute.first:
+            draw_distillation(attempt.run, agreed)
 
         return {
             "model": model_facts(settings.model, student, data.train.shape),
@@ -68,7 +72,7 @@ def train(attempt: Attempt) -> dict[str, Any]:
             "teacher": teacher.facts,
             "distillation": {
                 "gate": gate,
-                "agreement_on_validation": agreement_on(data.val, student, teacher),
+                "agreement_on_validation": agreed,
                 "relation": lesson.relation,
                 "student_layers": list(layers),
             },

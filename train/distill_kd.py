@@ -1,8 +1,8 @@
 """Train a student on labels and on a teacher's answers (Hinton et al. 2015; with a DIST token, Touvron et al. 2021).
 
 python train/distill_kd.py teacher=digits-adaptive_cnn-s0-255de7e6c7         # a run's folder, name or hash
-python train/distill_kd.py data=cifar10 teacher=HASH seed=3                  # the reference's DeiT
-python train/distill_kd.py data=cifar10 model=resnet18_small teacher=HASH distill.temperature=4 distill.alpha=0.7
+python train/distill_kd.py data=cifar10 teacher=HASH distill=kd_reference    # the reference's DeiT
+python train/distill_kd.py data=cifar10 model=resnet18_small teacher=HASH distill=kd_cascade recipe=cascade
 
 A cascade is this command again, with the run before as the teacher. loss = (1 - alpha) labels + alpha teacher.
 """
@@ -11,7 +11,8 @@ import sys
 from typing import Any
 
 from common.attempt import Attempt, run_entry
-from common.config import DistillKD, share_of_teacher
+from common.config import DistillKD
+from common.lesson_settings import share_of_teacher
 
 
 def train(attempt: Attempt) -> dict[str, Any]:
@@ -21,6 +22,7 @@ def train(attempt: Attempt) -> dict[str, Any]:
     from common.compute import place, seed_model, start
     from common.data.packed import Batch, open_data
     from common.fit import fit
+    from common.lesson_figure import draw_distillation
     from common.loop import Loss, report
     from common.losses import hard_distillation, label_loss, soft_distillation
     from common.models.zoo import build_model, measure_speed, model_facts
@@ -55,6 +57,9 @@ def train(attempt: Attempt) -> dict[str, Any]:
             return Loss((1 - alpha) * own + alpha * kd, logits, terms)
 
         chosen = fit(model, objective, data.train, data.val, attempt, compute)
+        agreed = agreement_on(data.val, model, teacher)
+        if compute.first:
+            draw_distillation(attempt.run, agreed)
 
         return {
             "model": model_facts(settings.model, model, data.train.shape),
@@ -62,7 +67,7 @@ def train(attempt: Attempt) -> dict[str, Any]:
             **chosen,
             **report(model, data, attempt),
             "teacher": teacher.facts,
-            "distillation": {"gate": gate, "agreement_on_validation": agreement_on(data.val, model, teacher)},
+            "distillation": {"gate": gate, "agreement_on_validation": agreed},
             "speed": measure_speed(model, data.train.shape, compute, recipe.precision),
         }
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.compute import Compute, Draws
-from common.config import AugmentSettings, RunSettings
+from common.config import AugmentSettings, TrainingSettings
 from common.data.augment import augment, mix
 from common.data.prepare import prepare
 from common.failures import DataError, Refused
@@ -253,7 +253,7 @@ class Data:
         }
 
 
-def open_data(folder: Path, settings: RunSettings, compute: Compute) -> Data:
+def open_data(folder: Path, settings: TrainingSettings, compute: Compute) -> Data:
     """The packed set, its split and its batches. `digits` packs itself on first use."""
     if settings.data.name == "digits" and not (folder / "manifest.json").exists():
         prepare("digits", folder.parent)

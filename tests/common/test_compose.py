@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from common.compose import (
     DONE,
     FAILED,
-    PRESET_GROUPS,
     PRESETS,
     REFUSED,
+    SPREAD,
     Command,
     answer,
     check,
@@ -31,11 +31,12 @@ from common.compose import (
     presets_of,
     runs_root,
 )
-from common.config import ENTRIES, RunSettings, TrainCNN, run_name
+from common.config import ENTRIES, TRAININGS, DistillCST, DistillKD, RunSettings, TrainCNN, run_name
 from common.data import packing
 from common.data.catalog import DATASETS
 from common.data.packing import MANIFEST, Part
 from common.failures import Refused
+from common.lesson_settings import share_of_teacher
 from common.run_dir import RunDir
 from common.settings import Group, setting
 from common.wording import folded
@@ -65,12 +66,19 @@ def refusal(*words: str) -> list[str]:
 
 NEEDED = {"distill_kd": ["teacher=timm/test_vit"], "distill_cst": ["teacher=timm/test_vit"]}
 OFFERED = {name: presets_of(entry) for name, entry in ENTRIES.items()}
-FILES = [(entry, group, name) for entry in ENTRIES for group in PRESET_GROUPS[1:-1] for name in OFFERED[entry][group]]
+FILES = [
+    (entry, group, name)
+    for entry, offered in OFFERED.items()
+    for group, names in offered.items()
+    for name in (names if group not in {"data", SPREAD} else ())
+]
 
 
 def test_every_file_under_presets_is_read() -> None:
     found = {path.relative_to(PRESETS).as_posix() for path in PRESETS.rglob("*") if path.is_file()}
-    names = {(group, name) for offered in OFFERED.values() for group in PRESET_GROUPS[1:] for name in offered[group]}
+    names = {
+        (group, name) for offered in OFFERED.values() for group in {*offered} - {"data"} for name in offered[group]
+    }
     assert found == {"defaults.yaml", *(f"{group}/{name}.yaml" for group, name in names)}
 
 
@@ -92,16 +100,73 @@ def test_an_entry_offers_the_networks_that_it_trains() -> None:
     }
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
+def test_an_entry_offers_the_lessons_that_it_gives() -> None:
+    assert {name: OFFERED[name].get("distill") for name in TRAININGS} == {
+        "train_cnn": None,
+        "train_vit": None,
+        "distill_kd": ("kd_cascade", "kd_hard", "kd_reference"),
+        "distill_cst": ("cst_reference", "cst_relations"),
+    }
+
+
+def test_a_lesson_is_chosen_by_name_and_changed_by_field() -> None:
+    words = ["distill.temperature=2", "distill=kd_reference"]
+    settings = compose(DistillKD, [*NEEDED["distill_kd"], *words]).settings
+    assert isinstance(settings, DistillKD)
+    assert settings.distill.temperature == 2.0
+    assert [share_of_teacher(settings.distill, done) for done in (0, 0.5, 1)] == pytest.approx([0, 0.3, 0.6])
+
+
+@pytest.mark.parametrize(("entry", "preset"), [("distill_kd", "kd_cascade"), ("distill_cst", "cst_reference")])
+def test_a_lesson_that_spells_the_defaults_out_is_the_same_run(entry: str, preset: str) -> None:
+    plain, named = (compose(ENTRIES[entry], [*NEEDED[entry], *words]).settings for words in ([], [f"distill={preset}"]))
+    assert run_name(plain) == run_name(named)
+
+
+def test_the_references_lesson_of_tokens_is_for_its_blocks_and_epochs() -> None:
+    words = ["distill=cst_reference", "recipe=vit_cifar", "model=vit_cifar"]
+    settings = compose(DistillCST, [*NEEDED["distill_cst"], *words]).settings
+    assert isinstance(settings, DistillCST)
+    assert settings.student_layers == [6, 11]
+    assert settings.distill.relation_from * settings.recipe.epochs == 10
+
+
+@pytest.mark.parametrize(
+    ("entry", "word", "problem"),
+    [
+        ("distill_kd", "kd_refrence", "given kd_refrence, allowed: kd_cascade, kd_hard, kd_reference, nearest: kd_ref"),
+        ("distill_kd", "cst_relations", "given cst_relations, allowed: kd_cascade, kd_hard, kd_reference"),
+        ("distill_cst", "kd_hard", "given kd_hard, allowed: cst_reference, cst_relations"),
+        ("train_cnn", "kd_hard", "no such setting; allowed: root, "),
+    ],
+)
+def test_a_lesson_that_the_entry_does_not_give_is_refused(entry: str, word: str, problem: str) -> None:
+    with pytest.raises(Refused) as refused:
+        compose(ENTRIES[entry], [*NEEDED.get(entry, []), f"distill={word}"])
+    (said,) = refused.value.problems
+    assert said.startswith(f"distill: {problem}")
+
+
+@pytest.mark.parametrize("entry", ["distill_kd", "distill_cst"])
+def test_lessons_stand_in_the_help(entry: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code = answer(
+        lambda _: DONE, ["--help"], script="x", about="", models=(ENTRIES[entry],), preset_names=OFFERED[entry]
+    )
+    assert code == DONE
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("  distill=NAME"))
+    assert line.split("  ")[-1].strip() == ", ".join(OFFERED[entry]["distill"])
+
+
+@pytest.mark.parametrize("entry", TRAININGS)
 def test_published_sets_are_offered_unless_they_are_for_evaluation_only(entry: str) -> None:
     assert set(OFFERED[entry]["data"]) == {name for name in DATASETS if not DATASETS[name].evaluation_only}
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("entry", TRAININGS)
 def test_less_memory_is_a_preset_of_several_groups(entry: str) -> None:
-    plain = compose(ENTRIES[entry], [*NEEDED.get(entry, []), "recipe.epochs=3"]).settings
+    plain = compose(TRAININGS[entry], [*NEEDED.get(entry, []), "recipe.epochs=3"]).settings
     small = compose(
-        ENTRIES[entry], [*NEEDED.get(entry, []), "memory=small", "recipe.epochs=3", "recipe.accumulate=2"]
+        TRAININGS[entry], [*NEEDED.get(entry, []), "memory=small", "recipe.epochs=3", "recipe.accumulate=2"]
     ).settings
     assert (small.recipe.precision, small.recipe.accumulate, small.recipe.checkpointing) == ("bf16", 2, True)
     changed = {"precision", "accumulate", "checkpointing"}
@@ -109,10 +174,10 @@ def test_less_memory_is_a_preset_of_several_groups(entry: str) -> None:
 
 
 def test_every_entry_has_defaults() -> None:
-    assert set(DEFAULTS) == set(ENTRIES)
+    assert set(DEFAULTS) == set(TRAININGS)
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("entry", TRAININGS)
 def test_defaults_name_existing_presets_of_existing_data_sets(entry: str) -> None:
     families = {published.family for published in DATASETS.values()}
     assert {"any", "digits"} <= set(DEFAULTS[entry]) <= {"any", *families, *OFFERED[entry]["data"]}
@@ -122,11 +187,11 @@ def test_defaults_name_existing_presets_of_existing_data_sets(entry: str) -> Non
         assert all(preset in OFFERED[entry][group] for group, preset in chosen.items())
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("entry", TRAININGS)
 @pytest.mark.parametrize("data", [*OFFERED["train_cnn"]["data"], "flowers"])
 def test_every_entry_starts_from_the_defaults_of_every_data_set(entry: str, data: str) -> None:
     pack(data)
-    settings = compose(ENTRIES[entry], [*NEEDED.get(entry, []), f"data={data}"]).settings
+    settings = compose(TRAININGS[entry], [*NEEDED.get(entry, []), f"data={data}"]).settings
     family = DATASETS[data].family if data in DATASETS else ""
     chosen = DEFAULTS[entry].get(data) or DEFAULTS[entry].get(family) or DEFAULTS[entry]["any"]
     assert settings.data.name == data
@@ -165,9 +230,11 @@ def test_nobody_trains_on_what_is_there_to_evaluate_on() -> None:
 
 
 def test_another_network_starts_from_its_own_defaults() -> None:
-    settings = compose(ENTRIES["train_vit"], ["model.name=timm/deit_tiny_patch16_224", "model.input_size=64"]).settings
+    settings = compose(
+        TRAININGS["train_vit"], ["model.name=timm/deit_tiny_patch16_224", "model.input_size=64"]
+    ).settings
     assert settings.model.model_dump(exclude_defaults=True) == {"name": "timm/deit_tiny_patch16_224", "input_size": 64}
-    kept = compose(ENTRIES["train_vit"], ["model.name=vit", "model.heads=2"]).settings
+    kept = compose(TRAININGS["train_vit"], ["model.name=vit", "model.heads=2"]).settings
     assert (kept.model.width, kept.model.heads) == (96, 2)  # of the preset that digits start from
 
 
@@ -678,5 +745,5 @@ def test_the_door_is_quick_and_needs_no_torch() -> None:
 
 
 def test_every_entry_composes() -> None:
-    for name, entry in ENTRIES.items():
+    for name, entry in TRAININGS.items():
         assert isinstance(compose(entry, NEEDED.get(name, [])).settings, RunSettings)

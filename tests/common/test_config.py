@@ -10,8 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from common.compose import PRESET_GROUPS, RunWords, compose
-from common.config import ENTRIES, RecipeSettings, TrainCNN, run_name
+from common.compose import SPREAD, RunWords, compose, presets_of
+from common.config import TRAININGS, RecipeSettings, TrainCNN, run_name
 from common.settings import Group, every_setting, groups_of, identity, setting
 
 # Written here by hand, not read off the marks: a field that joins these groups must say what it is.
@@ -62,11 +62,11 @@ BASES = {
 
 def legal_values(entry: str, name: str, base: dict[str, Any]) -> list[Any]:
     """The values this setting may have, of those above and those that its refusal lists."""
-    listed = re.findall(r"'([^']*)'", str(every_setting(ENTRIES[entry])[name].annotation))
+    listed = re.findall(r"'([^']*)'", str(every_setting(TRAININGS[entry])[name].annotation))
     legal = []
     for value in (*VALUES, *listed):
         try:
-            of(ENTRIES[entry], base | {name: value})
+            of(TRAININGS[entry], base | {name: value})
         except ValidationError:
             continue
         legal.append(value)
@@ -78,20 +78,22 @@ def base_and_values(entry: str, name: str) -> tuple[dict[str, Any], list[Any]]:
     return next((found for found in tried if len(found[1]) > 1), max(tried, key=lambda found: len(found[1])))
 
 
-CHOICES = {(entry, name): base_and_values(entry, name) for entry in ENTRIES for name in every_setting(ENTRIES[entry])}
+CHOICES = {
+    (entry, name): base_and_values(entry, name) for entry in TRAININGS for name in every_setting(TRAININGS[entry])
+}
 CHANGEABLE = [place for place, (_, values) in CHOICES.items() if len(values) > 1]
 PLAIN = [name for (entry, name) in CHANGEABLE if entry == "train_cnn" and CHOICES[entry, name][0] == {}]
 
 
 def unchanged(entry: str, name: str) -> Any:
-    return of(ENTRIES[entry], CHOICES[entry, name][0])
+    return of(TRAININGS[entry], CHOICES[entry, name][0])
 
 
 def changed(entry: str, name: str) -> Any:
     """The same, but for one setting."""
     base, values = CHOICES[entry, name]
     default = leaf(unchanged(entry, name), name)
-    return of(ENTRIES[entry], base | {name: next(value for value in values if value != default)})
+    return of(TRAININGS[entry], base | {name: next(value for value in values if value != default)})
 
 
 def test_the_values_tried_cover_every_setting() -> None:
@@ -343,15 +345,18 @@ def test_patience_needs_a_validation_set() -> None:
 
 # --- every entry, every setting ---------------------------------------------------------------------------------
 
-SETTINGS = [(entry, name) for entry in ENTRIES for name in every_setting(ENTRIES[entry])]
+SETTINGS = [(entry, name) for entry in TRAININGS for name in every_setting(TRAININGS[entry])]
 GROUPS = {
-    group for entry in ENTRIES.values() for field in entry.model_fields.values() for group in groups_of(field).values()
+    group
+    for entry in TRAININGS.values()
+    for field in entry.model_fields.values()
+    for group in groups_of(field).values()
 }
 
 
 @pytest.mark.parametrize(("entry", "name"), [*SETTINGS, *((None, name) for name in RunWords.model_fields)])
 def test_every_setting_says_what_it_means(entry: str | None, name: str) -> None:
-    meaning = every_setting(ENTRIES[entry] if entry else RunWords)[name].description or ""
+    meaning = every_setting(TRAININGS[entry] if entry else RunWords)[name].description or ""
     assert len(meaning) > 10
     assert meaning == meaning.strip().rstrip(".")
     assert meaning.isascii()
@@ -361,26 +366,26 @@ def test_every_setting_says_what_it_means(entry: str | None, name: str) -> None:
 @pytest.mark.parametrize(("entry", "name"), SETTINGS)
 def test_every_default_is_one_of_the_values_allowed(entry: str, name: str) -> None:
     base, default = CHOICES[entry, name][0], leaf(unchanged(entry, name), name)
-    assert leaf(of(ENTRIES[entry], base | {name: default}), name) == default
+    assert leaf(of(TRAININGS[entry], base | {name: default}), name) == default
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("entry", TRAININGS)
 def test_every_entry_goes_by_its_key(entry: str) -> None:
-    assert ENTRIES[entry]().entry == entry
-    assert (ENTRIES[entry].__doc__ or "").strip()
+    assert TRAININGS[entry]().entry == entry
+    assert (TRAININGS[entry].__doc__ or "").strip()
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("entry", TRAININGS)
 def test_every_entry_has_what_the_command_line_relies_on(entry: str) -> None:
-    fields = ENTRIES[entry].model_fields
-    assert all(groups_of(fields[group]) for group in PRESET_GROUPS if group != "memory")
+    fields = TRAININGS[entry].model_fields
+    assert all(groups_of(fields[group]) for group in presets_of(TRAININGS[entry]) if group != SPREAD)
     assert not set(fields) & set(RunWords.model_fields)
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("entry", TRAININGS)
 def test_every_entry_survives_being_written_down(entry: str) -> None:
-    settings = ENTRIES[entry]()
-    assert ENTRIES[entry].model_validate(json.loads(settings.model_dump_json())) == settings
+    settings = TRAININGS[entry]()
+    assert TRAININGS[entry].model_validate(json.loads(settings.model_dump_json())) == settings
 
 
 @pytest.mark.parametrize("group", sorted(GROUPS, key=str))
@@ -393,6 +398,6 @@ def test_without_a_teacher_no_token_may_be_left_unread(rule: str, unread: str) -
     """Its weights would never move, and several processes would wait for their gradients."""
     given = {"model.dist_token": True, "model.inference": rule}
     with pytest.raises(ValidationError, match=f"inference={rule} leaves the {unread} token without a lesson"):
-        of(ENTRIES["train_vit"], given)
-    of(ENTRIES["train_vit"], given | {"model.inference": "avg"})
-    of(ENTRIES["distill_kd"], given)
+        of(TRAININGS["train_vit"], given)
+    of(TRAININGS["train_vit"], given | {"model.inference": "avg"})
+    of(TRAININGS["distill_kd"], given)

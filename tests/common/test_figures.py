@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn import metrics as sk
 
-from common import figures, metrics, multilabel
+from common import figures, lesson_figure, metrics, multilabel
+from common.teacher import agreement
 
 LONG = "actinic keratoses and intraepithelial carcinoma of the skin"
 TITLE = "resnet18-s3 on test images of cifar10, chosen by validation accuracy"
@@ -65,7 +66,14 @@ def bars(classes: int) -> Figure:
     return figures.per_class_bars(metrics.evaluate(*drawn(30 * classes, classes), names(classes))["per_class"], TITLE)
 
 
-KINDS = [confusion, reliability, roc, multi_label_roc, bars]
+def lesson(classes: int) -> Figure:
+    names = ("label_loss", "token_loss", "relation_loss", "alpha", "token_deviation", "token_directions")
+    history = [{"epoch": epoch, **dict.fromkeys(names, 1234.5 / epoch)} for epoch in range(1, classes + 1)]
+    logits, labels = drawn(30 * classes, classes)
+    return lesson_figure.distillation(history, agreement(logits, logits[:, ::-1], labels), TITLE)
+
+
+KINDS = [confusion, reliability, roc, multi_label_roc, bars, lesson]
 
 
 def laid_out(figure: Figure) -> Figure:

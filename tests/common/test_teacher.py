@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from common.compute import Compute
-from common.config import ComputeSettings, CSTSettings, DistillKD, KDSettings, TeacherSettings, share_of_teacher
+from common.config import ComputeSettings, DistillKD
 from common.failures import Refused
+from common.lesson_settings import CSTSettings, KDSettings, TeacherSettings, share_of_teacher
 from common.models.adaptive_cnn import AdaptiveCNN
 from common.models.vit import ViT
 from common.teacher import PUBLISHED, Learner, Teacher, agreement, judge, on_grid, open_teacher, related, spread

@@ -220,7 +220,7 @@ def test_help_lists_every_preset_and_what_each_data_set_takes(capsys: pytest.Cap
 
 def test_help_has_the_groups_in_order_under_their_headings(capsys: pytest.CaptureFixture[str]) -> None:
     out = printed(train_cnn, capsys)
-    groups = ["data", "augment", "recipe", "model", "compute", "log"]
+    groups = ["data", "model", "augment", "recipe", "compute", "log"]
     places = [out.index(f"\n\n{group}: ") for group in groups]
     assert places == sorted(places)
     assert out.index("\n  seed=0") < places[0]

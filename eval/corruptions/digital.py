@@ -1,0 +1,74 @@
+"""Fewer pixels, and pixels elsewhere. Images are float64 (n, c, h, w) from 0 to 1."""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from eval.corruptions.draws import ImageDraws
+from eval.corruptions.filters import blurred, sampled
+from eval.corruptions.levels import round_levels
+
+
+def pixelate(images: Tensor, _draws: ImageDraws, share: float, fewer: int) -> Tensor:
+    """To `share` of the pixels along each side, at least `fewer` less, and back, by Pillow's box filter both ways."""
+    levels = images * 255
+    for dim in (3, 2):  # Pillow rounds in between
+        side = images.shape[dim]
+        fewest = min(int(side * share), side - fewer)
+        levels = _along(levels, dim, box_matrix(side, fewest))
+    for dim in (3, 2):
+        levels = _along(levels, dim, box_matrix(levels.shape[dim], images.shape[dim]))
+    return levels / 255
+
+
+def _along(levels: Tensor, dim: int, matrix: Tensor) -> Tensor:
+    matrix = matrix.to(levels.device)
+    return round_levels(levels @ matrix.T if dim == 3 else matrix @ levels)
+
+
+@cache
+def box_matrix(old: int, new: int) -> Tensor:
+    """The mean of all old pixels whose centres lie in the new one, or the nearest where there are more new ones."""
+    scale = max(1.0, old / new)
+    centres = (torch.arange(new).double()[:, None] + 0.5) * (old / new)
+    distance = (torch.arange(old) + 0.5 - centres) / scale
+    chosen = ((distance > -0.5) & (distance <= 0.5)).double()
+    return chosen / chosen.sum(1, keepdim=True)
+
+
+def elastic_transform(images: Tensor, draws: ImageDraws, strength: float, sigma: float, jitter: float) -> Tensor:
+    """A random affine map, then a smooth random shift of each pixel; all parameters are shares of the shorter side."""
+    height, width = images.shape[-2:]
+    side = min(height, width)
+    rows, columns = _grid(images)
+    images = sampled(images, *_affine_sources(draws, jitter * side, rows, columns), "mirror")
+
+    def shift() -> Tensor:
+        noise = draws.uniform(1, height, width, low=-1, high=1)
+        return strength * side * blurred(noise, sigma * side, truncate=3.0, border="reflect")[:, 0]
+
+    across, down = shift(), shift()
+    return sampled(images, rows + down, columns + across, "reflect")
+
+
+def _grid(images: Tensor) -> tuple[Tensor, Tensor]:
+    height, width = images.shape[-2:]
+    rows = torch.arange(height, device=images.device, dtype=torch.float64)[:, None]
+    columns = torch.arange(width, device=images.device, dtype=torch.float64)[None]
+    return rows, columns
+
+
+def _affine_sources(draws: ImageDraws, jitter: float, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each pixel comes from when three corners of the middle third are moved by up to `jitter` pixels."""
+    x, y = columns.shape[1] // 2, rows.shape[0] // 2
+    third = min(columns.shape[1], rows.shape[0]) // 3
+    corners = torch.tensor([[x + third, y + third], [x + third, y - third], [x - third, y - third]])
+    corners = corners.double().to(rows.device)
+    moved = corners + draws.uniform(3, 2, low=-jitter, high=jitter)
+    back = torch.linalg.solve(torch.cat([moved, torch.ones_like(moved[..., :1])], 2), corners)  # (n, x|y|1, x|y)
+    across, down = (
+        (back[:, 0, axis, None, None] * columns + back[:, 1, axis, None, None] * rows + back[:, 2, axis, None, None])
+        for axis in range(2)
+    )
+    return down, across

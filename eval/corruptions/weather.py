@@ -1,0 +1,52 @@
+"""Snow, frost, fog and drops. Images are float64 (n, c, h, w) from 0 to 1; lengths are pixels of an image 32 wide."""
+
+import torch
+from torch import Tensor
+
+from eval.corruptions.colour import as_colour, constant, luma, with_channels_of
+from eval.corruptions.draws import ImageDraws
+from eval.corruptions.filters import enlarged, pixel_scale, streaked
+from eval.corruptions.plasma import plasma
+
+ICE = (0.82, 0.91, 1.0)  # a blueish white
+
+
+def fog(images: Tensor, draws: ImageDraws, thickness: float, decay: float) -> Tensor:
+    """Clouds added, and all darkened so that the brightest pixel under the thickest cloud is as bright as before."""
+    brightest = images.amax((1, 2, 3), keepdim=True)
+    clouds = thickness * plasma(draws, images.shape[-2], images.shape[-1], decay)
+    return (images + clouds) * (brightest / (brightest + thickness))
+
+
+def snow(
+    images: Tensor,
+    draws: ImageDraws,
+    mean: float,
+    deviation: float,
+    size: float,
+    threshold: float,
+    radius: float,
+    sigma: float,
+    kept: float,
+) -> Tensor:
+    """Streaks of what lies above a threshold in noise, and the same turned upside down, over a whitened image."""
+    scale = pixel_scale(images)
+    noise = mean + deviation * draws.normal(1, *images.shape[-2:])
+    flakes = enlarged(noise, size * scale)
+    flakes = torch.where(flakes < threshold, 0.0, flakes.clamp(0, 1))
+    flakes = streaked(flakes, radius * scale, sigma * scale, draws.uniform(low=-135, high=-45))
+    whitened = torch.maximum(images, luma(as_colour(images)) * 1.5 + 0.5)
+    return kept * images + (1 - kept) * whitened + flakes + flakes.flip(-2, -1)
+
+
+def frost(images: Tensor, draws: ImageDraws, kept: float, strength: float) -> Tensor:
+    """Bright ridges between two clouds of ice.
+
+    Not comparable with the publisher's, which lays cut-outs of photographs of frozen windows over the image with these
+    weights: we have no such photographs to hand on.
+    """
+    height, width = images.shape[-2:]
+    ridges = 1 - (2 * plasma(draws, height, width, decay=1.5) - 1).abs()
+    cloud = plasma(draws, height, width, decay=1.8)
+    ice = (0.2 + 0.8 * ridges**2 * cloud.sqrt()) * constant(images, *ICE)
+    return kept * images + strength * with_channels_of(images, ice)

@@ -1,0 +1,80 @@
+"""Test a finished run under distribution shift: corrupted images, other sets, adaptation, averages over views.
+
+python eval/eval_shift.py run=digits-adaptive_cnn-s0-<hash> shift=quick          # five corruptions, every adaptation
+python eval/eval_shift.py run=HASH                                               # 15 corruptions, 5 severities
+python eval/eval_shift.py run=HASH shift.sets=[cifar10_1_v6,cifar10_c] shift=adaptation
+
+It is a run of its own: cells.csv has a row for each way of predicting on each set of images, figures/ the curves, and
+result.json the averages. Nothing is chosen on these images: temperatures come from the run's validation.
+"""
+
+import sys
+import time
+from typing import Any
+
+from common.attempt import Attempt, run_entry
+from common.config import EvalShift
+from common.failures import Interrupted, Refused
+from common.run_dir import read_json
+from common.trained import load_model, open_run
+
+
+def test(attempt: Attempt) -> dict[str, Any]:
+    # Torch is loaded behind the door: a refused or a finished run has answered by now.
+    from common.compute import start
+    from eval.evaluation import differences
+    from eval.robustness import fit_temperature
+    from eval.shift_cells import CellTable, Examiner, exams, ways
+    from eval.shift_figures import draw
+    from eval.shift_summary import summary
+
+    settings = attempt.settings
+    assert isinstance(settings, EvalShift)
+    assert settings.run.run is not None  # the door refuses settings without a run
+    trained = open_run(settings.run.run, attempt.root)
+    if trained.data["task"] == "multi-label":
+        raise Refused([f"run: {trained.data['name']} has several labels for an image; allowed: one label each"])
+    problems = differences(read_json(attempt.data_folder / "manifest.json") or {}, trained.data, "test")
+    if problems:
+        raise Refused(problems)
+
+    with start(settings.compute) as compute:
+        model = load_model(trained, compute)
+        attempt.add_provenance(**compute.facts())
+        validation = trained.predictions("val")
+        temperature = fit_temperature(*validation) if validation else None
+        told = temperature.value if temperature and not temperature.at_limit else None
+        examiner = Examiner(model, settings, trained, compute, told)
+        table = CellTable(attempt.run.path / "cells.csv")
+        listed = list(exams(settings, trained, attempt.data_folder.parent, compute))
+        total = sum(len(ways(settings, exam)) for exam in listed)
+
+        def between() -> None:
+            attempt.run.beat(epoch=len(table.cells), epochs=total)
+            if attempt.stop_reason is not None:
+                raise Interrupted(f"{attempt.stop_reason}; the same command goes on from here")
+
+        began = time.perf_counter()
+        for exam in attempt.bar(listed, "shift", len(listed)):
+            examiner.sit(exam, table, between)
+        seconds = time.perf_counter() - began
+
+    cells = list(table.cells.values())
+    found = summary(cells, settings.shift, trained.data, attempt.root)
+    draw(attempt.run.figures, cells, found, trained.name)
+    return {
+        "subject": {"run": trained.name, "entry": trained.settings.entry, "digest": settings.run.digest},
+        "model": trained.result["model"],
+        "data": dict(trained.data),
+        "temperature": vars(temperature) if temperature else None,
+        "shift": found,
+        "cost": {"seconds": seconds},
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_entry(EvalShift, test, argv, script="eval/eval_shift.py", about=__doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,307 @@
+"""One run on shifted images: a cell is one way of predicting (an adaptation, or an average over views) on one set of
+images (clean, corrupted, or another set). Each cell is a row of cells.csv, so that a test that is killed goes on.
+
+Images come in one shuffled order, the same for every cell: a stream sorted by class would be a shift of its own.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.compute import Compute
+from common.config import EvalShift
+from common.data.packed import Batches, PackedSet, place_images
+from common.data.shifted_cifar import CORRUPTIONS as CIFAR10_C_PARTS
+from common.data.shifted_cifar import SEVERITIES
+from common.failures import NotFinite
+from common.run_dir import atomic_write
+from common.trained import TrainedRun
+from eval import robustness
+from eval.adaptation import NotAdaptable, adapt, run
+from eval.corruptions import corrupted
+from eval.views import VIEWS, predict_with_views
+
+CLEAN = "clean"
+CORRUPTED_AT_ONCE = 500  # images
+CIFAR10_C = "cifar10_c"
+
+
+# --- on what ----------------------------------------------------------------------------------------------------
+
+
+Opening = Callable[[], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Exam:
+    """A set of images to predict."""
+
+    images: str  # "test" for the run's own test images, else a packed set
+    corruption: str
+    severity: int  # 0 without corruption
+    classes: tuple[int, ...]  # of the run's classes, those that the set has, in the order of its labels
+    open: Opening  # images (n, channels, height, width) uint8, labels (n,)
+    problem: str = ""  # why it cannot be sat
+
+
+def exams(settings: EvalShift, trained: TrainedRun, data_dir: Path, compute: Compute) -> Iterator[Exam]:
+    """The clean test images, their corruptions from the mildest on, then the other sets."""
+    packed = PackedSet.open(data_dir / trained.data["name"])
+    every = tuple(range(len(trained.data["classes"])))
+    yield Exam("test", CLEAN, 0, every, lambda: (packed.images("test"), packed.labels("test")))
+    for corruption in settings.shift.corruptions:
+        for severity in sorted(settings.shift.severities):
+            yield Exam(
+                "test", corruption, severity, every, _corrupting(packed, corruption, severity, settings, compute)
+            )
+    for name in settings.shift.sets:
+        other = PackedSet.open(data_dir / name)
+        problem = unfit(other.facts(), list(other.manifest["sets"]), trained.data)
+        known = () if problem else tuple(map(trained.data["classes"].index, other.facts()["classes"]))
+        if problem or name != CIFAR10_C:
+            yield Exam(name, CLEAN, 0, known, _part(other, "test", slice(None)), problem)
+        else:
+            yield from _published_corruptions(other, settings, known)
+
+
+def unfit(other: Mapping[str, Any], parts: Sequence[str], trained: Mapping[str, Any]) -> str:
+    """Why a model of a set cannot be tested on another. Some of the classes are enough: the others are left out."""
+    foreign = [label for label in other["classes"] if label not in trained["classes"]]
+    if foreign:
+        return f"{other['name']} has classes that the run has not: {', '.join(foreign[:3])}"
+    if list(other["shape"]) != list(trained["shape"]):
+        return (
+            f"{other['name']} holds images of {list(other['shape'])}, the run was trained on {list(trained['shape'])}"
+        )
+    if other["task"] != trained["task"]:
+        return f"{other['name']} is of the task {other['task']}, the run was trained on {trained['task']}"
+    if other["name"] != CIFAR10_C and "test" not in parts:
+        return f"{other['name']} has no test images; it has {', '.join(parts)}"
+    return ""
+
+
+def _corrupting(packed: PackedSet, corruption: str, severity: int, settings: EvalShift, compute: Compute) -> Opening:
+    def open_corrupted() -> tuple[np.ndarray, np.ndarray]:
+        clean = packed.images("test")
+        changed = np.empty(clean.shape, np.uint8)
+        for start in range(0, len(clean), CORRUPTED_AT_ONCE):
+            part = torch.from_numpy(np.array(clean[start : start + CORRUPTED_AT_ONCE])).to(compute.device)
+            index = torch.arange(start, start + len(part))
+            changed[start : start + len(part)] = (
+                corrupted(part, index, corruption, severity, settings.seed).cpu().numpy()
+            )
+        return changed, packed.labels("test")
+
+    return open_corrupted
+
+
+def _published_corruptions(packed: PackedSet, settings: EvalShift, known: tuple[int, ...]) -> Iterator[Exam]:
+    """The publisher's files hold the test images at severity 1, then at 2, and so on."""
+    for corruption in [name for name in settings.shift.corruptions if name in CIFAR10_C_PARTS]:
+        n = len(packed.labels(corruption)) // SEVERITIES
+        for severity in sorted(settings.shift.severities):
+            rows = slice((severity - 1) * n, severity * n)
+            yield Exam(packed.name, corruption, severity, known, _part(packed, corruption, rows))
+
+
+def _part(packed: PackedSet, part: str, rows: slice) -> Opening:
+    return lambda: (packed.images(part)[rows], packed.labels(part)[rows])
+
+
+# --- how --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of predicting."""
+
+    adaptation: str = "source"
+    batch_size: int = 0  # images that an adaptation sees at a time; 0: it does not matter
+    view: str = "none"
+
+
+def ways(settings: EvalShift, exam: Exam) -> list[Way]:
+    """The model as it is comes first, whether it is asked for or not: gains are over it."""
+    shift = settings.shift
+    found = [Way()]
+    if exam.problem:
+        return found
+    if exam.severity == 0:
+        found += [Way(view=view) for view in shift.views]
+    if exam.severity == 0 or exam.severity in shift.adapt_at:
+        adapting = [name for name in shift.adaptations if name != "source"]
+        found += [Way(name, size) for name in adapting for size in shift.batch_sizes]
+    return found
+
+
+# --- cells ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A row of cells.csv. Numbers are None where there is a problem instead."""
+
+    images: str
+    corruption: str
+    severity: int
+    adaptation: str
+    batch_size: int
+    view: str
+    n: int = 0
+    accuracy: float | None = None
+    standard_error: float | None = None  # over the draw of test images
+    nll: float | None = None
+    ece: float | None = None
+    nll_cooled: float | None = None  # with the temperature that validation asks for
+    ece_cooled: float | None = None
+    gain: float | None = None  # in accuracy over the model as it is, on the same images
+    gain_standard_error: float | None = None
+    problem: str = ""
+
+    @property
+    def place(self) -> tuple[Any, ...]:
+        return self.images, self.corruption, self.severity, self.adaptation, self.batch_size, self.view
+
+
+def place_of(exam: Exam, way: Way) -> tuple[Any, ...]:
+    return exam.images, exam.corruption, exam.severity, way.adaptation, way.batch_size, way.view
+
+
+class CellTable:
+    """cells.csv, written whole after each cell."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.cells: dict[tuple[Any, ...], Cell] = {}
+        if path.exists():
+            with path.open(newline="") as file:
+                for cell in map(_read, csv.DictReader(file)):
+                    self.cells[cell.place] = cell
+
+    def add(self, cell: Cell) -> None:
+        self.cells[cell.place] = cell
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [field.name for field in fields(Cell)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(each) for each in self.cells.values())
+        with atomic_write(self.path) as file:
+            file.write(text.getvalue().encode())
+
+
+def _read(row: dict[str, str]) -> Cell:
+    numbers: dict[str, Any] = {name: int(row[name]) for name in ("severity", "batch_size", "n")}
+    texts = {name: row[name] for name in ("images", "corruption", "adaptation", "view", "problem")}
+    rest = [field.name for field in fields(Cell) if field.name not in {*numbers, *texts}]
+    return Cell(**texts, **numbers, **{name: float(row[name]) if row[name] else None for name in rest})
+
+
+# --- measuring --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """A trained model, and how it is asked."""
+
+    model: nn.Module
+    settings: EvalShift
+    trained: TrainedRun
+    compute: Compute
+    temperature: float | None  # None: validation does not tell one
+
+    def sit(self, exam: Exam, table: CellTable, between: Callable[[], None]) -> None:
+        """Add the cells of an exam that the table has not; `between` is called before each."""
+        missing = [way for way in ways(self.settings, exam) if place_of(exam, way) not in table.cells]
+        if not missing:
+            return
+        paper = Paper(exam, self)
+        for way in missing:
+            between()
+            table.add(paper.cell(way))
+
+
+@dataclass(frozen=True)
+class Paper:
+    """An exam whose images lie ready."""
+
+    exam: Exam
+    examiner: Examiner
+
+    @cached_property
+    def content(self) -> tuple[np.ndarray, np.ndarray]:
+        images, labels = self.exam.open()
+        order = np.random.default_rng(self.examiner.settings.seed).permutation(len(labels))
+        return np.ascontiguousarray(images[order]), labels[order]
+
+    @cached_property
+    def as_it_is(self) -> np.ndarray:
+        """(n,) whether the model alone predicts each image right."""
+        return self._right(self._logits(Way()))
+
+    def cell(self, way: Way) -> Cell:
+        facts: dict[str, Any] = {"images": self.exam.images, "corruption": self.exam.corruption}
+        facts |= {"severity": self.exam.severity, **asdict(way)}
+        if self.exam.problem:
+            return Cell(**facts, problem=self.exam.problem)
+        facts["n"] = len(self.content[1])
+        try:
+            return Cell(**facts, **self._measured(way))
+        except (NotAdaptable, NotFinite) as error:
+            return Cell(**facts, problem=str(error))
+
+    def _measured(self, way: Way) -> dict[str, float]:
+        logits, labels = self._logits(way), self.content[1]
+        plain = robustness.calibration(logits, labels)
+        temperature = self.examiner.temperature
+        cooled = robustness.calibration(logits, labels, temperature) if temperature else {}
+        right = self._right(logits)
+        accuracy = robustness.accuracy(right)
+        found = {"accuracy": accuracy.value, "standard_error": accuracy.standard_error, **plain}
+        found |= {f"{name}_cooled": value for name, value in cooled.items()}
+        if way != Way():
+            gain = robustness.paired_difference(right, self.as_it_is)
+            found |= {"gain": gain.value, "gain_standard_error": gain.standard_error}
+        return found
+
+    def _right(self, logits: np.ndarray) -> np.ndarray:
+        right: np.ndarray = logits.argmax(axis=1) == self.content[1]
+        return right
+
+    def _logits(self, way: Way) -> np.ndarray:  # (n, classes of the set)
+        model, protocol = self.examiner.model, self.examiner.settings.shift.protocol
+        images = self._batches(way.batch_size)
+        if way.adaptation != "source":
+            logits = run(adapt(way.adaptation, model), images, protocol)
+        else:
+            logits = torch.cat([_answers(model, batch, way.view) for batch in images])
+        found = logits.float().cpu().numpy()[:, list(self.exam.classes)]
+        if not np.isfinite(found).all():
+            wrong = int((~np.isfinite(found).all(axis=1)).sum())
+            raise NotFinite(f"what it says of {wrong} of {len(found)} images is no number")
+        return found
+
+    def _batches(self, size: int) -> Iterator[Tensor]:
+        """Normalised, on the device, of nearly equal sizes: statistics of a last batch of one would say nothing."""
+        images, labels = self.content
+        largest = size or self.examiner.trained.settings.recipe.batch_size
+        even = math.ceil(len(labels) / math.ceil(len(labels) / largest))
+        compute = self.examiner.compute
+        placed = place_images(images, compute, compute.settings.data_budget_gb)
+        batches = Batches(placed, labels, np.arange(len(labels)), self.examiner.trained.data, even, compute)
+        return (batch.images for batch in batches.in_order())
+
+
+@torch.no_grad()
+def _answers(model: nn.Module, images: Tensor, view: str) -> Tensor:
+    if view == "none":
+        logits: Tensor = model(images)
+        return logits
+    return predict_with_views(model, images, VIEWS[view]).log()

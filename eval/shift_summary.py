@@ -1,0 +1,143 @@
+"""What the cells of a test under shift come to: averages, losses against the clean images, and what failed.
+
+Averages over corruptions are over the paper's fifteen, never its extra four. Torch-free.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+from common.failures import Refused
+from common.inputs import open_shift_run
+from common.shift_settings import COMMON_CORRUPTIONS, ShiftSettings
+from eval.robustness import (
+    CIFAR10_1_LINES,
+    Estimate,
+    drop,
+    effective_robustness,
+    mean_corruption_error,
+    relative_mean_corruption_error,
+)
+
+if TYPE_CHECKING:
+    from eval.shift_cells import Cell
+
+CLEAN = "clean"
+
+
+def summary(cells: Sequence["Cell"], shift: ShiftSettings, data: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """For result.json. Accuracies are shares from 0 to 1."""
+    alone = [cell for cell in cells if cell.adaptation == "source" and cell.view == "none"]
+    clean = next(cell for cell in alone if cell.images == "test" and cell.severity == 0)
+    return {
+        "clean": _numbers(clean),
+        "corrupted": _corrupted(alone, clean, shift, root),
+        "sets": [_set(cell, clean, data) for cell in alone if cell.images != "test" and not cell.problem],
+        "adaptations": _adaptations(cells),
+        "views": [
+            {"images": cell.images, "view": cell.view, **_numbers(cell)}
+            for cell in cells
+            if cell.view != "none" and not cell.problem
+        ],
+        "problems": _problems(cells),
+    }
+
+
+NUMBERS = (
+    *("n", "accuracy", "standard_error", "nll", "ece", "nll_cooled", "ece_cooled"),
+    *("gain", "gain_standard_error"),
+)
+
+
+def _numbers(cell: "Cell") -> dict[str, Any]:
+    facts = asdict(cell)
+    return {name: facts[name] for name in NUMBERS if facts[name] is not None}
+
+
+def _corrupted(alone: Iterable["Cell"], clean: "Cell", shift: ShiftSettings, root: Path) -> dict[str, Any] | None:
+    errors: dict[str, list[float]] = {}  # at each severity, mildest first
+    for cell in alone:
+        if cell.images == "test" and cell.severity and cell.accuracy is not None:
+            errors.setdefault(cell.corruption, []).append(1 - cell.accuracy)
+    whole = {name: found for name, found in errors.items() if len(found) == len(shift.severities)}
+    counted = {name: found for name, found in whole.items() if name in COMMON_CORRUPTIONS}
+    if not counted:
+        return None
+    at = sorted(shift.severities)
+    error = mean(mean(found) for found in counted.values())
+    return {
+        "corruptions": len(counted),
+        "severities": at,
+        "accuracy": 1 - error,
+        "accuracy_by_severity": {str(s): 1 - mean(found[i] for found in counted.values()) for i, s in enumerate(at)},
+        "drop": None if clean.accuracy is None else clean.accuracy - (1 - error),
+        "errors": whole,
+        "against_baseline": _against(counted, clean, shift, root),
+    }
+
+
+def _against(
+    errors: Mapping[str, list[float]], clean: "Cell", shift: ShiftSettings, root: Path
+) -> dict[str, Any] | None:
+    if shift.baseline is None:
+        return None
+    path, result = open_shift_run(shift.baseline, root)
+    theirs = result["shift"]["corrupted"] or {}
+    if theirs.get("severities") != sorted(shift.severities) or not errors.keys() <= theirs["errors"].keys():
+        raise Refused([f"shift.baseline: {path.name} was tested on other corruptions or severities; allowed: the same"])
+    base = {corruption: theirs["errors"][corruption] for corruption in errors}
+    facts = {"baseline": path.name, "mean_corruption_error": mean_corruption_error(errors, base)}
+    if clean.accuracy is not None:
+        relative = relative_mean_corruption_error(
+            errors, base, clean_error=1 - clean.accuracy, baseline_clean_error=1 - result["shift"]["clean"]["accuracy"]
+        )
+        facts["relative_mean_corruption_error"] = relative
+    return facts
+
+
+def _set(cell: "Cell", clean: "Cell", data: Mapping[str, Any]) -> dict[str, Any]:
+    facts = {"images": cell.images, "corruption": cell.corruption, "severity": cell.severity, **_numbers(cell)}
+    if clean.accuracy is None or cell.accuracy is None:
+        return facts
+    here = Estimate(cell.accuracy, cell.standard_error or 0.0)
+    lost = drop(Estimate(clean.accuracy, clean.standard_error or 0.0), here)
+    facts |= {"drop": lost.value, "drop_standard_error": lost.standard_error}
+    line = CIFAR10_1_LINES.get(cell.images.removeprefix("cifar10_1_"))
+    if line and data["name"] == "cifar10" and 0 < clean.accuracy < 1:
+        facts["effective_robustness"] = asdict(effective_robustness(clean.accuracy, cell.accuracy, line))
+    return facts
+
+
+def _adaptations(cells: Sequence["Cell"]) -> list[dict[str, Any]]:
+    """Of each adaptation, batch size and severity: accuracy and gain on the run's own images, mean over corruptions."""
+    groups: dict[tuple[str, int, int], list[Cell]] = {}
+    for cell in cells:
+        counted = cell.corruption in (CLEAN, *COMMON_CORRUPTIONS)
+        if cell.images == "test" and cell.view == "none" and counted and not cell.problem:
+            groups.setdefault((cell.adaptation, cell.batch_size, cell.severity), []).append(cell)
+    return [
+        {
+            "adaptation": adaptation,
+            "batch_size": size or None,
+            "severity": severity,
+            "corruptions": len(found),
+            "accuracy": mean(cell.accuracy or 0.0 for cell in found),
+            "gain": mean(cell.gain or 0.0 for cell in found),
+        }
+        for (adaptation, size, severity), found in groups.items()
+    ]
+
+
+def _problems(cells: Iterable["Cell"]) -> list[dict[str, Any]]:
+    """Each once, with the cells that have it."""
+    found: dict[tuple[str, str, str], int] = {}
+    for cell in cells:
+        if cell.problem:
+            place = (cell.problem, cell.adaptation, cell.view)
+            found[place] = found.get(place, 0) + 1
+    return [
+        {"problem": problem, "adaptation": adaptation, "view": view, "cells": count}
+        for (problem, adaptation, view), count in found.items()
+    ]
