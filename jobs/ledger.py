@@ -5,6 +5,7 @@
         sweeps/NAME.yaml     how each sweep was last asked for: status, retry and cancel need only its name
         slurm/               submitit's scripts, pickles and logs
         logs/                what runs of the local engine printed
+        local/NAME.json      the process that runs a sweep on this machine, while it does
         lock                 one submission at a time
 
 The line before is what makes a submission safe to kill: its job is found again by the token in its name.
@@ -21,8 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from common.failures import Refused
-from common.run_dir import atomic_write
+from common.run_dir import atomic_write, read_json, write_json
+from common.wording import nearest
 from common.yaml12 import dump_yaml, read_mapping
+from jobs.alive import lives, this_process
+
+STEWARD = "steward"  # in place of a stage, of the job that submits again; it has no cells
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,9 @@ class Batch:
     void: bool = False  # it never reached the scheduler
 
     def task(self, number: int) -> str:
-        """The scheduler's name of the cell with that number."""
+        """The scheduler's name of the cell with that number; of the steward, which has no cells, its own."""
         assert self.job
-        return self.job if len(self.keys) == 1 else f"{self.job}_{number}"
+        return self.job if len(self.keys) <= 1 else f"{self.job}_{number}"
 
 
 class Ledger:
@@ -84,7 +89,7 @@ class Ledger:
             token = facts["token"]
             if token in found:
                 found[token] = replace(found[token], **{name: facts[name] for name in ("job", "void") if name in facts})
-            else:
+            elif "keys" in facts:
                 found[token] = Batch(**{**facts, "keys": tuple(facts["keys"])})
         return list(found.values())
 
@@ -118,14 +123,41 @@ class Ledger:
         with atomic_write(self._sweep(sweep)) as file:
             file.write(dump_yaml({"words": list(words), "asked": time.time()}).encode())
 
+    def sweeps(self) -> list[str]:
+        """All that were ever submitted."""
+        return sorted(path.stem for path in (self.folder / "sweeps").glob("*.yaml"))
+
     def words_of(self, sweep: str) -> list[str]:
-        """The words that the sweep was last submitted with; Refused where it never was."""
-        known = sorted(path.stem for path in (self.folder / "sweeps").glob("*.yaml"))
+        """The words that the sweep was last submitted with, by its name or its file's; Refused where it never was."""
+        given, known = sweep, self.sweeps()
+        sweep = Path(given).stem if given.endswith((".yaml", ".yml")) else given
         if sweep not in known:
-            there = f"; there are: {', '.join(known)}" if known else ""
-            raise Refused([f"sweep: {sweep} was never submitted under {self.folder.parent}{there}"])
+            there = f"; there are: {', '.join(known)}{nearest(sweep, known)}" if known else ""
+            raise Refused([f"sweep: {given} was never submitted under {self.folder.parent}{there}"])
         words: list[str] = read_mapping(self._sweep(sweep))["words"]
         return words
+
+    # --- the local engine -------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def working_here(self, sweep: str) -> Iterator[None]:
+        """Say which process runs the sweep on this machine: whoever cancels it must find it."""
+        if other := self.worker_here(sweep):
+            raise Refused([f"sweep: pid {other['pid']} on {other['host']} runs {sweep}; wait for it, or cancel it"])
+        path = self._worker(sweep)
+        write_json(path, this_process())
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+    def worker_here(self, sweep: str) -> dict[str, Any] | None:
+        """The process of this machine that runs the sweep, if one does."""
+        process = read_json(self._worker(sweep))
+        return process if process and lives(process) else None
+
+    def _worker(self, sweep: str) -> Path:
+        return self.folder / "local" / f"{sweep}.json"
 
     def _sweep(self, sweep: str) -> Path:
         return self.folder / "sweeps" / f"{sweep}.yaml"

@@ -2,17 +2,19 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from common.config import TrainingSettings
 from common.run_dir import read_json
 from jobs.cell import Cell, Sweep
 from jobs.standing import MACHINE, Standing
 from jobs.worker import Lineage
 
 Retry = Literal["all", "machine", "none"]
+Chosen = Callable[[str, Standing], bool]
 RUNS_LOOKED_AT = 200  # finished runs of an entry that are read to expect a time
 
 
@@ -23,9 +25,16 @@ class Plan:
 
 
 def make_plan(
-    sweep: Sweep, standings: Mapping[str, Standing], retry: Retry = "all", gone: Mapping[str, str] | None = None
+    sweep: Sweep,
+    standings: Mapping[str, Standing],
+    retry: Retry = "all",
+    gone: Mapping[str, str] | None = None,
+    chosen: Chosen | None = None,
 ) -> Plan:
-    """gone: cells that may not be tried again, and why, by key; their children wait with them."""
+    """gone: cells that may not be tried again, and why, by key; their children wait with them.
+
+    chosen: whether a cell that could start is wanted, by its key and where it stands.
+    """
     start: list[Cell] = []
     skipped: Counter[str] = Counter()
     starting: set[str] = set()
@@ -33,8 +42,10 @@ def make_plan(
     for key, cell in sweep.cells.items():
         standing = standings[key]
         reason = gone.get(key) or _not_started(standing, retry)
+        if not reason and chosen and not chosen(key, standing):
+            reason = "not asked for"
         if not reason and cell.parent and cell.parent not in starting and standings[cell.parent].state not in _COMING:
-            reason = "its teacher will not be finished"
+            reason = "what it builds on will not be finished"
         if reason:
             skipped[reason] += 1
         else:
@@ -57,7 +68,7 @@ def _not_started(standing: Standing, retry: Retry) -> str:
 
 
 def lineage(sweep: Sweep, cell: Cell) -> Lineage:
-    """The first teacher, its student, ..., the cell."""
+    """The first of its forebears, ..., the cell."""
     before = lineage(sweep, sweep.cells[cell.parent]) if cell.parent else ()
     return (*before, (cell.entry, cell.words))
 
@@ -66,7 +77,7 @@ def lineage(sweep: Sweep, cell: Cell) -> Lineage:
 
 
 def expected_hours(cells: Sequence[Cell], root: Path) -> tuple[float, int]:
-    """Hours of training, as finished runs of the same entry, data and network took; and how many cells have none."""
+    """Hours, as finished runs of the same entry, data and network took; and how many cells have none."""
     rates: dict[tuple[str, str, str], float | None] = {}
     hours, unknown = 0.0, 0
     for cell in cells:
@@ -74,9 +85,14 @@ def expected_hours(cells: Sequence[Cell], root: Path) -> tuple[float, int]:
         if kind not in rates:
             rates[kind] = _seconds_per_epoch(root, *kind)
         rate = rates[kind]
-        hours += (rate or 0) * cell.settings.recipe.epochs / 3600
+        hours += (rate or 0) * _epochs(cell) / 3600
         unknown += rate is None
     return hours, unknown
+
+
+def _epochs(cell: Cell) -> int:
+    """An evaluation counts as one."""
+    return cell.settings.recipe.epochs if isinstance(cell.settings, TrainingSettings) else 1
 
 
 def _seconds_per_epoch(root: Path, entry: str, data: str, model: str) -> float | None:
@@ -86,4 +102,6 @@ def _seconds_per_epoch(root: Path, entry: str, data: str, model: str) -> float |
         cost = (read_json(path) or {}).get("cost", {})
         if cost.get("epochs"):
             found.append(cost["train_seconds"] / cost["epochs"])
+        elif "seconds" in cost:
+            found.append(cost["seconds"])
     return statistics.median(found) if found else None

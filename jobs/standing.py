@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common import wording
+from common.failures import Refused
 from common.run_dir import DEAD_AFTER_SECONDS, read_json
-from jobs.cell import Cell, Sweep, run_with_teacher
+from jobs.alive import holds
+from jobs.cell import Cell, Sweep, run_on
 from jobs.ledger import Batch, latest
 from jobs.scheduler import CAUSES, Queued, cause_in_log
 
@@ -77,12 +80,24 @@ def standings(sweep: Sweep, root: Path, outside: Outside) -> dict[str, Standing]
     return found
 
 
+def find_cell(sweep: Sweep, found: Mapping[str, Standing], given: str, word: str) -> str:
+    """The key of the cell whose run has that name, hash or title; else Refused, naming the word of the command."""
+    names: dict[str, str] = {}
+    for key, cell in sweep.cells.items():
+        run = found[key].run
+        names |= {cell.title: key, key: key, key.rpartition("-")[2]: key}
+        names |= {run.name: key, run.name.rpartition("-")[2]: key} if run else {}
+    if given not in names:
+        raise Refused([f"{word}: {given} is no run of {sweep.name}{wording.nearest(given, names)}"])
+    return names[given]
+
+
 def _run_name(cell: Cell, parent: Standing | None) -> str | None:
     if cell.parent is None:
         return cell.key
     if parent is None or parent.result is None:
         return None
-    return run_with_teacher(cell, parent.result["selection"]["digest"])
+    return run_on(cell, parent.result["selection"]["digest"])
 
 
 def _hindrance(sweep: Sweep, cell: Cell, parent: Standing | None) -> str:
@@ -102,11 +117,11 @@ def _standing(seen: Seen, outside: Outside) -> Standing:
     queued = (outside.queue or {}).get(task or "")
     if queued and queued.live:
         return _as_queued(queued, run, epoch, task)
-    if run and beat and time.time() - beat["time"] < DEAD_AFTER_SECONDS and not _changed(run, beat["time"]):
+    if run and beat and _beats(run, beat["time"]):
         return Standing("running", run, epoch=epoch, task=task)
     if seen.teacher:
         return Standing("blocked", run, seen.cause, seen.teacher, task=task)
-    if run and (standing := _as_failed(run, seen.batch, epoch, task)):
+    if run and (standing := _as_failed(run, seen, outside, epoch)):
         return standing
     return _as_submitted(seen, outside, epoch)
 
@@ -119,14 +134,17 @@ def _as_queued(queued: Queued, run: Path | None, epoch: tuple[int, int] | None, 
     return Standing("queued", run, why="" if queued.reason == "None" else queued.reason, epoch=epoch, task=task)
 
 
-def _as_failed(run: Path, batch: Batch | None, epoch: tuple[int, int] | None, task: str | None) -> Standing | None:
+def _as_failed(run: Path, seen: Seen, outside: Outside, epoch: tuple[int, int] | None) -> Standing | None:
     """What the run says of its last end, unless it has been submitted since."""
+    batch, task = seen.batch, seen.task
     failure = read_json(run / "failure.json")
     if failure is None or (batch and not _changed(run, batch.submitted)):
         return None
     kind, message = str(failure.get("class")), str(failure.get("message"))
     if kind == "preempted" and not batch:
         return Standing("waiting", run, why=message, epoch=epoch)
+    if kind == "preempted" and task and _end_of(task, outside)[0] == "cancelled":  # the run knows its signal alone
+        kind, message = _end_of(task, outside)
     return Standing("failed", run, kind, message, epoch=epoch, task=task)
 
 
@@ -141,6 +159,11 @@ def _as_submitted(seen: Seen, outside: Outside, epoch: tuple[int, int] | None) -
         return Standing("queued", seen.run, why=why, epoch=epoch, task=seen.task)
     cause, why = _end_of(seen.task, outside)
     return Standing("failed", seen.run, cause, why, epoch=epoch, task=seen.task)
+
+
+def _beats(run: Path, last: float) -> bool:
+    """Whether a fresh heartbeat is of a process that may still live."""
+    return time.time() - last < DEAD_AFTER_SECONDS and not _changed(run, last) and holds(run) is not False
 
 
 def _changed(run: Path, when: float) -> bool:

@@ -14,17 +14,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from common import wording
 from common.compose import DONE, FAILED, answer, parse, runs_root
-from common.failures import Refused
 from common.run_dir import RunDir, read_json
 from common.settings import Group, setting
 from jobs.cell import Cell, Sweep
-from jobs.ledger import Ledger
-from jobs.standing import STATES, Standing
-from jobs.submit import look, read_sweep
+from jobs.standing import STATES, Standing, find_cell
+from jobs.submit import Asked, look, read_again
 
 WATCH_SECONDS = 5.0
 SHOWN = 20  # runs in a list
@@ -58,7 +57,13 @@ def main(argv: list[str] | None = None) -> int:
 def _status(argv: list[str]) -> int:
     words = parse(StatusWords, argv)
     root = runs_root(words.root)
-    asked = read_sweep([*Ledger(root).words_of(words.sweep), f"root={root}"])
+    asked = read_again(words.sweep, root)
+    with suppress(BrokenPipeError, KeyboardInterrupt):  # status | head; the end of a watch
+        return _look_on(asked, words)
+    return DONE
+
+
+def _look_on(asked: Asked, words: StatusWords) -> int:
     while True:
         found, _ = look(asked)
         if words.why is not None:
@@ -161,7 +166,7 @@ def _facts(cell: Cell, standing: Standing) -> dict[str, Any]:
 
 
 def _explain(sweep: Sweep, found: Mapping[str, Standing], given: str) -> int:
-    key = _find(sweep, found, given)
+    key = find_cell(sweep, found, given, "why")
     cell, standing = sweep.cells[key], found[key]
     print(f"{cell.title}: {standing.state}. {_said(standing)}".rstrip(". "))
     if standing.run:
@@ -173,17 +178,6 @@ def _explain(sweep: Sweep, found: Mapping[str, Standing], given: str) -> int:
         print(f"mend: {ADVICE.get(standing.cause, 'it goes on where it was')}")
         print(f"then: python jobs/submit.py sweep={sweep.name}")
     return DONE
-
-
-def _find(sweep: Sweep, found: Mapping[str, Standing], given: str) -> str:
-    names: dict[str, str] = {}
-    for key, cell in sweep.cells.items():
-        run = found[key].run
-        names |= {cell.title: key, key: key, key.rpartition("-")[2]: key}
-        names |= {run.name: key, run.name.rpartition("-")[2]: key} if run else {}
-    if given not in names:
-        raise Refused([f"why: {given} is no run of {sweep.name}{wording.nearest(given, names)}"])
-    return names[given]
 
 
 if __name__ == "__main__":

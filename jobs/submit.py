@@ -13,17 +13,18 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from common.compose import DONE, FAILED, answer, check, data_root, read_words, runs_root
 from common.failures import Refused
+from common.run_dir import expanded
 from common.settings import Group, setting
 from jobs import scheduler
 from jobs.cell import Sweep
 from jobs.ledger import Batch, Ledger, attempts
-from jobs.plan import Plan, expected_hours, make_plan
+from jobs.plan import Chosen, Plan, expected_hours, make_plan
 from jobs.profiles import open_profile
 from jobs.standing import Outside, Standing, standings
 from jobs.sweep import Overrides, open_sweep
@@ -61,6 +62,7 @@ class Asked:
     data_dir: Path
     ledger: Ledger
     given: tuple[str, ...]  # as typed
+    chosen: Chosen | None = None  # what of it is to start; everything that can be
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -87,25 +89,30 @@ def read_sweep(argv: Sequence[str]) -> Asked:
 _TEXTS = {"seeds", "data", "only", "sweep"}
 
 
+def read_again(sweep: str, root: Path) -> Asked:
+    """A sweep as it was last submitted under that root."""
+    return read_sweep([*Ledger(root).words_of(sweep), f"root={root}"])
+
+
 def look(asked: Asked) -> tuple[dict[str, Standing], list[Batch]]:
     """Where every cell stands, with all that can be known."""
     batches = asked.ledger.batches()
     if not any(batch.job for batch in batches):
         return standings(asked.sweep, asked.root, Outside(batches, queue={})), batches
-    queue = scheduler.queue()
-    gone = [
-        batch.task(number)
-        for batch in batches
-        if batch.job and not batch.void and asked.sweep.name == batch.sweep
-        for number in range(len(batch.keys))
-        if queue is not None and not (batch.task(number) in queue and queue[batch.task(number)].live)
-    ]
-    ended = scheduler.ended(gone) if gone else {}
-    return standings(asked.sweep, asked.root, Outside(batches, queue, ended, asked.ledger.slurm)), batches
+    outside = Outside(batches, scheduler.queue(), logs=asked.ledger.slurm)
+    found = standings(asked.sweep, asked.root, outside)
+    gone = [each.task for each in found.values() if each.state == "failed" and each.task]
+    if gone:  # accounting is asked for these alone: of all that ever ran it would take minutes
+        found = standings(asked.sweep, asked.root, replace(outside, ended=scheduler.ended(gone)))
+    return found, batches
 
 
 def _submit(argv: list[str]) -> int:
-    asked = read_sweep(argv)
+    return carry_on(read_sweep(argv))
+
+
+def carry_on(asked: Asked) -> int:
+    """Start what is not finished, of what is chosen, where the words say."""
     cluster = asked.words.cluster or os.environ.get("STILLHOUSE_CLUSTER")
     cluster = cluster or (LOCAL if shutil.which("sbatch") is None else "default")
     if asked.words.dry_run:
@@ -122,14 +129,15 @@ def _run_here(asked: Asked) -> int:
     from jobs.engines.local import Engine
     from jobs.status import print_table
 
-    found, _ = look(asked)
-    plan = make_plan(asked.sweep, found, asked.words.retry)
-    gpus = _gpus()
-    slots = asked.words.slots or len(gpus) or 1
-    asked.ledger.remember(asked.sweep.name, _without(asked.given, "dry_run"))
-    print(f"{asked.sweep.name}: {_counted(plan)}; {slots} at a time under {asked.root}", flush=True)
-    engine = Engine(asked.sweep, plan, asked.root, asked.data_dir, slots, asked.ledger.logs, gpus)
-    done = engine.work()
+    with asked.ledger.working_here(asked.sweep.name):
+        found, _ = look(asked)
+        plan = make_plan(asked.sweep, found, asked.words.retry, chosen=asked.chosen)
+        gpus = _gpus()
+        slots = asked.words.slots or len(gpus) or 1
+        asked.ledger.remember(asked.sweep.name, _lasting(asked))
+        print(f"{asked.sweep.name}: {_counted(plan)}; {slots} at a time under {asked.root}", flush=True)
+        engine = Engine(asked.sweep, plan, asked.root, asked.data_dir, slots, asked.ledger.logs, gpus)
+        done = engine.work()
     found, _ = look(asked)
     print_table(asked.sweep, found)
     if engine.stopping:
@@ -163,9 +171,10 @@ def _submit_to(asked: Asked, cluster: str) -> int:
                 ]
             )
         found, batches = look(asked)
-        plan = make_plan(asked.sweep, found, asked.words.retry, _exhausted(asked, batches, profile.retries))
+        gone = _exhausted(asked, batches, profile.retries)
+        plan = make_plan(asked.sweep, found, asked.words.retry, gone, asked.chosen)
         site = slurm.Site(asked.sweep, profile, cluster, asked.root, asked.data_dir, asked.ledger, scheduler.limits())
-        words = _without(asked.given, "retry")
+        words = _lasting(asked)
         asked.ledger.remember(asked.sweep.name, words)
         made, left = slurm.submit(site, plan, found, batches)
         for batch in made:
@@ -186,8 +195,18 @@ def _exhausted(asked: Asked, batches: Sequence[Batch], retries: int) -> dict[str
     return {key: f"tried {count} times" for key, count in attempts(batches).items() if count > retries}
 
 
-def _without(words: Sequence[str], key: str) -> list[str]:
-    return [word for word in words if word.partition("=")[0] != key]
+def _lasting(asked: Asked) -> list[str]:
+    """The words of this submission as they mean the same another day, in another folder."""
+    words = asked.words
+    folders = {"root": asked.root, "data_dir": asked.data_dir}
+    files = {name: given for name, given in (("sweep", words.sweep), ("cluster", words.cluster)) if _is_file(given)}
+    passing = {"retry", "dry_run", "ask", *folders, *files}
+    kept = [word for word in asked.given if word.partition("=")[0] not in passing]
+    return [*kept, *(f"{name}={expanded(str(path)).absolute()}" for name, path in {**files, **folders}.items())]
+
+
+def _is_file(given: str | None) -> bool:
+    return given is not None and given.endswith((".yaml", ".yml"))
 
 
 def _counted(plan: Plan) -> str:
@@ -200,11 +219,11 @@ def _counted(plan: Plan) -> str:
 
 def _show(asked: Asked, cluster: str) -> int:
     found, batches = look(asked)
-    plan = make_plan(asked.sweep, found, asked.words.retry)
+    plan = make_plan(asked.sweep, found, asked.words.retry, chosen=asked.chosen)
     for stage, keys in asked.sweep.stages.items():
-        teacher = asked.sweep.parents[stage]
+        parents = " or ".join(asked.sweep.parents[stage])
         starts = sum(cell.stage == stage for cell in plan.start)
-        print(f"{stage:12} {len(keys):6} cells, {starts} to run" + (f", each after its {teacher}" if teacher else ""))
+        print(f"{stage:12} {len(keys):6} cells, {starts} to run" + (f", each after its {parents}" if parents else ""))
     hours, unknown = expected_hours(plan.start, asked.root)
     print(f"{asked.sweep.name}: {_counted(plan)}")
     basis = f" (and {unknown} runs of kinds that never ran here)" if unknown else ""

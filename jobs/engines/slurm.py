@@ -19,7 +19,7 @@ from typing import Any
 import jobs
 from jobs import scheduler
 from jobs.cell import Cell, Sweep
-from jobs.ledger import Batch, Ledger, latest
+from jobs.ledger import STEWARD, Batch, Ledger, latest
 from jobs.plan import Plan, lineage
 from jobs.profiles import Needs, Profile, needs, python_command, sbatch_parameters
 from jobs.standing import Standing
@@ -134,13 +134,15 @@ def submit(
 ) -> tuple[list[Batch], int]:
     """The batches submitted, in order, and how many cells did not fit within the cluster's limit."""
     wanted, escalations = wanted_needs(plan, site.profile, standings, batches)
-    known = latest([batch for batch in batches if batch.job])
+    starting = {cell.key for cell in plan.start}  # whatever they were submitted with before has ended
+    earlier = latest([batch for batch in batches if batch.job])
+    known = {key: place for key, place in earlier.items() if key not in starting}
     made: list[Batch] = []
     room = site.limits.max_submit
     left = 0
     for group in groups(plan, standings, wanted, site.limits.max_array_size or USUAL_ARRAY_SIZE):
-        if room is not None and (len(group.cells) > room or any(parent not in known for parent in group.parents)):
-            left += len(group.cells)  # the steward comes back for them
+        if (room is not None and len(group.cells) > room) or any(parent not in known for parent in group.parents):
+            left += len(group.cells)  # the steward comes back for them, and for students of a run started by hand
             continue
         batch = _submit_group(site, group, dependency(group, known), max(escalations[cell.key] for cell in group.cells))
         made.append(batch)
@@ -263,5 +265,9 @@ class Steward:
 def submit_steward(site: Site, words: Sequence[str], batches: Sequence[Batch]) -> str:
     behind = "afterany:" + ":".join(str(batch.job) for batch in batches)
     need = Needs(gpus=0, cpus=1, mem_gb=min(2.0, site.profile.mem_gb or 2.0), time_min=15)
-    name = job_name(site.sweep.name, "steward", uuid.uuid4().hex[:8])
-    return _through_submitit(site, need, name, behind, [Steward(tuple(words))])
+    token = uuid.uuid4().hex[:8]
+    site.ledger.intend(Batch(token, site.sweep.name, STEWARD, (), asdict(need), site.profile_name, time.time()))
+    name = job_name(site.sweep.name, STEWARD, token)
+    job = _through_submitit(site, need, name, behind, [Steward(tuple(words))])
+    site.ledger.submitted(token, job)
+    return job

@@ -13,7 +13,7 @@ from common.compose import compose
 from common.config import ENTRIES, run_name
 from common.data.catalog import DATASETS
 from common.failures import Refused
-from jobs.cell import Sweep, run_with_teacher
+from jobs.cell import Sweep, run_on
 from jobs.sweep import SWEEPS, Overrides, open_sweep, sweep_names
 from jobs.sweep_file import values_of
 
@@ -78,7 +78,7 @@ def test_a_students_name_is_that_of_its_teachers_digest(opened: Open) -> None:
     sweep = opened({"axes": {"seed": [0]}, "stages": STAGES})
     (key,) = sweep.stages["deit"]
     cell = sweep.cells[key]
-    named = {run_with_teacher(cell, digest) for digest in ("aa", "bb")}
+    named = {run_on(cell, digest) for digest in ("aa", "bb")}
     assert len(named) == 2
     assert key not in named
 
@@ -155,7 +155,7 @@ def test_a_circle(refused: Callable[..., list[str]]) -> None:
         "b": {"entry": "distill_kd", "teacher": "a"},
         "cnn": {"entry": "train_cnn"},
     }
-    assert refused({"stages": stages})[0] == "mine: stages teach each other in a circle: a -> b -> a"
+    assert refused({"stages": stages})[0] == "mine: stages build on each other in a circle: a -> b -> a"
 
 
 def test_unknown_names_all_at_once(refused: Callable[..., list[str]]) -> None:

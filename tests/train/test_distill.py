@@ -88,6 +88,7 @@ def test_a_student_says_who_taught_it_and_how_far_they_agree(root: Path, digits_
     for row in rows:
         expected = 0.3 * float(row["label_loss"]) + 0.7 * float(row["kd_loss"])
         assert float(row["train_loss"]) == pytest.approx(expected, rel=1e-5)
+    assert (student.figures / "distillation.png").read_bytes().startswith(b"\x89PNG")
     assert {path: path.read_bytes() for path in before} == before  # the teacher's folder is as it was
     assert run("distill_kd", f"teacher={teacher.path} {VIT} model.dist_token=true", digits_dir, root)[1].startswith(
         "fini"
@@ -115,6 +116,7 @@ def test_tokens_teach_and_the_projector_is_not_kept(root: Path, digits_dir: Path
     assert result is not None
     assert result["distillation"]["student_layers"] == [1, 1]
     assert result["distillation"]["relation"] == "token"
+    assert (student.figures / "distillation.png").exists()
     kept = safetensors.torch.load_file(student.best)
     assert set(kept) == set(safetensors.torch.load_file(teacher.best))
     first, second = student.read_history()

@@ -1,0 +1,103 @@
+"""Stop a sweep, or some of its stages or runs, behind a checkpoint.
+
+    python jobs/cancel.py sweep=cifar_all
+    python jobs/cancel.py sweep=cifar_all stage=deit,cst
+    python jobs/cancel.py sweep=cifar_all run=RUN                a run's name, its hash, or its title
+
+What builds on a run that is stopped is not started. jobs/submit.py and jobs/retry.py go on where it was.
+"""
+
+import sys
+from collections.abc import Collection
+
+from common import wording
+from common.compose import DONE, FAILED, answer, parse, runs_root
+from common.failures import Refused
+from common.run_dir import read_json
+from common.settings import Group, setting
+from jobs import scheduler
+from jobs.alive import holds, tell
+from jobs.ledger import STEWARD, Batch
+from jobs.standing import Standing, find_cell
+from jobs.submit import Asked, look, read_again
+
+
+class CancelWords(Group):
+    """Words of this command."""
+
+    sweep: str = setting(..., "a sweep that was submitted")
+    stage: str | None = setting(None, "stages, separated by commas; null is all")
+    run: str | None = setting(None, "a run: its name, its hash, or its title, such as 'cnn seed=0 data=digits'")
+    root: str | None = setting(None, "folder of the run folders; null is $STILLHOUSE_RUNS, else ./runs")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return answer(_cancel, argv, script="jobs/cancel.py", about=__doc__, models=[CancelWords])
+
+
+def _cancel(argv: list[str]) -> int:
+    words = parse(CancelWords, argv)
+    asked = read_again(words.sweep, runs_root(words.root))
+    whole = words.stage is None and words.run is None
+    engine = asked.ledger.worker_here(asked.sweep.name) if whole else None
+    if engine and tell(engine["pid"]):
+        print(f"told pid {engine['pid']} to stop; its runs end behind their next step")
+    with asked.ledger.lock():  # what is being submitted at this moment would escape
+        found, batches = look(asked)
+        keys = _meant(asked, found, words)
+        told = 0 if engine else _stop_here(asked, found, keys)
+        cancelled = _cancel_jobs(asked, found, batches, keys)
+    if cancelled is None:
+        print(f"{asked.sweep.name}: the scheduler does not answer; its jobs may still run", file=sys.stderr)
+        return FAILED
+    if not (engine or told or cancelled):
+        print(f"{asked.sweep.name}: nothing to cancel")
+    return DONE
+
+
+def _meant(asked: Asked, found: dict[str, Standing], words: CancelWords) -> set[str]:
+    stages = words.stage.split(",") if words.stage else list(asked.sweep.stages)
+    if unknown := [stage for stage in stages if stage not in asked.sweep.stages]:
+        raise Refused(wording.unknown("stage", stage, asked.sweep.stages) for stage in unknown)
+    keys = {key for stage in stages for key in asked.sweep.stages[stage]}
+    return keys & {find_cell(asked.sweep, found, words.run, "run")} if words.run else keys
+
+
+def _stop_here(asked: Asked, found: dict[str, Standing], keys: Collection[str]) -> int:
+    """Runs of this machine that are no jobs of the scheduler: each by itself."""
+    told = 0
+    for key in keys:
+        run = found[key].run
+        if found[key].state == "running" and not found[key].task and run and holds(run):
+            holder = read_json(run / "lock") or {}
+            if "pid" in holder and tell(int(holder["pid"])):
+                print(f"told {asked.sweep.cells[key].title} (pid {holder['pid']}) to stop")
+                told += 1
+    return told
+
+
+def _cancel_jobs(
+    asked: Asked, found: dict[str, Standing], batches: Collection[Batch], keys: Collection[str]
+) -> int | None:
+    """How many jobs were cancelled; None where the scheduler does not answer.
+
+    The steward goes with any of them: it cannot tell what a person has stopped from what the machine has.
+    """
+    tasks = [str(found[key].task) for key in keys if found[key].state in {"running", "queued"} and found[key].task]
+    mine = [batch for batch in batches if batch.sweep == asked.sweep.name and batch.stage == STEWARD]
+    stewards = [batch.job for batch in mine if batch.job]
+    queue = scheduler.queue() if tasks or stewards else {}
+    if queue is None:
+        return None
+    stewards = [job for job in stewards if job in queue and queue[job].live]
+    if not scheduler.cancel([*stewards, *tasks]):
+        return None
+    if tasks:
+        print(f"cancelled {len(tasks)} jobs")
+    if stewards:
+        print("cancelled the steward; what else the machine fails waits for jobs/submit.py")
+    return len(tasks) + len(stewards)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
