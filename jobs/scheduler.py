@@ -162,10 +162,13 @@ def _expanded_id(text: str) -> list[str]:
 
 
 def by_name(name: str) -> list[str] | None:
-    """The ids of our jobs of that name, of the queue first: a submission whose answer got lost is found again."""
+    """The ids of our jobs of that name, of the queue first: a submission whose answer got lost is found again.
+
+    None where the queue does not answer and accounting has none: that it never heard of a job proves nothing.
+    """
     queued = _lines("squeue", "--me", "-h", "-r", "-o", "%i", f"--name={name}")
     past = _lines("sacct", "-X", "-n", "-P", "-o", "JobID", f"--starttime=now-{SACCT_DAYS}days", f"--name={name}")
-    if queued is None and past is None:
+    if queued is None and not past:
         return None
     return list(dict.fromkeys(job for line in [*(queued or []), *(past or [])] for job in _expanded_id(line)))
 

@@ -12,7 +12,7 @@ Other words are settings: each stage that has one takes it.
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -131,7 +131,7 @@ def _run_here(asked: Asked) -> int:
 
     with asked.ledger.working_here(asked.sweep.name):
         found, _ = look(asked)
-        plan = make_plan(asked.sweep, found, asked.words.retry, chosen=asked.chosen)
+        plan = make_plan(asked.sweep, found, asked.words.retry, _behind_others(asked.sweep, found), asked.chosen)
         gpus = _gpus()
         slots = asked.words.slots or len(gpus) or 1
         asked.ledger.remember(asked.sweep.name, _lasting(asked))
@@ -143,6 +143,12 @@ def _run_here(asked: Asked) -> int:
     if engine.stopping:
         print("stopped; the same command goes on", file=sys.stderr)
     return DONE if done else FAILED
+
+
+def _behind_others(sweep: Sweep, found: Mapping[str, Standing]) -> dict[str, str]:
+    """What builds on a run that another process works on; the same command takes it up once that is finished."""
+    busy = {key for key, standing in found.items() if standing.state in {"running", "queued"}}
+    return {key: "behind a run of another process" for key, cell in sweep.cells.items() if cell.parent in busy}
 
 
 def _gpus() -> tuple[str, ...]:

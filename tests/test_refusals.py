@@ -17,9 +17,9 @@ REPOSITORY = Path(__file__).parent.parent
 DATA = (
     "digits, mnist, fashion_mnist, cifar10, cifar100, tiny_imagenet, stl10, pathmnist[_64|_128|_224], chestmnist[_64|"
 )
-RECIPES = "backbone, cnn, cnn_cifar, cnn_cifar_short, cnn_digits, cnn_mnist, cnn_mnist_12, cnn_mnist_short, finetune, "
+RECIPES = "backbone, cascade, cnn, cnn_cifar, cnn_cifar_short, cnn_digits, cnn_mnist, cnn_mnist_12, cnn_mnist_short, "
 AUGMENTS = "cifar, digits, fashion_mnist, light, mnist, none, vit_tuned"
-TOP = "root, data_dir, config, force, dry_run, entry, seed, data, augment, recipe, model, compute, log"
+TOP = "root, data_dir, config, force, dry_run, entry, seed, data, model, compute, log, augment, recipe"
 SEEDS = "whole number, 0 to 4294967295"
 
 
@@ -154,7 +154,7 @@ TRAINING: list[tuple[str | list[str], list[str]]] = [
     ("recipe.select=f1", ["recipe.select: given f1, allowed: accuracy | auc | f1_score | loss"]),
     ("recipe=../recipe/cnn", [f"recipe: given ../recipe/cnn, allowed: {RECIPES}"]),
     ("recipe=5", [f"recipe: given 5, allowed: {RECIPES}"]),
-    (["recipe={lr: 1}"], ["recipe: given {'lr': 1}, allowed: backbone, cnn, "]),
+    (["recipe={lr: 1}"], ["recipe: given {'lr': 1}, allowed: backbone, cascade, cnn, "]),
     ("augment=null", [f"augment: given null, allowed: {AUGMENTS}"]),
     ("compute=cpu", ["compute: a group of settings, allowed: compute.device, compute.threads, "]),
     (["compute={device: cpu}"], ["compute: a group of settings, allowed: compute.device, "]),
@@ -198,8 +198,8 @@ TRAINING: list[tuple[str | list[str], list[str]]] = [
         "config=values.yaml",
         [
             f"seed: given 3, allowed: {SEEDS}",
-            "recipe.lr: given -1, allowed: number, above 0",
             "model: given adaptive_cnn, allowed: a mapping of name, dropout",
+            "recipe.lr: given -1, allowed: number, above 0",
         ],
     ),
     ("config=scalar.yaml recipe.lr=3", ["recipe: given cnn, allowed: a mapping of epochs, batch_size, "]),
@@ -233,8 +233,8 @@ TRAINING: list[tuple[str | list[str], list[str]]] = [
             "root: a-file is not a folder",
             "augment: given lite",
             "data: mnist is not prepared",
-            "recipe.lr: given -1",
             "model.dropout: given 2",
+            "recipe.lr: given -1",
         ],
     ),
     ("config=none.yaml seed=-1 a b", ["a: not", "b: not", "config: none.yaml: cannot be read", "seed: given -1"]),

@@ -38,8 +38,8 @@ def train(attempt: Attempt) -> dict[str, Any]:
 
         seed_model(settings.seed, "weights")
         student: Any = build_model(settings.model, data.facts(), checkpointing=recipe.checkpointing)
-        layers = settings.student_layers
-        learner = place(Learner(student, layers, lesson.hidden, teacher_width), compute)
+        blocks = {"student_layers": settings.student_layers}
+        learner = place(Learner(student, settings.student_layers, lesson.hidden, teacher_width), compute)
 
         def objective(model: Any, batch: Batch) -> Loss:
             logits, tokens, projected = model(batch.images, lesson=True)
@@ -70,12 +70,7 @@ def train(attempt: Attempt) -> dict[str, Any]:
             **chosen,
             **report(student, data, attempt),
             "teacher": teacher.facts,
-            "distillation": {
-                "gate": gate,
-                "agreement_on_validation": agreed,
-                "relation": lesson.relation,
-                "student_layers": list(layers),
-            },
+            "distillation": {"gate": gate, "agreement_on_validation": agreed, "relation": lesson.relation, **blocks},
             "speed": measure_speed(student, data.train.shape, compute, recipe.precision),
         }
 

@@ -131,7 +131,8 @@ def laplacian_assignments(log_prior: Tensor, affinity: Tensor, most_steps: int =
     """log Z (n, classes) that lowers sum_i KL(z_i || q_i) - 1/2 sum_ij w_ij z_i . z_j, where q is the prior.
 
     Each step sets z_i in proportion to q_i exp(sum_j w_ij z_j), which never raises the objective where no eigenvalue of
-    the symmetric affinity w is below -2; steps end when it no longer falls by more than 1e-8 of itself.
+    the symmetric affinity w is below -2. Nothing promises that of nearest neighbours: where it fails, images may change
+    places for ever, and only `most_steps` ends it. Else it ends when the objective moves by less than 1e-8 of itself.
     """
     log_z, before = log_prior, math.inf
     for _ in range(most_steps):

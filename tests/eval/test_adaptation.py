@@ -328,7 +328,7 @@ def test_bn_stats_is_what_training_mode_computes() -> None:
 
 def test_a_step_of_tent_by_hand() -> None:
     """Plain gradient descent, worked out by backward() on a copy in training mode; SGD's first step has no momentum."""
-    lr, batch, later = 0.1, images(6), images(6, 2)
+    lr, batch, later = 5.0, images(6), images(6, 2)
     found = run(adapt("tent", trained(conv_bn_linear), {"optimizer": "sgd", "lr": lr}), [batch, later], "continual")
     copy = trained(conv_bn_linear).train()
     first = copy(batch)
@@ -494,6 +494,15 @@ def test_every_step_lowers_the_objective(seed: int) -> None:
     values = [objective(log_z.numpy(), log_q.numpy(), w.numpy()) for log_z in path]
     assert all(after <= before + 1e-12 for before, after in itertools.pairwise(values))
     assert values[-1] < values[0] - 0.1
+
+
+def test_beyond_the_bound_the_objective_may_rise() -> None:
+    log_q = torch.tensor([[0.9, 0.1, 1e-9, 1e-9], [0.1, 0.9, 1e-9, 1e-9]], dtype=torch.float64).log()
+    w = torch.tensor([[0.0, 6.0], [6.0, 0.0]], dtype=torch.float64)  # eigenvalues 6 and -6: they change places for ever
+    values = [objective(each.numpy(), log_q.numpy(), w.numpy()) for each in (log_q, laplacian_assignments(log_q, w, 1))]
+    assert values[1] > values[0] + 1
+    assert laplacian_assignments(log_q, w, 7).argmax(1).tolist() == [1, 0]
+    assert laplacian_assignments(log_q, w, 8).argmax(1).tolist() == [0, 1]
 
 
 def test_assignments_end_where_no_step_moves_them() -> None:

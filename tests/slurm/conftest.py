@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,18 @@ import pytest
 
 DEVCLUSTER = Path(__file__).parents[2] / "slurm" / "devcluster"
 PORTS = range(27000, 32000, 20)  # below those that the kernel gives to clients (32768 and up)
+
+# Said again, because the shell of whoever runs the tests may say otherwise.
+DEFAULTS = {
+    "NODES": "4",
+    "CPUS": "8",
+    "MEM_MB": "8000",
+    "GPUS": "2",
+    "SACCT": "shim",
+    "MAX_ARRAY_SIZE": "10001",
+    "REQUEUE_WAIT_S": "10",
+    "OVER_MEMORY_KILL": "0",
+}
 
 
 @dataclass(frozen=True)
@@ -89,17 +102,24 @@ class Cluster:
                 self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
 
 
-def free_ports() -> int:
-    """The first of twenty ports that nobody listens at."""
+def claim_ports() -> tuple[int, socket.socket]:
+    """The first of twenty free ports, and a socket at the last: while it is open, other test runs take others."""
     for first in PORTS:
-        if all(is_free(port) for port in range(first, first + PORTS.step)):
-            return first
+        claim = socket.socket()
+        try:
+            claim.bind(("127.0.0.1", first + PORTS.step - 1))
+        except OSError:
+            claim.close()
+            continue
+        if all(is_free(port) for port in range(first, first + PORTS.step - 1)):
+            return first, claim
+        claim.close()
     raise AssertionError("no free ports")
 
 
 def is_free(port: int) -> bool:
     with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a connection lately closed does not matter
         try:
             listener.bind(("127.0.0.1", port))
         except OSError:
@@ -113,26 +133,17 @@ MakeCluster = Callable[..., Cluster]
 @pytest.fixture(scope="session")
 def make_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeCluster]:
     """Start another cluster, with these options of slurm/devcluster."""
-    made: list[Cluster] = []
+    with ExitStack() as at_the_end:
 
-    def make(**options: str) -> Cluster:
-        defaults = {
-            "NODES": "4",
-            "CPUS": "8",
-            "MEM_MB": "8000",
-            "GPUS": "2",
-            "SACCT": "shim",
-            "MAX_ARRAY_SIZE": "10001",
-        }
-        ports = {"PORT_BASE": str(free_ports())}
-        cluster = Cluster(tmp_path_factory.mktemp("devcluster"), defaults | ports | options)
-        made.append(cluster)
-        cluster.start()
-        return cluster
+        def make(**options: str) -> Cluster:
+            first, claim = claim_ports()
+            at_the_end.enter_context(claim)
+            cluster = Cluster(tmp_path_factory.mktemp("devcluster"), DEFAULTS | {"PORT_BASE": str(first)} | options)
+            at_the_end.callback(cluster.stop)
+            cluster.start()
+            return cluster
 
-    yield make
-    for cluster in made:
-        cluster.stop()
+        yield make
 
 
 @pytest.fixture(scope="session")
