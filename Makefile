@@ -13,7 +13,7 @@ demo: $(INSTALLED)
 	$(BIN)/python train/train_cnn.py data=digits
 
 test: $(TEST_INSTALLED)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST)
+	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST)
 
 lint: $(TEST_INSTALLED)
 	$(BIN)/ruff format --check .

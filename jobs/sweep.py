@@ -172,9 +172,10 @@ class Compiler:
                 self._problem(f"{where}: {stage.entry} tests no runs; allowed: an entry that evaluates")
             if stage.of is None and entry.PARENT == "run":
                 self._problem(f"{where}: of is missing: the stages whose runs {stage.entry} tests")
+                continue
             for key in [*flat(stage.with_), *axes[name]]:
                 if not _takes(entry, key):
-                    self._problem(f"{where}: {wording.no_such_setting(key, [entry])}")
+                    self._problem(f"{where}: {_not_taken(entry, key)}")
         shared = [*flat(self.words.with_), *(key for case in self.words.cases for key in flat(case.with_))]
         self._check_taken("with", shared, list(self.words.stages))
 
@@ -196,12 +197,19 @@ class Compiler:
             if axis not in {"seed", "data"} and not any(axis in self._axes(stage) for stage in wanted):
                 self._problem(f"{axis}: no axis of this sweep")
         for word in self.overrides.words:
-            key = word.partition("=")[0]
-            stage, _, rest = key.partition(".")
-            if stage in self.words.stages:
-                self._check_taken("", [rest], [stage])
-            else:
-                self._check_taken("", [key], wanted)
+            stage, key = self._meant(word.partition("=")[0])
+            self._check_taken("", [key], [stage] if stage else wanted)
+
+    def _meant(self, key: str) -> tuple[str, str]:
+        """STAGE.key is for that stage alone; but shift.severities is a setting, though a stage may be called shift."""
+        stage, _, rest = key.partition(".")
+        if stage not in self.words.stages:
+            return "", key
+        entries = [ENTRIES[each.entry] for each in self.words.stages.values() if each.entry in ENTRIES]
+        own = ENTRIES.get(self.words.stages[stage].entry)
+        if own and not _takes(own, rest) and any(_takes(entry, key) for entry in entries):
+            return "", key
+        return stage, rest
 
     def _check_taken(self, where: str, keys: Iterable[str], stages: Sequence[str]) -> None:
         """A setting that is meant for all must be one of at least one."""
@@ -210,7 +218,7 @@ class Compiler:
         ]
         for key in keys:
             if entries and not any(_takes(entry, key) for entry in entries):
-                self._problem(f"{where}: ".lstrip(": ") + wording.no_such_setting(key, entries[:1]))
+                self._problem(f"{where}: ".lstrip(": ") + _not_taken(entries[0], key))
 
     # --- cells ------------------------------------------------------------------------------------------------
 
@@ -267,10 +275,8 @@ class Compiler:
         chosen: Values = {}
         for word in self.overrides.words:
             key, _, text = word.partition("=")
-            first, _, rest = key.partition(".")
-            if first in self.words.stages:
-                key = rest if first == stage else ""
-            if _takes(entry, key):
+            only, key = self._meant(key)
+            if only in {"", stage} and _takes(entry, key):
                 chosen[key] = load_yaml(text)
         return chosen
 
@@ -331,3 +337,9 @@ def _takes(entry: type[RunSettings], key: str) -> bool:
     if key.partition(".")[0] in entry.FROM_PARENT:
         return False
     return key in presets_of(entry) or (bool(key) and key == entry.PARENT) or key in every_setting(entry)
+
+
+def _not_taken(entry: type[RunSettings], key: str) -> str:
+    if key.partition(".")[0] in entry.FROM_PARENT:
+        return f"{key}: that of the run that is tested; allowed: settings of the test itself"
+    return wording.no_such_setting(key, [entry])

@@ -135,11 +135,49 @@ def test_ranges(given: Any, expected: list[int]) -> None:
     assert values_of("seed", given) == expected
 
 
+def test_what_tests_others_has_a_cell_for_each_of_their_runs(opened: Open) -> None:
+    shift = {"entry": "eval_shift", "of": ["cnn", "deit"], "axes": {"shift.protocol": ["continual", "episodic"]}}
+    stages = {**STAGES, "deit": {**STAGES["deit"], "axes": {"distill.alpha": [0.3, 0.7]}}, "shift": shift}
+    sweep = opened({"axes": {"seed": "0-1"}, "stages": stages}, words=("recipe.epochs=2", "shift.severities=[5]"))
+    tested = [sweep.cells[key] for key in sweep.stages["shift"]]
+    assert len(tested) == len({cell.key for cell in tested}) == 2 * (2 + 4)
+    assert sweep.parents["shift"] == ("cnn", "deit")
+    assert [cell.stage for cell in sweep.cells.values()].index("shift") == 2 + 2 + 4
+    for cell in tested:
+        parent = sweep.cells[str(cell.parent)]
+        assert parent.stage == cell.at["of"]
+        assert (cell.settings.seed, cell.settings.model) == (parent.settings.seed, parent.settings.model)
+        assert cell.words == (f"shift.protocol={cell.at['shift.protocol']}", "shift.severities=[5]")
+
+
+def test_only_what_tests_brings_what_it_tests_and_can_leave_some_out(opened: Open) -> None:
+    tree = {"axes": {"seed": "0-1"}, "stages": {**STAGES, "shift": {"entry": "eval_shift", "of": "cnn"}}}
+    tree["exclude"] = [{"stage": "shift", "of": "cnn", "seed": 1}]
+    sweep = opened(tree, only=("shift",))
+    assert {stage: len(keys) for stage, keys in sweep.stages.items()} == {"cnn": 2, "shift": 1}
+
+
+def test_who_tests_and_who_is_tested(refused: Callable[..., list[str]]) -> None:
+    stages = {
+        **STAGES,
+        "deit": {**STAGES["deit"], "of": "cnn"},
+        "shift": {"entry": "eval_shift"},
+        "other": {"entry": "eval_shift", "of": ["cn", "other"], "with": {"seed": 3}},
+    }
+    assert set(refused({"axes": {"seed": "0-1"}, "stages": stages})) == {
+        "mine: stage other: of: given cn, allowed: cnn, vit, deit, shift, other, nearest: cnn",
+        "mine: stages build on each other in a circle: other -> other",
+        "mine: stage deit: distill_kd tests no runs; allowed: an entry that evaluates",
+        "mine: stage shift: of is missing: the stages whose runs eval_shift tests",
+        "mine: stage other: seed: that of the run that is tested; allowed: settings of the test itself",
+    }
+
+
 @pytest.mark.parametrize("name", sweep_names())
 def test_shipped_sweeps_are_whole(name: str, tmp_path: Path) -> None:
     for data in DATASETS:
         (tmp_path / data).mkdir(exist_ok=True)
-        (tmp_path / data / "manifest.json").write_text("{}")
+        (tmp_path / data / "manifest.json").write_text('{"digest": "0f"}')
     sweep = open_sweep(name, Overrides(), tmp_path)
     assert len(sweep.cells) >= 12
     assert sweep.about
@@ -171,7 +209,7 @@ def test_unknown_names_all_at_once(refused: Callable[..., list[str]]) -> None:
         },
         only=("cnn", "deit", "vit", "wit"),
     )
-    entries = "train_cnn, train_vit, distill_kd, distill_cst"
+    entries = "train_cnn, train_vit, distill_kd, distill_cst, eval_shift"
     expected = [
         "mine: only: given wit, allowed: cnn, deit, vit, nearest: vit",
         "mine: stage deit: teacher: given cn, allowed: cnn, deit, vit, nearest: cnn",

@@ -12,7 +12,6 @@ import pytest
 pytestmark = [
     pytest.mark.slurm,
     pytest.mark.slow,
-    pytest.mark.xdist_group("slurm"),
     pytest.mark.skipif(shutil.which("slurmctld") is None, reason="slurmctld is not installed"),
 ]
 DEVCLUSTER = Path(__file__).parents[2] / "slurm" / "devcluster"

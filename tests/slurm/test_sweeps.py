@@ -17,7 +17,6 @@ REPOSITORY = Path(__file__).parents[2]
 pytestmark = [
     pytest.mark.slurm,
     pytest.mark.slow,
-    pytest.mark.xdist_group("slurm"),
     pytest.mark.skipif(shutil.which("slurmctld") is None, reason="slurmctld is not installed"),
 ]
 
