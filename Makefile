@@ -10,7 +10,7 @@ WORKERS ?= 2
 .PHONY: demo test lint format bench lock clean
 
 demo: $(INSTALLED)
-	$(BIN)/python train/train_cnn.py data=digits
+	$(BIN)/python jobs/submit.py sweep=quickstart cluster=local slots=2
 
 test: $(TEST_INSTALLED)
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST)

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from common.compose import DONE, FAILED, Command, RunWords, answer, compose, presets_of
 from common.config import LogSettings, RunSettings, TrainingSettings, run_name
 from common.failures import Interrupted, Refused, classify
-from common.run_dir import RunDir, read_json, write_json
+from common.run_dir import RunDir, headline, read_json, write_json
 from common.yaml12 import dump_yaml
 
 log = logging.getLogger("stillhouse")
@@ -200,8 +200,8 @@ def _record_failure(run: RunDir, error: BaseException, stop_signal: str | None) 
 
 
 def _headline(result: dict[str, Any]) -> str:
-    accuracy = result.get("test", {}).get("accuracy")
-    return "" if accuracy is None else f", test accuracy {accuracy:.2%}"
+    told = headline(result)
+    return f", {told[0]} {told[1]:.2%}" if told else ""
 
 
 def _open_monitors(settings: RunSettings, run: RunDir) -> list[Monitor]:

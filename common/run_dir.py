@@ -20,7 +20,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -71,6 +71,15 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def headline(result: Mapping[str, Any]) -> tuple[str, float] | None:
+    """What a result says in one number, as a share: its name and its value."""
+    corrupted = (result.get("shift") or {}).get("corrupted") or {}
+    if corrupted.get("accuracy") is not None:
+        return "mean accuracy under corruption", corrupted["accuracy"]
+    accuracy = (result.get("test") or {}).get("accuracy")
+    return None if accuracy is None else ("test accuracy", accuracy)
 
 
 def expanded(text: str) -> Path:

@@ -19,7 +19,7 @@ from typing import Any
 
 from common import wording
 from common.compose import DONE, FAILED, answer, parse, runs_root
-from common.run_dir import RunDir, read_json
+from common.run_dir import RunDir, headline, read_json
 from common.settings import Group, setting
 from jobs.cell import Cell, Sweep
 from jobs.standing import STATES, Standing, find_cell
@@ -82,7 +82,7 @@ def _look_on(asked: Asked, words: StatusWords) -> int:
 
 
 def print_table(sweep: Sweep, found: Mapping[str, Standing]) -> None:
-    rows: list[tuple[str, ...]] = [("stage", "data", *STATES, "test accuracy, %", "left")]
+    rows: list[tuple[str, ...]] = [("stage", "data", *STATES, "accuracy, %", "left")]
     for (stage, data), keys in _rows(sweep).items():
         here = [found[key] for key in keys]
         counts = Counter(each.state for each in here)
@@ -106,12 +106,13 @@ def _rows(sweep: Sweep) -> dict[tuple[str, str], list[str]]:
 
 def _accuracy(here: list[Standing]) -> str:
     """Mean and standard deviation of what is finished."""
-    tests = [each.result.get("test", {}) for each in here if each.result]
-    values = [100 * test["accuracy"] for test in tests if test.get("accuracy") is not None]
-    if not values:
+    told = [found for each in here if each.result and (found := headline(each.result))]
+    if not told:
         return "-"
+    values = [100 * value for _, value in told]
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{spread} (n={len(values)})"
+    what = "" if told[0][0] == "test accuracy" else ", under corruption"
+    return f"{statistics.mean(values):.2f}{spread} (n={len(values)}{what})"
 
 
 def _time_left(here: list[Standing]) -> str:

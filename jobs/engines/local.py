@@ -19,7 +19,7 @@ from typing import IO
 from tqdm import tqdm
 
 from common.failures import Refused
-from common.run_dir import RunDir, read_json
+from common.run_dir import RunDir, headline, read_json
 from common.wording import one_line
 from jobs.cell import Cell, Sweep
 from jobs.plan import Plan, lineage
@@ -109,8 +109,8 @@ class Engine:
             result = each.run.finished()
             if result is not None:
                 self.finished.add(key)
-                accuracy = result.get("test", {}).get("accuracy")
-                told = "" if accuracy is None else f", test accuracy {accuracy:.2%}"
+                name, value = headline(result) or ("", 0.0)
+                told = f", {name} {value:.2%}" if name else ""
                 view.say(f"{each.cell.title}: finished in {time.monotonic() - each.began:.0f} s{told}")
             else:
                 self.failed[key] = _reason(each)

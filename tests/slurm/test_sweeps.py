@@ -21,8 +21,14 @@ pytestmark = [
 ]
 
 ENOUGH = 240.0  # seconds for any sweep here, however busy the machine
-ONE = "sweep=quickstart seeds=0 only=cnn recipe.epochs=40"  # a run of some 15 seconds, to be disturbed in its middle
+ONE = "sweep=quickstart seeds=0 only=cnn recipe.epochs=15"  # a run of some 15 seconds, to be disturbed in its middle
 PAIR = "sweep=quickstart seeds=0-1 only=deit recipe.epochs=2"
+
+
+def results_under(root: Path) -> dict[str, bytes]:
+    """What runs came to, bit for bit: chosen weights, cells of evaluations."""
+    found = [*root.glob("*/*/checkpoints/best.safetensors"), *root.glob("*/*/cells.csv")]
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in found}
 
 
 class User:
@@ -69,8 +75,8 @@ class User:
     def logs(self) -> str:
         return "\n".join(path.read_text() for path in sorted(self.root.glob("jobs/slurm/*/*.err")))[-4000:]
 
-    def weights(self) -> dict[str, bytes]:
-        return {path.parts[-3]: path.read_bytes() for path in self.root.glob("*/*/checkpoints/best.safetensors")}
+    def results(self) -> dict[str, bytes]:
+        return results_under(self.root)
 
 
 @pytest.fixture
@@ -96,9 +102,15 @@ def undisturbed(digits_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> C
     def of(words: str) -> dict[str, bytes]:
         if words not in made:
             root = tmp_path_factory.mktemp("undisturbed")
-            command = [sys.executable, str(REPOSITORY / "jobs" / "submit.py"), *words.split(), "cluster=local"]
+            command = [
+                sys.executable,
+                str(REPOSITORY / "jobs" / "submit.py"),
+                *words.split(),
+                "cluster=local",
+                "slots=2",
+            ]
             subprocess.run([*command, f"root={root}", f"data_dir={digits_dir}"], check=True, capture_output=True)
-            made[words] = {path.parts[-3]: path.read_bytes() for path in root.glob("*/*/checkpoints/best.safetensors")}
+            made[words] = results_under(root)
         return made[words]
 
     return of
@@ -117,20 +129,20 @@ def profile(tmp_path: Path, **changes: Any) -> str:
 
 
 def test_a_sweep_equals_the_local_engines_bit_for_bit(user: User, undisturbed: Callable[..., dict[str, bytes]]) -> None:
-    words = "sweep=quickstart seeds=0-2 recipe.epochs=1"
+    words = "sweep=quickstart seeds=0-1 recipe.epochs=1 shift.corruptions=[fog] shift.severities=[5]"
     printed = user.types("submit", f"{words} cluster=devcluster")
-    assert "submitted deit: 3 runs as job" in printed
-    assert "quickstart: 12 to run" in printed
+    assert "submitted deit: 2 runs as job" in printed
+    assert "quickstart: 16 to run" in printed
     again = user.types("submit", f"{words} cluster=devcluster")
     assert "0 to run" in again
     cells = user.waits_for_all()
-    assert user.weights() == undisturbed(words)
+    assert user.results() == undisturbed(words)
     by_title = {(cell["stage"], cell["seed"]): cell for cell in cells}
     for student, teacher in (("deit", "cnn"), ("cst", "vit")):
-        for seed in range(3):
+        for seed in range(2):
             ended = times(user, by_title[teacher, seed]["job"])["EndTime"]
             assert times(user, by_title[student, seed]["job"])["StartTime"] >= ended
-    assert "0 to run, 12 finished" in user.types("submit", f"{words} cluster=devcluster")
+    assert "0 to run, 16 finished" in user.types("submit", f"{words} cluster=devcluster")
 
 
 def times(user: User, task: str) -> dict[str, str]:
@@ -152,7 +164,7 @@ def test_requeued_by_hand(user: User, undisturbed: Callable[..., dict[str, bytes
     user.types("submit", f"{ONE} cluster=devcluster")
     user.cluster.run("scontrol", "requeue", user.waits_for_an_epoch())
     user.waits_for_all()
-    assert user.weights() == undisturbed(ONE)
+    assert user.results() == undisturbed(ONE)
 
 
 def test_preempted(user: User, undisturbed: Callable[..., dict[str, bytes]], tmp_path: Path) -> None:
@@ -160,7 +172,7 @@ def test_preempted(user: User, undisturbed: Callable[..., dict[str, bytes]], tmp
     task = user.waits_for_an_epoch()
     user.cluster.run("sbatch", "--partition=urgent", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 4")
     user.waits_for_all()
-    assert user.weights() == undisturbed(ONE)
+    assert user.results() == undisturbed(ONE)
     assert restarts(user, task) >= 1
 
 
@@ -172,11 +184,11 @@ def restarts(user: User, task: str) -> int:
 def test_a_time_limit_shorter_than_the_run(
     user: User, undisturbed: Callable[..., dict[str, bytes]], tmp_path: Path
 ) -> None:
-    words = ONE.replace("40", "90")
+    words = ONE.replace("15", "60")
     user.types("submit", f"{words} {profile(tmp_path, time_min=1, signal_s=40)}")
     task = user.waits_for_an_epoch()
     user.waits_for_all()
-    assert user.weights() == undisturbed(words)
+    assert user.results() == undisturbed(words)
     assert restarts(user, task) >= 1
 
 
@@ -189,17 +201,17 @@ def test_a_node_that_dies(user: User, undisturbed: Callable[..., dict[str, bytes
     user.cluster.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
     user.cluster.start_node(node)
     user.waits_for_all()
-    assert user.weights() == undisturbed(ONE)
+    assert user.results() == undisturbed(ONE)
     user.cluster.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
 
 def test_cancelled_and_taken_up_again(user: User, undisturbed: Callable[..., dict[str, bytes]]) -> None:
-    user.types("submit", f"{PAIR} cnn.recipe.epochs=40 cluster=devcluster")
+    user.types("submit", f"{PAIR} cnn.recipe.epochs=15 cluster=devcluster")
     user.cluster.run("scancel", user.waits_for_an_epoch())
     user.waits_for(lambda cells: [cell["state"] for cell in cells if cell["seed"] == 0] == ["failed", "blocked"])
-    user.types("submit", f"{PAIR} cnn.recipe.epochs=40 cluster=devcluster")
+    user.types("submit", f"{PAIR} cnn.recipe.epochs=15 cluster=devcluster")
     user.waits_for_all()
-    assert user.weights() == undisturbed(f"{PAIR} cnn.recipe.epochs=40")
+    assert user.results() == undisturbed(f"{PAIR} cnn.recipe.epochs=15")
 
 
 def test_the_controller_restarts(user: User, undisturbed: Callable[..., dict[str, bytes]]) -> None:
@@ -207,7 +219,7 @@ def test_the_controller_restarts(user: User, undisturbed: Callable[..., dict[str
     user.waits_for_an_epoch()
     user.cluster.restart_controller()
     user.waits_for_all()
-    assert user.weights() == undisturbed(ONE)
+    assert user.results() == undisturbed(ONE)
 
 
 def test_the_submitting_shell_is_killed(user: User, tmp_path: Path) -> None:
