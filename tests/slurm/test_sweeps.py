@@ -1,5 +1,6 @@
 """Sweeps on a real SLURM, disturbed in every way a cluster disturbs them, end with the bits of a sweep left alone."""
 
+import getpass
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +83,26 @@ class User:
 
 @pytest.fixture
 def user(cluster: Any, tmp_path: Path, digits_dir: Path) -> Iterator[User]:
-    user = User(cluster, tmp_path / "runs", digits_dir)
-    yield user
-    cluster.run("scancel", "--user", "root")
+    with leaving_it_idle(cluster):
+        yield User(cluster, tmp_path / "runs", digits_dir)
+
+
+@pytest.fixture(scope="module")
+def odd_cluster(make_cluster: Callable[..., Any]) -> Any:
+    """One without accounting, with arrays of at most eleven, that kills what outgrows its memory."""
+    return make_cluster(SACCT="none", MAX_ARRAY_SIZE="11", OVER_MEMORY_KILL="1")
+
+
+@pytest.fixture
+def odd_user(odd_cluster: Any, tmp_path: Path, digits_dir: Path) -> Iterator[User]:
+    with leaving_it_idle(odd_cluster):
+        yield User(odd_cluster, tmp_path / "runs", digits_dir)
+
+
+@contextmanager
+def leaving_it_idle(cluster: Any) -> Iterator[None]:
+    yield
+    cluster.run("scancel", "--user", getpass.getuser())
     assert_idle(cluster)
 
 
@@ -251,3 +270,47 @@ def test_a_run_that_fails_takes_its_students_alone(user: User) -> None:
     printed = user.types("status", "sweep=quickstart", code=1)
     assert "failed cnn seed=0 data=digits: (nan) the training loss is" in printed
     assert "its teacher, cnn seed=0 data=digits, failed (nan)" in printed
+
+
+# --- odd clusters -------------------------------------------------------------------------------------------------
+
+
+def test_small_arrays_without_accounting(odd_user: User, undisturbed: Callable[..., dict[str, bytes]]) -> None:
+    words = "sweep=quickstart seeds=0-11 only=cnn recipe.epochs=1"
+    printed = odd_user.types("submit", f"{words} cluster=devcluster")
+    sizes = sorted(int(line.split()[2]) for line in printed.splitlines() if line.startswith("submitted cnn"))
+    assert sum(sizes) == 12
+    assert max(sizes) <= 11
+    odd_user.waits_for_all()
+    assert odd_user.results() == undisturbed(words)
+
+
+def test_a_run_that_is_killed_for_memory_gets_more(
+    odd_user: User, undisturbed: Callable[..., dict[str, bytes]], tmp_path: Path
+) -> None:
+    """Torch alone fills 300 MB: the first attempts die, which nobody but the log of the task tells."""
+    words = ONE.replace("15", "2")
+    odd_user.types("submit", f"{words} {profile(tmp_path, mem_gb=0.3, max_mem_gb=6, retries=5)}")
+    odd_user.waits_for_all()
+    assert odd_user.results() == undisturbed(words)
+    ledger = [json.loads(line) for line in (odd_user.root / "jobs" / "ledger.jsonl").read_text().splitlines()]
+    given = [line["needs"]["mem_gb"] for line in ledger if line.get("stage") == "cnn"]
+    assert given[:2] == [0.3, 0.6]
+    assert given == [0.3 * 2**attempt for attempt in range(len(given))]
+
+
+def test_a_queue_that_does_not_answer_for_a_while(
+    odd_user: User, undisturbed: Callable[..., dict[str, bytes]], tmp_path: Path
+) -> None:
+    silent = tmp_path / "bin" / "squeue"
+    silent.parent.mkdir()
+    silent.write_text("#!/bin/bash\necho 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1\n")
+    silent.chmod(0o755)
+    path = f"{silent.parent}:{odd_user.cluster.env['PATH']}"
+    odd_user.types("submit", f"{ONE} cluster=devcluster")
+    told = odd_user.types("status", "sweep=quickstart", PATH=path)
+    assert "does not answer" in told or "running" in told
+    assert "failed cnn" not in told
+    assert "0 to run" in odd_user.types("submit", f"{ONE} cluster=devcluster", PATH=path)
+    odd_user.waits_for_all()
+    assert odd_user.results() == undisturbed(ONE)
