@@ -174,28 +174,33 @@ def find_run(tree: dict[str, Any], root: Path) -> Problems:
 def find_sets(tree: dict[str, Any], root: Path, data_dir: Path, given_dir: str | None) -> Problems:
     """Further sets to test on must have been prepared; the digests of their images join the settings."""
     shift = tree.setdefault("shift", {})
-    sets = shift.get("sets", []) if isinstance(shift, dict) else []
+    if not isinstance(shift, dict):
+        return {}  # which the check of the whole will name
+    sets, given = shift.get("sets", []), shift.get("digests")
     problems: Problems = {}
     digests = {}
-    for name in sets if isinstance(sets, list) else []:
-        digest = (read_json(data_dir / str(name) / "manifest.json") or {}).get("digest")
-        where = f" data_dir={shlex.quote(given_dir)}" if given_dir else ""
-        if digest is None and name in DATASETS:
-            command = f"python jobs/prepare.py data={name}{where}"
-            problems["shift.sets"] = f"shift.sets: {name} is not prepared under {data_dir}; run: {command}"
-        elif digest is None:
-            packed = [path.parent.name for path in data_dir.glob("*/manifest.json")]
-            problems["shift.sets"] = wording.unknown("shift.sets", name, dict.fromkeys([*sorted(packed), *DATASETS]))
+    for name in [name for name in sets if isinstance(name, str)] if isinstance(sets, list) else []:
+        digest = (read_json(data_dir / name / "manifest.json") or {}).get("digest")
+        if digest is None:
+            problems[f"shift.sets {name}"] = _no_such_set(name, data_dir, given_dir)
         else:
             digests[name] = digest
-    if isinstance(shift, dict) and isinstance(shift.get("baseline"), str):
+    if isinstance(shift.get("baseline"), str):
         problems |= _find_baseline(shift, root)
-    if digests and not problems:
-        given = shift.setdefault("digests", digests) or digests
+    if not problems and isinstance(given, dict | None):
         shift["digests"] = digests
-        if given != digests:
-            problems["shift.digests"] = f"shift.digests: the images of {', '.join(digests)} have changed"
+        changed = [name for name, digest in digests.items() if (given or {}).get(name, digest) != digest]
+        if changed:
+            problems["shift.digests"] = f"shift.digests: the images of {', '.join(changed)} have changed"
     return problems
+
+
+def _no_such_set(name: str, data_dir: Path, given_dir: str | None) -> str:
+    if name in DATASETS:
+        where = f" data_dir={shlex.quote(given_dir)}" if given_dir else ""
+        return f"shift.sets: {name} is not prepared under {data_dir}; run: python jobs/prepare.py data={name}{where}"
+    packed = sorted(path.parent.name for path in data_dir.glob("*/manifest.json"))
+    return wording.unknown("shift.sets", name, dict.fromkeys([*packed, *DATASETS]))
 
 
 def _find_baseline(shift: dict[str, Any], root: Path) -> Problems:

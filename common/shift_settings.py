@@ -16,7 +16,7 @@ COMMON_CORRUPTIONS = (
 EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")  # outside the averages, as in the paper
 ADAPTATIONS = ("source", "bn_stats", "adabn", "tent", "t3a", "lame")
 VIEWS = ("flip", "translate", "flip_translate", "multi_crop")
-
+OWN_TEST_IMAGES = "test"  # where a packed set would be named
 
 T = TypeVar("T", int, str)
 
@@ -77,6 +77,8 @@ class ShiftSettings(Group):
     @field_validator("sets")
     @classmethod
     def sets_are_there_once(cls, given: list[str]) -> list[str]:
+        if OWN_TEST_IMAGES in given:
+            raise ValueError(f"given {OWN_TEST_IMAGES}, allowed: other names, as this means the run's own test images")
         return _known(given, given)
 
 

@@ -8,6 +8,7 @@ It is a run of its own: cells.csv has a row for each way of predicting on each s
 result.json the averages. Nothing is chosen on these images: temperatures come from the run's validation.
 """
 
+import os
 import sys
 import time
 from typing import Any
@@ -26,17 +27,25 @@ def test(attempt: Attempt) -> dict[str, Any]:
     from eval.robustness import fit_temperature
     from eval.shift_cells import CellTable, Examiner, exams, ways
     from eval.shift_figures import draw
-    from eval.shift_summary import summary
+    from eval.shift_summary import open_baseline, summary
 
     settings = attempt.settings
     assert isinstance(settings, EvalShift)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise Refused([f"given {os.environ['WORLD_SIZE']} processes, allowed: one; cells are not shared out"])
     assert settings.run.run is not None  # the door refuses settings without a run
     trained = open_run(settings.run.run, attempt.root)
     if trained.data["task"] == "multi-label":
         raise Refused([f"run: {trained.data['name']} has several labels for an image; allowed: one label each"])
-    problems = differences(read_json(attempt.data_folder / "manifest.json") or {}, trained.data, "test")
+    manifest = read_json(attempt.data_folder / "manifest.json")
+    if manifest is None:
+        raise Refused(
+            [f"data: {trained.data['name']}, on which the run was trained, is not packed as {attempt.data_folder}"]
+        )
+    problems = differences(manifest, trained.data, "test")
     if problems:
         raise Refused(problems)
+    baseline = open_baseline(settings.shift, trained.data, attempt.root)
 
     with start(settings.compute) as compute:
         model = load_model(trained, compute)
@@ -60,7 +69,7 @@ def test(attempt: Attempt) -> dict[str, Any]:
         seconds = time.perf_counter() - began
 
     cells = list(table.cells.values())
-    found = summary(cells, settings.shift, trained.data, attempt.root)
+    found = summary(cells, settings.shift, trained.data, baseline)
     draw(attempt.run.figures, cells, found, trained.name)
     return {
         "subject": {"run": trained.name, "entry": trained.settings.entry, "digest": settings.run.digest},

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from common.run_dir import atomic_write
 from common.trained import TrainedRun
 from eval import robustness
 from eval.adaptation import NotAdaptable, adapt, run
-from eval.corruptions import corrupted
+from eval.corruptions import corrupted, corruptible
 from eval.views import VIEWS, predict_with_views
 
 CLEAN = "clean"
@@ -58,11 +58,11 @@ def exams(settings: EvalShift, trained: TrainedRun, data_dir: Path, compute: Com
     packed = PackedSet.open(data_dir / trained.data["name"])
     every = tuple(range(len(trained.data["classes"])))
     yield Exam("test", CLEAN, 0, every, lambda: (packed.images("test"), packed.labels("test")))
+    too_odd = "" if corruptible(packed.shape) else f"no corruption is defined on images of {list(packed.shape)}"
     for corruption in settings.shift.corruptions:
         for severity in sorted(settings.shift.severities):
-            yield Exam(
-                "test", corruption, severity, every, _corrupting(packed, corruption, severity, settings, compute)
-            )
+            opening = _corrupting(packed, corruption, severity, settings, compute)
+            yield Exam("test", corruption, severity, every, opening, too_odd)
     for name in settings.shift.sets:
         other = PackedSet.open(data_dir / name)
         problem = unfit(other.facts(), list(other.manifest["sets"]), trained.data)
@@ -78,6 +78,8 @@ def unfit(other: Mapping[str, Any], parts: Sequence[str], trained: Mapping[str, 
     foreign = [label for label in other["classes"] if label not in trained["classes"]]
     if foreign:
         return f"{other['name']} has classes that the run has not: {', '.join(foreign[:3])}"
+    if len(other["classes"]) < 2:
+        return f"{other['name']} has one class only, among which nothing can be told apart"
     if list(other["shape"]) != list(trained["shape"]):
         return (
             f"{other['name']} holds images of {list(other['shape'])}, the run was trained on {list(trained['shape'])}"
@@ -110,7 +112,7 @@ def _published_corruptions(packed: PackedSet, settings: EvalShift, known: tuple[
         n = len(packed.labels(corruption)) // SEVERITIES
         for severity in sorted(settings.shift.severities):
             rows = slice((severity - 1) * n, severity * n)
-            yield Exam(packed.name, corruption, severity, known, _part(packed, corruption, rows))
+            yield Exam(CIFAR10_C, corruption, severity, known, _part(packed, corruption, rows))
 
 
 def _part(packed: PackedSet, part: str, rows: slice) -> Opening:
@@ -199,9 +201,10 @@ class CellTable:
 
 def _read(row: dict[str, str]) -> Cell:
     numbers: dict[str, Any] = {name: int(row[name]) for name in ("severity", "batch_size", "n")}
-    texts = {name: row[name] for name in ("images", "corruption", "adaptation", "view", "problem")}
+    texts: dict[str, Any] = {name: row[name] for name in ("images", "corruption", "adaptation", "view", "problem")}
     rest = [field.name for field in fields(Cell) if field.name not in {*numbers, *texts}]
-    return Cell(**texts, **numbers, **{name: float(row[name]) if row[name] else None for name in rest})
+    numbers |= {name: float(row[name]) if row[name] else None for name in rest}
+    return Cell(**texts, **numbers)
 
 
 # --- measuring --------------------------------------------------------------------------------------------------
@@ -242,9 +245,16 @@ class Paper:
         return np.ascontiguousarray(images[order]), labels[order]
 
     @cached_property
-    def as_it_is(self) -> np.ndarray:
-        """(n,) whether the model alone predicts each image right."""
-        return self._right(self._logits(Way()))
+    def logits_as_it_is(self) -> np.ndarray:
+        return self._predicted(Way())
+
+    @property
+    def right_as_it_is(self) -> np.ndarray | None:
+        """(n,) whether the model alone predicts each image right; None where it says nothing of some."""
+        try:
+            return self._right(self.logits_as_it_is)
+        except NotFinite:
+            return None
 
     def cell(self, way: Way) -> Cell:
         facts: dict[str, Any] = {"images": self.exam.images, "corruption": self.exam.corruption}
@@ -257,8 +267,8 @@ class Paper:
         except (NotAdaptable, NotFinite) as error:
             return Cell(**facts, problem=str(error))
 
-    def _measured(self, way: Way) -> dict[str, float]:
-        logits, labels = self._logits(way), self.content[1]
+    def _measured(self, way: Way) -> dict[str, Any]:
+        logits, labels = self.logits_as_it_is if way == Way() else self._predicted(way), self.content[1]
         plain = robustness.calibration(logits, labels)
         temperature = self.examiner.temperature
         cooled = robustness.calibration(logits, labels, temperature) if temperature else {}
@@ -266,8 +276,9 @@ class Paper:
         accuracy = robustness.accuracy(right)
         found = {"accuracy": accuracy.value, "standard_error": accuracy.standard_error, **plain}
         found |= {f"{name}_cooled": value for name, value in cooled.items()}
-        if way != Way():
-            gain = robustness.paired_difference(right, self.as_it_is)
+        before = self.right_as_it_is if way != Way() else None
+        if before is not None:
+            gain = robustness.paired_difference(right, before)
             found |= {"gain": gain.value, "gain_standard_error": gain.standard_error}
         return found
 
@@ -275,11 +286,11 @@ class Paper:
         right: np.ndarray = logits.argmax(axis=1) == self.content[1]
         return right
 
-    def _logits(self, way: Way) -> np.ndarray:  # (n, classes of the set)
+    def _predicted(self, way: Way) -> np.ndarray:  # (n, classes of the set)
         model, protocol = self.examiner.model, self.examiner.settings.shift.protocol
         images = self._batches(way.batch_size)
         if way.adaptation != "source":
-            logits = run(adapt(way.adaptation, model), images, protocol)
+            logits = _adapted(way.adaptation, model, images, protocol)
         else:
             logits = torch.cat([_answers(model, batch, way.view) for batch in images])
         found = logits.float().cpu().numpy()[:, list(self.exam.classes)]
@@ -299,9 +310,22 @@ class Paper:
         return (batch.images for batch in batches.in_order())
 
 
+def _adapted(
+    adaptation: str, model: nn.Module, images: Iterator[Tensor], protocol: Literal["continual", "episodic"]
+) -> Tensor:
+    method = adapt(adaptation, model)
+    try:
+        return run(method, images, protocol)
+    except NotAdaptable:
+        raise
+    except ValueError as error:  # torch's own: a batch norm that sees one value per channel has no variance
+        raise NotAdaptable(f"{adaptation}: {error}") from error
+
+
 @torch.no_grad()
 def _answers(model: nn.Module, images: Tensor, view: str) -> Tensor:
     if view == "none":
         logits: Tensor = model(images)
         return logits
-    return predict_with_views(model, images, VIEWS[view]).log()
+    # A probability that is too small for its format is 0, of which there is no logarithm.
+    return predict_with_views(model, images, VIEWS[view]).clamp(min=torch.finfo(torch.float32).tiny).log()

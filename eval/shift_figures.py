@@ -55,12 +55,10 @@ def severity_curves(cells: Sequence["Cell"], title: str) -> Figure:
     for number, (name, curves) in enumerate(lines.items()):
         severities = sorted(set.intersection(*(set(curve) for curve in curves)))
         heights = [mean(curve[severity] for curve in curves) for severity in severities]
-        start = [] if clean is None else [clean]
         style = {"color": "black", "linewidth": 2.2} if name == "mean" else {"color": COLOURS[number]}
         dash = "-" if name == "mean" else DASHES[number % len(DASHES)]
-        axes.plot(
-            [0, *severities][-len(heights) - len(start) :], [*start, *heights], dash, marker="o", label=name, **style
-        )
+        places = severities if clean is None else [0, *severities]
+        axes.plot(places, heights if clean is None else [clean, *heights], dash, marker="o", label=name, **style)
     axes.set(xlabel="Severity", ylabel="Accuracy (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.4)

@@ -4,7 +4,7 @@ Averages over corruptions are over the paper's fifteen, never its extra four. To
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -27,13 +27,41 @@ if TYPE_CHECKING:
 CLEAN = "clean"
 
 
-def summary(cells: Sequence["Cell"], shift: ShiftSettings, data: Mapping[str, Any], root: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Baseline:
+    """Errors of another run, to which those of this one are set in proportion."""
+
+    name: str
+    errors: Mapping[str, Sequence[float]]  # corruption -> error at each severity, mildest first
+    clean_error: float
+
+
+def open_baseline(shift: ShiftSettings, data: Mapping[str, Any], root: Path) -> Baseline | None:
+    """Refused where it was tested otherwise. To be asked before the work: behind it, a refusal would cost all cells."""
+    if shift.baseline is None:
+        return None
+    path, result = open_shift_run(shift.baseline, root)
+    theirs, clean = result["shift"]["corrupted"] or {}, result["shift"]["clean"].get("accuracy")
+    if result["data"]["digest"] != data["digest"]:
+        there = f"{result['data']['name']} ({result['data']['digest']})"
+        raise Refused([f"shift.baseline: {path.name} was tested on {there}, not on {data['name']} ({data['digest']})"])
+    asked = {name for name in shift.corruptions if name in COMMON_CORRUPTIONS}
+    if theirs.get("severities") != sorted(shift.severities) or not asked <= theirs["errors"].keys():
+        raise Refused([f"shift.baseline: {path.name} was tested on other corruptions or severities; allowed: the same"])
+    if clean is None:
+        raise Refused([f"shift.baseline: {path.name} has no accuracy on its clean images"])
+    return Baseline(path.name, theirs["errors"], 1 - clean)
+
+
+def summary(
+    cells: Sequence["Cell"], shift: ShiftSettings, data: Mapping[str, Any], baseline: Baseline | None = None
+) -> dict[str, Any]:
     """For result.json. Accuracies are shares from 0 to 1."""
     alone = [cell for cell in cells if cell.adaptation == "source" and cell.view == "none"]
     clean = next(cell for cell in alone if cell.images == "test" and cell.severity == 0)
     return {
         "clean": _numbers(clean),
-        "corrupted": _corrupted(alone, clean, shift, root),
+        "corrupted": _corrupted(alone, clean, shift, baseline),
         "sets": [_set(cell, clean, data) for cell in alone if cell.images != "test" and not cell.problem],
         "adaptations": _adaptations(cells),
         "views": [
@@ -56,7 +84,9 @@ def _numbers(cell: "Cell") -> dict[str, Any]:
     return {name: facts[name] for name in NUMBERS if facts[name] is not None}
 
 
-def _corrupted(alone: Iterable["Cell"], clean: "Cell", shift: ShiftSettings, root: Path) -> dict[str, Any] | None:
+def _corrupted(
+    alone: Iterable["Cell"], clean: "Cell", shift: ShiftSettings, baseline: Baseline | None
+) -> dict[str, Any] | None:
     errors: dict[str, list[float]] = {}  # at each severity, mildest first
     for cell in alone:
         if cell.images == "test" and cell.severity and cell.accuracy is not None:
@@ -74,26 +104,24 @@ def _corrupted(alone: Iterable["Cell"], clean: "Cell", shift: ShiftSettings, roo
         "accuracy_by_severity": {str(s): 1 - mean(found[i] for found in counted.values()) for i, s in enumerate(at)},
         "drop": None if clean.accuracy is None else clean.accuracy - (1 - error),
         "errors": whole,
-        "against_baseline": _against(counted, clean, shift, root),
+        "against_baseline": _against(counted, clean, baseline) if baseline else None,
     }
 
 
-def _against(
-    errors: Mapping[str, list[float]], clean: "Cell", shift: ShiftSettings, root: Path
-) -> dict[str, Any] | None:
-    if shift.baseline is None:
-        return None
-    path, result = open_shift_run(shift.baseline, root)
-    theirs = result["shift"]["corrupted"] or {}
-    if theirs.get("severities") != sorted(shift.severities) or not errors.keys() <= theirs["errors"].keys():
-        raise Refused([f"shift.baseline: {path.name} was tested on other corruptions or severities; allowed: the same"])
-    base = {corruption: theirs["errors"][corruption] for corruption in errors}
-    facts = {"baseline": path.name, "mean_corruption_error": mean_corruption_error(errors, base)}
+def _against(errors: Mapping[str, list[float]], clean: "Cell", baseline: Baseline) -> dict[str, Any]:
+    base = {corruption: baseline.errors[corruption] for corruption in errors}
+    measures = {"mean_corruption_error": lambda: mean_corruption_error(errors, base)}
     if clean.accuracy is not None:
-        relative = relative_mean_corruption_error(
-            errors, base, clean_error=1 - clean.accuracy, baseline_clean_error=1 - result["shift"]["clean"]["accuracy"]
+        clean_errors = {"clean_error": 1 - clean.accuracy, "baseline_clean_error": baseline.clean_error}
+        measures["relative_mean_corruption_error"] = lambda: relative_mean_corruption_error(
+            errors, base, **clean_errors
         )
-        facts["relative_mean_corruption_error"] = relative
+    facts: dict[str, Any] = {"baseline": baseline.name}
+    for name, measure in measures.items():
+        try:
+            facts[name] = measure()
+        except ValueError as error:  # the baseline loses nothing to a corruption: there is no ratio to it
+            facts |= {name: None, f"{name}_problem": str(error)}
     return facts
 
 
@@ -104,7 +132,7 @@ def _set(cell: "Cell", clean: "Cell", data: Mapping[str, Any]) -> dict[str, Any]
     here = Estimate(cell.accuracy, cell.standard_error or 0.0)
     lost = drop(Estimate(clean.accuracy, clean.standard_error or 0.0), here)
     facts |= {"drop": lost.value, "drop_standard_error": lost.standard_error}
-    line = CIFAR10_1_LINES.get(cell.images.removeprefix("cifar10_1_"))
+    line = next((line for version, line in CIFAR10_1_LINES.items() if cell.images == f"cifar10_1_{version}"), None)
     if line and data["name"] == "cifar10" and 0 < clean.accuracy < 1:
         facts["effective_robustness"] = asdict(effective_robustness(clean.accuracy, cell.accuracy, line))
     return facts

@@ -167,7 +167,7 @@ def open_profile(name_or_path: str) -> Profile:
     """A shipped profile by its name, or one's own by its path; Refused with every problem at once."""
     is_path = "/" in name_or_path or name_or_path.endswith((".yaml", ".yml"))
     if not is_path and name_or_path not in profile_names():
-        problem = wording.unknown("profile", name_or_path, profile_names())
+        problem = wording.unknown("cluster", name_or_path, profile_names())
         raise Refused([f"{problem}; or the path of a YAML file"])
     path = expanded(name_or_path) if is_path else PROFILES / f"{name_or_path}.yaml"
     profile, problems = check(Profile, read_mapping(path))

@@ -111,7 +111,7 @@ def _standing(seen: Seen, outside: Outside) -> Standing:
     run, task = seen.run, seen.task
     result = read_json(run / "result.json") if run else None
     if result is not None:
-        return Standing("done", run, result=result)
+        return Standing("done", run, result=result, task=task)
     beat = read_json(run / "heartbeat.json") if run else None
     epoch = (beat["epoch"], beat["epochs"]) if beat and "epochs" in beat else None
     queued = (outside.queue or {}).get(task or "")

@@ -108,7 +108,26 @@ def look(asked: Asked) -> tuple[dict[str, Standing], list[Batch]]:
 
 
 def _submit(argv: list[str]) -> int:
-    return carry_on(read_sweep(argv))
+    problems = _cluster_refused(argv)
+    try:
+        asked = read_sweep(argv)
+    except Refused as refused:
+        raise Refused([*refused.problems, *problems]) from None
+    if problems:
+        raise Refused(problems)
+    return carry_on(asked)
+
+
+def _cluster_refused(argv: Sequence[str]) -> list[str]:
+    """Looked at before the sweep, so that what is wrong with either is said at once."""
+    named = [word.partition("=")[2] for word in argv if word.startswith("cluster=")]
+    cluster = named[-1] if named else os.environ.get("STILLHOUSE_CLUSTER", LOCAL)
+    try:
+        if cluster not in {LOCAL, "null"}:
+            open_profile(cluster)
+    except Refused as refused:
+        return refused.problems
+    return []
 
 
 def carry_on(asked: Asked) -> int:

@@ -198,7 +198,7 @@ class Compiler:
                 self._problem(f"{axis}: no axis of this sweep")
         for word in self.overrides.words:
             stage, key = self._meant(word.partition("=")[0])
-            self._check_taken("", [key], [stage] if stage else wanted)
+            self._check_taken("", [key], [stage] if stage else wanted or list(self.words.stages))
 
     def _meant(self, key: str) -> tuple[str, str]:
         """STAGE.key is for that stage alone; but shift.severities is a setting, though a stage may be called shift."""

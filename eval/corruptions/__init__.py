@@ -12,7 +12,7 @@ kind and strength, not pixel by pixel: put no number got from them beside one fr
 even alike.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -116,12 +116,17 @@ def corrupted(images: Tensor, index: Tensor, name: str, severity: int, seed: int
     return result.to(images.dtype) if fractional else (result * 255).round().to(torch.uint8)
 
 
+def corruptible(shape: Sequence[int]) -> bool:
+    """Whether images of these channels, height and width can be corrupted."""
+    return shape[0] in {1, 3} and min(shape[1:]) >= SMALLEST_SIDE
+
+
 def _check(images: Tensor, index: Tensor, name: str, severity: int) -> None:
     if name not in CORRUPTIONS:
         raise ValueError(unknown("corruption", name, CORRUPTIONS))
     if severity not in range(1, SEVERITIES + 1):
         raise ValueError(unknown("severity", severity, map(str, range(1, SEVERITIES + 1))))
-    if images.ndim != 4 or images.shape[1] not in {1, 3} or min(images.shape[-2:]) < SMALLEST_SIDE:
+    if images.ndim != 4 or not corruptible(images.shape[1:]):
         raise ValueError(
             f"images: given {tuple(images.shape)}, expected (n, 1 or 3, height, width), {SMALLEST_SIDE} pixels or more"
         )

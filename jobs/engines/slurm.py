@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -229,19 +229,28 @@ def script_text(site: Site, group: Group) -> str:
 
 
 def mend(ledger: Ledger, batches: Sequence[Batch]) -> list[str]:
-    """Find the jobs of a submission that was killed between asking and writing down; what is still not known."""
+    """Find the jobs of a submission that was killed between asking and writing down; what is still not known.
+
+    Submitit gives a job its work when sbatch has answered: one that did not live to get it is cancelled.
+    """
     unknown = []
     for batch in batches:
         if batch.job or batch.void:
             continue
         ids = scheduler.by_name(job_name(batch.sweep, batch.stage, batch.token))
-        if ids is None:
-            unknown.append(batch.token)
-        elif ids:
-            ledger.submitted(batch.token, ids[0].partition("_")[0])
-        else:
+        found = replace(batch, job=ids[0].partition("_")[0]) if ids else None
+        if found and _has_its_work(ledger, found):
+            ledger.submitted(batch.token, str(found.job))
+        elif ids == [] or (found and scheduler.cancel([str(found.job)])):
             ledger.void(batch.token)
+        else:
+            unknown.append(batch.token)
     return unknown
+
+
+def _has_its_work(ledger: Ledger, batch: Batch) -> bool:
+    tasks = [batch.task(number) for number in range(max(1, len(batch.keys)))]
+    return all((ledger.slurm / task / f"{task}_submitted.pkl").is_file() for task in tasks)
 
 
 # --- the steward --------------------------------------------------------------------------------------------------

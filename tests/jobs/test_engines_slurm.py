@@ -1,7 +1,7 @@
 """How cells become arrays that wait for arrays, what they ask for after a failure, and how a cut is mended."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -310,19 +310,39 @@ def cut(world: Any) -> Batch:
     return world.submit("cnn", None, token="abc")  # type: ignore[no-any-return]  # noqa: S106
 
 
+def give_work(world: Any, *tasks: str) -> None:
+    for task in tasks:
+        (world.ledger.slurm / task).mkdir(parents=True)
+        (world.ledger.slurm / task / f"{task}_submitted.pkl").touch()
+
+
 def test_a_job_that_slurm_has_is_found_by_its_name(world: Any, slurm_commands: Any) -> None:
-    cut(world)
+    batch = replace(cut(world), job="4711")
+    give_work(world, *(batch.task(number) for number in range(len(batch.keys))))
     slurm_commands.answers("squeue", "4711_[0-2]\n")
     assert slurm.mend(world.ledger, world.ledger.batches()) == []
     assert [batch.job for batch in world.ledger.batches()] == ["4711"]
     assert all("--name=mine-cnn-abc" in line for line in slurm_commands.asked("squeue"))
+    assert slurm_commands.asked("scancel") == []
 
 
 def test_a_job_that_already_ended_is_found_in_accounting(world: Any, slurm_commands: Any) -> None:
-    cut(world)
+    batch = replace(cut(world), job="4711")
+    give_work(world, *(batch.task(number) for number in range(len(batch.keys))))
     slurm_commands.answers("sacct", "4711_0\n4711_1\n")
     assert slurm.mend(world.ledger, world.ledger.batches()) == []
     assert [batch.job for batch in world.ledger.batches()] == ["4711"]
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_job_that_never_got_its_work_is_cancelled(world: Any, slurm_commands: Any, code: int) -> None:
+    cut(world)
+    give_work(world, "4711_0")
+    slurm_commands.answers("squeue", "4711_[0-2]\n")
+    slurm_commands.answers("scancel", "", code=code)
+    assert slurm.mend(world.ledger, world.ledger.batches()) == ([] if code == 0 else ["abc"])
+    assert [(batch.job, batch.void) for batch in world.ledger.batches()] == [(None, code == 0)]
+    assert slurm_commands.asked("scancel")[0].endswith("4711")
 
 
 def test_a_job_that_slurm_never_got_is_void(world: Any, slurm_commands: Any) -> None:

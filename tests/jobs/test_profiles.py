@@ -91,7 +91,7 @@ def test_a_wrong_name_is_told_the_nearest() -> None:
     with pytest.raises(Refused) as refused:
         open_profile("hh100")
     assert refused.value.problems == [
-        f"profile: given hh100, allowed: {', '.join(NAMES)}, nearest: h100; or the path of a YAML file"
+        f"cluster: given hh100, allowed: {', '.join(NAMES)}, nearest: h100; or the path of a YAML file"
     ]
 
 

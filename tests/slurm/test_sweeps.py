@@ -203,8 +203,8 @@ def restarts(user: User, task: str) -> int:
 def test_a_time_limit_shorter_than_the_run(
     user: User, undisturbed: Callable[..., dict[str, bytes]], tmp_path: Path
 ) -> None:
-    words = ONE.replace("15", "60")
-    user.types("submit", f"{words} {profile(tmp_path, time_min=1, signal_s=40)}")
+    words = ONE.replace("15", "45")
+    user.types("submit", f"{words} {profile(tmp_path, time_min=2, signal_s=75)}")
     task = user.waits_for_an_epoch()
     user.waits_for_all()
     assert user.results() == undisturbed(words)
@@ -242,7 +242,7 @@ def test_the_controller_restarts(user: User, undisturbed: Callable[..., dict[str
 
 
 def test_the_submitting_shell_is_killed(user: User, tmp_path: Path) -> None:
-    """After sbatch took the job, before its number is written down: the same command finds it, and adds nothing."""
+    """After sbatch took the job, before it gets its work: the same command cancels it and submits it anew."""
     sbatch = shutil.which("sbatch", path=user.cluster.env["PATH"])
     fake = tmp_path / "bin" / "sbatch"
     fake.parent.mkdir()
@@ -251,13 +251,31 @@ def test_the_submitting_shell_is_killed(user: User, tmp_path: Path) -> None:
     path = f"{fake.parent}:{user.cluster.env['PATH']}"
     words = "sweep=quickstart seeds=0-1 only=cnn recipe.epochs=1 cluster=devcluster"
     user.types("submit", words, code=-signal.SIGKILL, PATH=path)
+    first = jobs_in_queue(user)
+    assert "2 to run" in user.types("submit", words)
     assert "0 to run" in user.types("submit", words)
-    names = user.cluster.run("squeue", "-h", "-r", "-t", "all", "-o", "%j %i").stdout.splitlines()
-    tokens = {line.split()[0] for line in names if line.startswith("quickstart-cnn-")}
-    ledger = [json.loads(line) for line in (user.root / "jobs" / "ledger.jsonl").read_text().splitlines()]
-    mine = [line["token"] for line in ledger if line.get("stage") == "cnn"]
-    assert len(mine) == 1
-    assert f"quickstart-cnn-{mine[0]}" in tokens
+    assert len(jobs_in_queue(user) - first) == 2
+    assert not jobs_in_queue(user) & first
+    user.waits_for_all()
+
+
+def test_the_submitting_shell_is_killed_a_moment_later(user: User) -> None:
+    """The job has its work, but its number was not written down: the same command finds it, and adds nothing."""
+    words = "sweep=quickstart seeds=0-1 only=cnn recipe.epochs=1 cluster=devcluster"
+    user.types("submit", words)
+    submitted = jobs_in_queue(user)
+    ledger = user.root / "jobs" / "ledger.jsonl"
+    lines = ledger.read_text().splitlines(keepends=True)
+    ledger.write_text(lines[0] + lines[1][:5])
+    assert "0 to run" in user.types("submit", words)
+    assert jobs_in_queue(user) <= submitted
+    user.waits_for_all()
+
+
+def jobs_in_queue(user: User) -> set[str]:
+    """Tasks of the CNN that wait or run."""
+    lines = user.cluster.run("squeue", "-h", "-r", "-o", "%j %i").stdout.splitlines()
+    return {line.split()[1] for line in lines if line.startswith("quickstart-cnn-")}
 
 
 def test_a_run_that_fails_takes_its_students_alone(user: User) -> None:

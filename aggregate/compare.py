@@ -1,0 +1,149 @@
+"""Pairs of methods on the same images: over the seeds that both have, and on the test images themselves."""
+
+import functools
+import hashlib
+import itertools
+import statistics
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aggregate.collect import Run
+from aggregate.methods import Method
+from aggregate.origins import differences, selection_sentence
+from aggregate.summarise import trained
+from aggregate.tables import Column, Row, Table, p_value, percent, percent_interval, text
+from aggregate.verdicts import MOST_SEEDS, combine_dependent, compare_paired, holm, mcnemar, more_seeds, verdict
+from common.run_dir import RunDir
+
+MOST_PAIRS = 1_000
+Pair = tuple[Method, Method]
+
+
+def comparisons(methods: Sequence[Method]) -> Table | None:
+    pairs, is_all = choose_pairs([method for method in trained(methods) if method.runs])
+    if not pairs:
+        return None
+    rows = with_verdicts([pair_row(*pair) for pair in pairs])
+    runs = [run for pair in pairs for method in pair for run in method.runs]
+    which = "" if is_all else "Of many methods, each is compared with the one of the highest validation accuracy. "
+    return Table("comparisons", "Comparisons", f"{which}{CAPTION} {selection_sentence(runs)}", COLUMNS, rows)
+
+
+CAPTION = (
+    "First less second method, test accuracy in points, over the n seeds that both have; 95 % interval by Student's t, "
+    "not corrected. p: paired t test, corrected for all pairs of this table (Holm); the verdict is its, at 0.05, and "
+    "speaks of seeds, on these test images. p, signs: exact sign-flip test, not corrected; below 0.05 with six seeds at "
+    "the earliest. p, images: McNemar's exact test of the same seeds on the same test images, not corrected; several "
+    "seeds by Rüger's rule, which holds however they depend on each other. More seeds: for a power of 80 %, were the "
+    "difference as seen. ?: no test without two common seeds."
+)
+
+
+def _more(row: Row) -> str:
+    if row["verdict"] != "≈" or row["difference"] == 0:
+        return "–"
+    return f"> {MOST_SEEDS}" if row["more_seeds"] is None else str(row["more_seeds"])
+
+
+COLUMNS = [
+    text("data", "data"),
+    text("first", "first"),
+    text("second", "second"),
+    Column("n", lambda row: str(row["n"])),
+    percent("difference", "difference"),
+    percent_interval("95 % interval", "difference"),
+    p_value("p", "p_holm"),
+    p_value("p, signs", "p_signs"),
+    p_value("p, images", "p_images"),
+    text("verdict on the first", "verdict"),
+    Column("more seeds", _more),
+    text("also differ in", "differ"),
+]
+
+
+def choose_pairs(methods: Sequence[Method]) -> tuple[list[Pair], bool]:
+    """All pairs that were tested on the same images; of too many, those with the best of each data set.
+
+    The best by validation: whoever were chosen by the test images would be flattered by them.
+    """
+    rooms: dict[Any, list[Method]] = {}
+    for method in methods:
+        first = method.first
+        rooms.setdefault((method.data, first.fact("data.digest"), first.fact("test.n")), []).append(method)
+    if sum(len(room) * (len(room) - 1) // 2 for room in rooms.values()) <= MOST_PAIRS:
+        return [pair for room in rooms.values() for pair in itertools.combinations(room, 2)], True
+    return [pair for room in rooms.values() for pair in _with_best(room)], False
+
+
+def _with_best(room: Sequence[Method]) -> Iterator[Pair]:
+    best = max(room, key=lambda method: statistics.fmean(method.values("val.accuracy") or [0.0]))
+    return ((best, method) for method in room if method is not best)
+
+
+def pair_row(first: Method, second: Method) -> dict[str, Any]:
+    """Without what only the whole table can tell."""
+    one, other = first.by_seed("test.accuracy"), second.by_seed("test.accuracy")
+    seeds = sorted(one.keys() & other.keys())
+    by_seed = [one[seed] - other[seed] for seed in seeds]
+    names = {"data": first.data, "first": first.label, "second": second.label, "n": len(seeds)}
+    found = compare_paired(by_seed) if seeds else None
+    low, high = (found.interval if found else None) or (None, None)
+    return {
+        **names,
+        "difference": found.difference if found else None,
+        "difference_low": low,
+        "difference_high": high,
+        "p_t": found.p_t if found else None,
+        "p_signs": found.p_signs if found else None,
+        "p_images": p_on_images(first, second, seeds),
+        "more_seeds": more_seeds(by_seed),
+        "differ": ", ".join(differences(first.runs, second.runs)),
+    }
+
+
+def with_verdicts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    adjusted = holm([row["p_t"] for row in rows])
+    return [
+        {**row, "p_holm": p, "verdict": verdict(row["difference"] or 0.0, p)}
+        for row, p in zip(rows, adjusted, strict=True)
+    ]
+
+
+# --- on the test images -----------------------------------------------------------------------------------------
+
+
+def p_on_images(first: Method, second: Method, seeds: Sequence[int]) -> float | None:
+    """McNemar's p over the common seeds; None unless every one has the predictions of both on the same images."""
+    ones, others = ({run.seed: run for run in method.runs} for method in (first, second))
+    found = [_mcnemar(ones[seed], others[seed]) for seed in seeds]
+    known = [p for p in found if p is not None]
+    return combine_dependent(known) if known and len(known) == len(found) else None
+
+
+def _mcnemar(one: Run, other: Run) -> float | None:
+    left, right = right_answers(one.path), right_answers(other.path)
+    if left is None or right is None or left[1] != right[1]:
+        return None
+    return mcnemar(int((left[0] & ~right[0]).sum()), int((right[0] & ~left[0]).sum()))
+
+
+@functools.lru_cache(maxsize=10_000)
+def right_answers(folder: Path) -> tuple[np.ndarray, bytes] | None:
+    """Which test images a run got right, and a fingerprint of their labels; None where it does not tell.
+
+    Images with several labels have no right and wrong of their own.
+    """
+    try:
+        with np.load(RunDir(folder).predictions("test"), allow_pickle=False) as kept:
+            logits, labels = kept["logits"], kept["labels"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
+    if labels.ndim != 1 or logits.shape[:1] != labels.shape or logits.ndim != 2:
+        return None
+    fingerprint = hashlib.sha256(np.ascontiguousarray(labels, dtype=np.int64).tobytes()).digest()
+    return logits.argmax(axis=1) == labels, fingerprint

@@ -1,0 +1,136 @@
+"""What a handful of numbers says of the method behind them: centre, spread, and intervals. Pure functions.
+
+Student's t is computed here, because scipy is no dependency of the suite's own: its distribution is a regularised
+incomplete beta function, and that a continued fraction (Abramowitz and Stegun 26.5.8, 26.7.1).
+"""
+
+import functools
+import math
+import statistics
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+Interval = tuple[float, float]
+
+CONVERGED = 1e-15  # relative change of the continued fraction
+FRACTION_STEPS = 100_000  # at 10 million degrees of freedom it takes about 5,000
+RESAMPLES = 10_000
+
+
+# --- centre and spread ------------------------------------------------------------------------------------------
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """Of a sample, with n - 1; one value has none."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def interquartile_mean(values: Sequence[float]) -> float:
+    """Mean without the lowest and the highest quarter (rounded down): one run that went astray does not move it."""
+    cut = len(values) // 4
+    return statistics.fmean(sorted(values)[cut : len(values) - cut])
+
+
+# --- intervals --------------------------------------------------------------------------------------------------
+
+
+def t_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
+    """Of the mean over seeds that were never run, where the values are normal and independent."""
+    spread = deviation(values)
+    if spread is None:
+        return None
+    half = t_quantile((1 + level) / 2, len(values) - 1) * spread / math.sqrt(len(values))
+    centre = statistics.fmean(values)
+    return centre - half, centre + half
+
+
+def bootstrap_interval(
+    values: Sequence[float],
+    statistic: Callable[[np.ndarray], np.ndarray],
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval | None:
+    """Percentile bootstrap; `statistic` maps (resamples, n) to (resamples,). Too narrow below some ten values."""
+    if len(values) < 2:
+        return None
+    draws = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
+    low, high = np.quantile(statistic(np.asarray(values)[draws]), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def interquartile_means(rows: np.ndarray) -> np.ndarray:  # (resamples, n) -> (resamples,)
+    cut = rows.shape[1] // 4
+    means: np.ndarray = np.sort(rows, axis=1)[:, cut : rows.shape[1] - cut].mean(axis=1)
+    return means
+
+
+def wilson_interval(share: float, n: int, level: float = 0.95) -> Interval:
+    """Of an accuracy over other test images of the same kind (Wilson 1927); holds near 0 and 1, and for few images."""
+    z = statistics.NormalDist().inv_cdf((1 + level) / 2)
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def test_set_error(share: float, n: int) -> float:
+    """Standard error of an accuracy that n test images are the reason for."""
+    return math.sqrt(share * (1 - share) / n)
+
+
+# --- Student's t ------------------------------------------------------------------------------------------------
+
+
+def t_p_value(t: float, freedom: float) -> float:
+    """Probability of a t at least as far from 0, on either side."""
+    return incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t * t))
+
+
+@functools.lru_cache(maxsize=10_000)
+def t_quantile(share: float, freedom: float) -> float:
+    """The t that this share of the distribution lies below; by halving, which nothing can mislead."""
+    if not 0 < share < 1:
+        raise ValueError(f"share: given {share}, allowed: above 0 and below 1")
+    if share < 0.5:
+        return -t_quantile(1 - share, freedom)
+    outside = 2 * (1 - share)
+    low, high = 0.0, 1.0
+    while t_p_value(high, freedom) > outside:
+        low, high = high, 2 * high
+    while low < (middle := (low + high) / 2) < high:
+        if t_p_value(middle, freedom) > outside:
+            low = middle
+        else:
+            high = middle
+    return middle
+
+
+def incomplete_beta(a: float, b: float, x: float) -> float:
+    """Regularised: the share of the beta distribution (a, b) below x."""
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):  # on the other side the fraction converges fast
+        return 1 - incomplete_beta(b, a, 1 - x)
+    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    return math.exp(log_front) / a * _beta_fraction(a, b, x)
+
+
+def _beta_fraction(a: float, b: float, x: float) -> float:
+    """1 / (1 + d1 / (1 + d2 / (1 + ...))) by Lentz's method: from the front, until a step changes nothing."""
+    value, below, above = 1.0, 0.0, 1.0
+    for step in range(FRACTION_STEPS):
+        term = _beta_term(a, b, x, step)
+        below = 1 / (1 + term * below)
+        above = 1 + term / above
+        value *= below * above
+        if step and abs(below * above - 1) < CONVERGED:
+            return 1 / value
+    raise ArithmeticError(f"no convergence for a={a}, b={b}, x={x}")
+
+
+def _beta_term(a: float, b: float, x: float, step: int) -> float:
+    """The numerators d1, d2, ... of Abramowitz and Stegun 26.5.8."""
+    m, odd = divmod(step + 1, 2)
+    if odd:
+        return -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+    return m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))

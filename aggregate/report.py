@@ -1,0 +1,171 @@
+"""Tables of many runs, that say what they are made of, what is missing, and what can be concluded.
+
+    python aggregate/report.py sweep=cifar_all                       a sweep as it was last submitted
+    python aggregate/report.py runs='runs/*/cifar10-*' out=results/cifar10
+
+Writes to results/NAME: runs.csv (each run), each table as CSV, Markdown and LaTeX, and report.md (all of them).
+Folders that cannot be counted are listed with the reason.
+"""
+
+import glob
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from pydantic import model_validator
+
+from aggregate.collect import LeftOut, Run, collect
+from aggregate.compare import comparisons
+from aggregate.distilled import distillation
+from aggregate.listing import run_rows, unfinished
+from aggregate.methods import Cell, Method, cell_of, group
+from aggregate.shifted import shift_tables
+from aggregate.summarise import cost, overfitting, summary
+from aggregate.tables import Table, as_csv, as_markdown, write, write_text
+from common.compose import DONE, FAILED, answer, parse, runs_root
+from common.failures import Refused
+from common.run_dir import expanded
+from common.settings import Group, setting
+
+STATUS = Path(__file__).parent.parent / "jobs" / "status.py"
+
+
+class ReportWords(Group):
+    """Words of this command."""
+
+    sweep: str | None = setting(None, "a sweep that was submitted")
+    runs: str | None = setting(None, "instead of a sweep: pattern of run folders, in quotes, such as 'runs/*/mnist-*'")
+    root: str | None = setting(None, "folder of the run folders; null is $STILLHOUSE_RUNS, else ./runs")
+    out: str | None = setting(None, "folder of the report; null is results/NAME in the working folder")
+
+    @model_validator(mode="after")
+    def one_of_both(self) -> Self:
+        if (self.sweep is None) == (self.runs is None):
+            raise ValueError("given both, or neither, of sweep= and runs=; allowed: one of them")
+        return self
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a report is made of."""
+
+    name: str
+    source: str
+    runs: Sequence[Run]
+    left_out: Sequence[LeftOut]
+    cells: Sequence[Cell] = ()
+
+
+def main(argv: list[str] | None = None) -> int:
+    return answer(_report, argv, script="aggregate/report.py", about=__doc__, models=[ReportWords])
+
+
+def _report(argv: list[str]) -> int:
+    words = parse(ReportWords, argv)
+    root = runs_root(words.root)
+    material = of_sweep(words.sweep, root) if words.sweep is not None else of_pattern(str(words.runs))
+    folder = expanded(words.out) if words.out else Path("results") / material.name
+    methods = group(material.runs, material.cells)
+    tables = all_tables(methods, material)
+    try:
+        write_report(folder, material, methods, tables)
+    except OSError as error:
+        raise Refused([f"out: {folder} cannot be written: {error.strerror}"]) from None
+    for table in tables:
+        if table.name in {"summary", "unfinished"}:
+            print(f"{as_aligned(table)}\n")
+    print(f"report: {folder / 'report.md'}")
+    return DONE if material.runs else FAILED
+
+
+# --- material ---------------------------------------------------------------------------------------------------
+
+
+def of_sweep(given: str, root: Path) -> Material:
+    """Its cells, as jobs/status.py tells of them: only files and commands cross between the stages of this suite."""
+    command = [sys.executable, str(STATUS), f"sweep={given}", f"root={root}", "json=true"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        cells = [cell_of(facts) for facts in json.loads(told.stdout)]
+    except (ValueError, KeyError, TypeError):
+        said = told.stderr.strip().splitlines() or ["jobs/status.py said nothing"]
+        raise Refused(said if told.returncode == 2 else [f"sweep: {said[-1]}"]) from None
+    runs, left = collect(cell.run for cell in cells if cell.run and cell.state == "done")
+    name = Path(given).stem if given.endswith((".yaml", ".yml")) else given
+    return Material(name, f"sweep {name}, {len(cells)} cells, under {root}", runs, left, cells)
+
+
+def of_pattern(pattern: str) -> Material:
+    found = glob.glob(str(expanded(pattern)))  # noqa: PTH207 - Path.glob takes no pattern that begins at the top
+    folders = [path for path in map(Path, sorted(found)) if path.is_dir()]
+    if not folders:
+        raise Refused([f"runs: {pattern} matches no folder; expected run folders, such as 'runs/*/*'"])
+    runs, left = collect(folders)
+    return Material("runs", f"{len(folders)} folders of {pattern}", runs, left)
+
+
+def all_tables(methods: Sequence[Method], material: Material) -> list[Table]:
+    found = [
+        summary(methods),
+        comparisons(methods),
+        distillation(methods),
+        overfitting(methods),
+        cost(methods),
+        *shift_tables(methods),
+        unfinished(material.cells, material.runs, material.left_out),
+    ]
+    return [table for table in found if table]
+
+
+# --- what is written --------------------------------------------------------------------------------------------
+
+
+def write_report(folder: Path, material: Material, methods: Sequence[Method], tables: Sequence[Table]) -> None:
+    """Tables of an earlier report, of which there are no rows now, do not stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {f"{table.name}.{ending}" for table in tables for ending in ("csv", "md", "tex")}
+    for name in TABLE_NAMES:
+        for ending in ("csv", "md", "tex"):
+            if f"{name}.{ending}" not in written:
+                (folder / f"{name}.{ending}").unlink(missing_ok=True)
+    write_text(folder / "runs.csv", as_csv(run_rows(methods)))
+    for table in tables:
+        write(table, folder)
+    write_text(folder / "report.md", report_text(material, tables))
+
+
+TABLE_NAMES = (
+    *("summary", "comparisons", "distillation", "overfitting", "cost", "shift", "adaptation", "other_sets"),
+    "unfinished",
+)
+
+
+def report_text(material: Material, tables: Sequence[Table]) -> str:
+    counted = f"{len(material.runs)} runs counted, {len(material.left_out)} folders left out"
+    missing = len(material.cells) - len(material.runs)
+    if material.cells:
+        counted += f", {missing} of {len(material.cells)} cells without a usable result"
+    parts = [f"# {material.name}\n", f"Of {material.source}: {counted}. Every run: runs.csv.\n"]
+    parts += [f"## {table.title}\n\n{as_markdown(table)}" for table in tables]
+    return "\n".join(parts)
+
+
+def as_aligned(table: Table) -> str:
+    """For a terminal."""
+    lines = [[column.heading for column in table.columns], *table.cells()]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    numeric = [column.is_number for column in table.columns]
+
+    def aligned(cells: Sequence[str]) -> str:
+        placed = zip(cells, widths, numeric, strict=True)
+        return "  ".join(cell.rjust(width) if right else cell.ljust(width) for cell, width, right in placed).rstrip()
+
+    return "\n".join([*map(aligned, lines), *table.remarks()])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""Methods -> what they reach, how they overfit, what they cost: one row each."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from aggregate.estimates import (
+    bootstrap_interval,
+    deviation,
+    interquartile_mean,
+    interquartile_means,
+    t_interval,
+    test_set_error,
+    wilson_interval,
+)
+from aggregate.methods import Method
+from aggregate.origins import between, origins, row_notes, selection_sentence
+from aggregate.tables import (
+    Column,
+    Table,
+    footnotes,
+    number,
+    percent,
+    percent_interval,
+    percent_spread,
+    shown,
+    text,
+)
+
+SCORES = ("precision", "recall", "f1_score", "macro_auc", "nll", "brier", "ece")
+FEWEST_FOR_BOOTSTRAP = 5
+
+
+def trained(methods: Iterable[Method]) -> list[Method]:
+    return [method for method in methods if method.is_training]
+
+
+def estimate(name: str, values: Sequence[float], *, bounded: bool = False) -> dict[str, Any]:
+    """Columns <name>_mean, _std, _low and _high (95 % t interval over seeds); a share is not below 0 or above 1."""
+    interval = t_interval(values)
+    low, high = interval or (None, None)
+    if interval and bounded:
+        low, high = max(0.0, interval[0]), min(1.0, interval[1])
+    mean = statistics.fmean(values) if values else None
+    return {f"{name}_mean": mean, f"{name}_std": deviation(values), f"{name}_low": low, f"{name}_high": high}
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
+def same(values: Iterable[Any]) -> Any:
+    """What all have in common, else None."""
+    found = list(dict.fromkeys(values))
+    return found[0] if len(found) == 1 else None
+
+
+def unfinished_text(method: Method) -> str:
+    return ", ".join(f"{count} {state}" for state, count in sorted(method.unfinished.items()))
+
+
+# --- what they reach --------------------------------------------------------------------------------------------
+
+
+def summary(methods: Sequence[Method]) -> Table | None:
+    chosen = trained(methods)
+    if not chosen:
+        return None
+    runs = [method.runs for method in chosen]
+    marks, notes = footnotes(row_notes(runs))
+    rows = [{**_summary_row(method), "notes": mark} for method, mark in zip(chosen, marks, strict=True)]
+    everything = [run for each in runs for run in each]
+    caption = (
+        "Test accuracy in %: mean ± standard deviation over n runs that differ in their seed, and the 95 % interval "
+        "of that mean by Student's t (none for n = 1). "
+        f"{selection_sentence(everything)} "
+        "Test-set error: what the number of test images alone leaves open, one standard error; the interval does not "
+        "hold it. Precision, recall, F1 and AUC are means over classes; NLL in nats."
+    )
+    return Table("summary", "Results", caption, _summary_columns(rows), rows, [*notes, *between(runs)])
+
+
+def _summary_row(method: Method) -> dict[str, Any]:
+    accuracies = method.values("test.accuracy")
+    images = same(run.fact("test.n") for run in method.runs)
+    mean = mean_of(accuracies)
+    plain = mean is not None and images and same(run.fact("data.task") for run in method.runs) != "multi-label"
+    wilson = wilson_interval(mean, images) if plain and mean is not None else (None, None)
+    return {
+        "data": method.data,
+        "method": method.label,
+        "n": len(method.runs),
+        "unfinished": unfinished_text(method),
+        **estimate("accuracy", accuracies, bounded=True),
+        "accuracy_min": min(accuracies, default=None),
+        "accuracy_max": max(accuracies, default=None),
+        **_robust(accuracies),
+        "test_images": images,
+        "test_set_error": test_set_error(mean, images) if plain and mean is not None else None,
+        "test_set_low": wilson[0],
+        "test_set_high": wilson[1],
+        "val_accuracy": mean_of(method.values("val.accuracy")),
+        **{name: mean_of(method.values(f"test.{name}")) for name in SCORES},
+        "parameters": same(run.fact("model.parameters") for run in method.runs),
+        "seeds": " ".join(str(run.seed) for run in method.runs),
+    }
+
+
+def _robust(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean of the middle half, with its bootstrap interval where there are values enough to draw from."""
+    enough = len(values) >= FEWEST_FOR_BOOTSTRAP
+    low, high = (bootstrap_interval(values, interquartile_means) if enough else None) or (None, None)
+    return {"iqm": interquartile_mean(values) if values else None, "iqm_low": low, "iqm_high": high}
+
+
+def _summary_columns(rows: Sequence[dict[str, Any]]) -> list[Column]:
+    return [
+        text("data", "data"),
+        text("method", "method"),
+        number("n", "n", "d"),
+        *([text("not finished", "unfinished")] if any(row["unfinished"] for row in rows) else []),
+        percent_spread("test accuracy", "accuracy"),
+        percent_interval("95 % interval", "accuracy"),
+        percent("test-set error", "test_set_error"),
+        percent("F1", "f1_score"),
+        number("AUC", "macro_auc", ".4f"),
+        number("NLL", "nll"),
+        number("ECE", "ece"),
+        *([text("notes", "notes")] if any(row["notes"] for row in rows) else []),
+    ]
+
+
+# --- how they overfit -------------------------------------------------------------------------------------------
+
+
+def overfitting(methods: Sequence[Method]) -> Table | None:
+    rows = [_overfitting_row(method) for method in trained(methods) if any(run.chosen for run in method.runs)]
+    if not rows:
+        return None
+    caption = (
+        "Means over n runs. Best epoch: the one whose weights were kept. Gap: training less validation accuracy in "
+        "that epoch, in points; training accuracy is measured on augmented images while the weights move, so a gap below 0 "
+        "is usual with strong augmentation. Losses in nats; training loss holds label smoothing and lessons. "
+        f"{selection_sentence(run for method in trained(methods) for run in method.runs)}"
+    )
+    columns = [
+        text("data", "data"),
+        text("method", "method"),
+        number("n", "n", "d"),
+        Column("best epoch", lambda row: f"{shown(row['best_epoch'], '.1f')} of {shown(row['epochs'], '.0f')}"),
+        percent("training accuracy", "train_accuracy"),
+        percent("validation accuracy", "val_accuracy"),
+        percent("gap", "gap"),
+        number("training loss", "train_loss"),
+        number("validation loss", "val_loss"),
+        number("test NLL", "test_nll"),
+    ]
+    return Table("overfitting", "Overfitting", caption, columns, rows)
+
+
+def _overfitting_row(method: Method) -> dict[str, Any]:
+    chosen = [run.chosen for run in method.runs if run.chosen]
+    both = [each for each in chosen if {"train_accuracy", "val_accuracy"} <= each.keys()]
+    named = ("train_accuracy", "val_accuracy", "train_loss", "val_loss")
+    return {
+        "data": method.data,
+        "method": method.label,
+        "n": len(chosen),
+        "best_epoch": mean_of(method.values("selection.epoch")),
+        "epochs": mean_of(method.values("cost.epochs")),
+        **{name: mean_of([each.get(name) for each in chosen]) for name in named},
+        "gap": mean_of([each["train_accuracy"] - each["val_accuracy"] for each in both]),
+        "test_nll": mean_of(method.values("test.nll")),
+    }
+
+
+# --- what they cost ---------------------------------------------------------------------------------------------
+
+
+def cost(methods: Sequence[Method]) -> Table | None:
+    chosen = [method for method in trained(methods) if method.runs]
+    if not chosen:
+        return None
+    rows = [_cost_row(method) for method in chosen]
+    caption = (
+        "Training time per run in seconds (mean ± standard deviation over n runs), hours of all n runs together, "
+        "training images per second of training, and images per second at inference. Times of different devices, and "
+        "of runs that shared one, do not compare."
+    )
+    columns = [
+        text("data", "data"),
+        text("method", "method"),
+        number("n", "n", "d"),
+        number("parameters", "parameters", ",d"),
+        number("FLOPs", "flops", ".2e"),
+        Column("seconds", _seconds),
+        number("hours in all", "hours", ".2f"),
+        number("images/s, training", "train_images_per_sec", ",.0f"),
+        number("images/s, inference", "images_per_sec", ",.0f"),
+        text("device", "device"),
+    ]
+    return Table("cost", "Cost", caption, columns, rows)
+
+
+def _seconds(row: Any) -> str:
+    spread = row["seconds_std"]
+    return shown(row["seconds_mean"], ".1f") + ("" if spread is None else f" ± {shown(spread, '.1f')}")
+
+
+def _cost_row(method: Method) -> dict[str, Any]:
+    seconds = method.values("cost.train_seconds")
+    return {
+        "data": method.data,
+        "method": method.label,
+        "n": len(method.runs),
+        "parameters": same(run.fact("model.parameters") for run in method.runs),
+        "flops": same(run.fact("model.flops") for run in method.runs),
+        "seconds_mean": mean_of(seconds),
+        "seconds_std": deviation(seconds),
+        "hours": sum(seconds) / 3600,
+        "train_images_per_sec": mean_of([_images_per_second(run) for run in method.runs]),
+        "images_per_sec": mean_of(method.values("speed.images_per_sec")),
+        "device": ", ".join(origins(method.runs, ["device"])["device"]),
+    }
+
+
+def _images_per_second(run: Any) -> float | None:
+    images, epochs, seconds = (run.fact(name) for name in ("data.train_images", "cost.epochs", "cost.train_seconds"))
+    return images * epochs / seconds if images and epochs and seconds else None
