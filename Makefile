@@ -11,6 +11,7 @@ WORKERS ?= 2
 
 demo: $(INSTALLED)
 	$(BIN)/python jobs/submit.py sweep=quickstart cluster=local slots=2
+	$(BIN)/python aggregate/report.py sweep=quickstart
 
 test: $(TEST_INSTALLED)
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST)

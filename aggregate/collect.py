@@ -22,7 +22,7 @@ from common.yaml12 import load_yaml, read_mapping
 FINGERPRINTS = ("seed", "teacher.digest", "run.digest")  # differ between the runs of one method
 BULKY = ("per_class", "confusion_matrix")  # of a result; ten thousand runs of them would fill the memory
 RATES = ("accuracy", "precision", "recall", "f1_score", "macro_auc")
-NEEDED = {  # dotted places of a result, and what is there
+NEEDED: dict[str, dict[str, type]] = {  # dotted places of a result, and what is there
     "training": {
         **dict.fromkeys(("data.digest", "data.task", "selection.rule", "selection.digest", "model.name"), str),
         "test.n": int,
@@ -207,7 +207,8 @@ def _unfinished(run: RunDir) -> str:
 
 def check_result(result: Mapping[str, Any], entry: str) -> None:
     """Raises Unusable where something is absent, no number, or not possible."""
-    for dotted, kind in NEEDED["training" if entry in TRAININGS else entry].items():
+    needed = NEEDED["training" if entry in TRAININGS else entry]
+    for dotted, kind in needed.items():
         value = _at(result, dotted)
         if value is None:
             raise Unusable(f"result.json has no {dotted}: of an older version, or no result of {entry}")

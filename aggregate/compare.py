@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from aggregate.collect import Run
+from aggregate.estimates import deviation
 from aggregate.methods import Method
 from aggregate.origins import differences, selection_sentence
 from aggregate.summarise import trained
 from aggregate.tables import Column, Row, Table, p_value, percent, percent_interval, text
-from aggregate.verdicts import MOST_SEEDS, combine_dependent, compare_paired, holm, mcnemar, more_seeds, verdict
+from aggregate.verdicts import ALPHA, MOST_SEEDS, combine_dependent, compare_paired, holm, mcnemar, more_seeds, verdict
 from common.run_dir import RunDir
 
 MOST_PAIRS = 1_000
@@ -37,10 +38,10 @@ def comparisons(methods: Sequence[Method]) -> Table | None:
 CAPTION = (
     "First less second method, test accuracy in points, over the n seeds that both have; 95 % interval by Student's t, "
     "not corrected. p: paired t test, corrected for all pairs of this table (Holm); the verdict is its, at 0.05, and "
-    "speaks of seeds, on these test images. p, signs: exact sign-flip test, not corrected; below 0.05 with six seeds at "
-    "the earliest. p, images: McNemar's exact test of the same seeds on the same test images, not corrected; several "
-    "seeds by Rüger's rule, which holds however they depend on each other. More seeds: for a power of 80 %, were the "
-    "difference as seen. ?: no test without two common seeds."
+    "speaks of seeds, on these test images. ≈: these seeds cannot tell. ?: no test without two common seeds. More "
+    "seeds: that would tell in four experiments of five, were the difference as seen. p, signs: exact sign-flip test, "
+    "not corrected; with five seeds it cannot fall below 0.05. p, images: McNemar's exact test of the same seeds on "
+    "the same test images, not corrected; several seeds by Rüger's rule, which holds however they depend on each other."
 )
 
 
@@ -96,22 +97,35 @@ def pair_row(first: Method, second: Method) -> dict[str, Any]:
     return {
         **names,
         "difference": found.difference if found else None,
+        "difference_std": deviation(by_seed),
         "difference_low": low,
         "difference_high": high,
         "p_t": found.p_t if found else None,
         "p_signs": found.p_signs if found else None,
         "p_images": p_on_images(first, second, seeds),
-        "more_seeds": more_seeds(by_seed),
         "differ": ", ".join(differences(first.runs, second.runs)),
     }
 
 
 def with_verdicts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     adjusted = holm([row["p_t"] for row in rows])
+    tests = sum(p is not None for p in adjusted)
     return [
-        {**row, "p_holm": p, "verdict": verdict(row["difference"] or 0.0, p)}
+        {
+            **row,
+            "p_holm": p,
+            "verdict": verdict(row["difference"] or 0.0, p),
+            "more_seeds": _seeds_to_come(row, p, tests),
+        }
         for row, p in zip(rows, adjusted, strict=True)
     ]
+
+
+def _seeds_to_come(row: Row, p: float | None, tests: int) -> int | None:
+    """At the level of the smallest p among so many, because what the others will be is not known."""
+    if p is None or p < ALPHA:
+        return None
+    return more_seeds(row["n"], row["difference"], row["difference_std"], ALPHA / tests)
 
 
 # --- on the test images -----------------------------------------------------------------------------------------
@@ -120,6 +134,8 @@ def with_verdicts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def p_on_images(first: Method, second: Method, seeds: Sequence[int]) -> float | None:
     """McNemar's p over the common seeds; None unless every one has the predictions of both on the same images."""
     ones, others = ({run.seed: run for run in method.runs} for method in (first, second))
+    if min(len(ones) - len(first.runs), len(others) - len(second.runs)) < 0:  # which of two runs to take?
+        return None
     found = [_mcnemar(ones[seed], others[seed]) for seed in seeds]
     known = [p for p in found if p is not None]
     return combine_dependent(known) if known and len(known) == len(found) else None
@@ -139,7 +155,10 @@ def right_answers(folder: Path) -> tuple[np.ndarray, bytes] | None:
     Images with several labels have no right and wrong of their own.
     """
     try:
-        with np.load(RunDir(folder).predictions("test"), allow_pickle=False) as kept:
+        with (
+            RunDir(folder).predictions("test").open("rb") as file,  # numpy leaves a damaged one open
+            np.load(file, allow_pickle=False) as kept,
+        ):
             logits, labels = kept["logits"], kept["labels"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None

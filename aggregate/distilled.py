@@ -110,17 +110,17 @@ def _row(student: Method, alone: Method | None) -> dict[str, Any]:
 
 
 def _without_pair(student: Method) -> dict[str, Any]:
-    nothing = ("difference", "difference_low", "difference_high", "p_t", "p_signs", "p_images", "more_seeds")
+    nothing = ("difference", "difference_std", "difference_low", "difference_high", "p_t", "p_signs", "p_images")
     names = {"data": student.data, "first": student.label, "second": "", "n": 0}
     return {**names, **dict.fromkeys(nothing), "differ": ""}
 
 
 def _effect(row: Row) -> str:
-    return EFFECTS.get(row["verdict"], row["verdict"])
+    return EFFECTS.get(str(row["verdict"]), str(row["verdict"]))
 
 
 def _said(student: Method, alone: Method | None) -> list[str]:
-    said = [f"{student.first.fact('distillation.gate.rule')}: {doubt}" for doubt in _doubts(student)[:1]]
+    said = [f"weak teacher: {doubt}" for doubt in _doubts(student)[:1]]
     if alone is None:
         return [*said, "no run of the same student alone is among these"]
     differing = differing_settings(student, alone)

@@ -16,6 +16,7 @@ Interval = tuple[float, float]
 CONVERGED = 1e-15  # relative change of the continued fraction
 FRACTION_STEPS = 100_000  # at 10 million degrees of freedom it takes about 5,000
 RESAMPLES = 10_000
+ROUNDING = 1e-12  # differences of accuracies that should be equal are not always, in binary
 
 
 # --- centre and spread ------------------------------------------------------------------------------------------
@@ -36,9 +37,12 @@ def interquartile_mean(values: Sequence[float]) -> float:
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
-    """Of the mean over seeds that were never run, where the values are normal and independent."""
+    """Of the mean over seeds that were never run, where the values are normal and independent.
+
+    None where all values are equal: that is how coarse the test set is, and an interval of no width would claim more.
+    """
     spread = deviation(values)
-    if spread is None:
+    if spread is None or spread <= ROUNDING:
         return None
     half = t_quantile((1 + level) / 2, len(values) - 1) * spread / math.sqrt(len(values))
     centre = statistics.fmean(values)
@@ -73,7 +77,7 @@ def wilson_interval(share: float, n: int, level: float = 0.95) -> Interval:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def test_set_error(share: float, n: int) -> float:
+def images_error(share: float, n: int) -> float:
     """Standard error of an accuracy that n test images are the reason for."""
     return math.sqrt(share * (1 - share) / n)
 

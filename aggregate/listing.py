@@ -11,7 +11,7 @@ SHOWN = 50  # rows of what is not finished, in Markdown and LaTeX; CSV has all
 METRICS = ("test", "val", "shift.clean", "shift.corrupted")
 
 
-def run_rows(methods: Sequence[Method]) -> list[Row]:
+def run_rows(methods: Sequence[Method]) -> Sequence[Row]:
     """For runs.csv: settings that differ between runs, metrics, cost, provenance."""
     runs = [run for method in methods for run in method.runs]
     differing = differing_settings(runs)

@@ -40,6 +40,12 @@ class Cell:
     def title(self) -> str:
         return " ".join([self.stage, *(f"{axis}={wording.shown(value)}" for axis, value in self.at)])
 
+    @property
+    def label(self) -> str:
+        """As a method without runs is called in tables, which name the data set elsewhere."""
+        axes = [f"{axis}={wording.shown(value)}" for axis, value in self.at if axis not in {"data", "of"}]
+        return " ".join([str(dict(self.at).get("of", self.stage)), *axes])
+
 
 def cell_of(facts: Mapping[str, Any]) -> Cell:
     at = tuple((name, value) for name, value in facts.items() if name not in STATUS_FACTS)
@@ -69,7 +75,7 @@ class Method:
 
     @property
     def is_training(self) -> bool:
-        return self.entry in TRAININGS
+        return self.entry in TRAININGS or self.entry == UNKNOWN  # what is tested under shift says of what
 
     def values(self, dotted: str) -> list[float]:
         """Of all runs that have this number in their result."""
@@ -183,8 +189,7 @@ def _add_unfinished(groups: dict[str, _Group], cells: Sequence[Cell], finished: 
             continue
         at = dict(cell.at)
         entry = entries.get(cell.stage, "eval_shift" if "of" in at else UNKNOWN)
-        label = str(at["of"]) if entry == "eval_shift" and "of" in at else cell.title
-        empty = _Group(label, entry, str(at.get("data", "")), {"place": cell.title})
+        empty = _Group(cell.label, entry, str(at.get("data", "")), {"place": cell.title}, is_stage=True)
         key = by_place.setdefault(cell.place, cell.title)
         groups.setdefault(key, empty).unfinished["unusable" if cell.state == "done" else cell.state] += 1
 
@@ -221,8 +226,8 @@ def _labels(groups: Mapping[str, _Group]) -> dict[str, str]:
     return _numbered({key: label(key) for key in groups}, groups)
 
 
-def _namesakes(each: _Group) -> tuple[str, str, str]:
-    return each.base, each.data, each.parent
+def _namesakes(each: _Group) -> tuple[str, ...]:
+    return each.base, each.data, each.parent, "shift" if _is_shift(each) else ""
 
 
 def _is_shift(each: _Group) -> bool:

@@ -58,6 +58,8 @@ def selection_rules(runs: Iterable[Run]) -> list[str]:
 def selection_sentence(runs: Iterable[Run]) -> str:
     """For a caption: how the weights were chosen that the numbers are of."""
     rules = selection_rules(runs)
+    if not rules:
+        return ""
     if len(rules) == 1:
         return f"Weights: {rules[0]}; the test images were read once, after that."
     return "Weights by different rules, which the notes name; the test images were read once, after that."
@@ -74,8 +76,9 @@ def between(methods: Sequence[Sequence[Run]]) -> list[str]:
     """What differs between the rows of a table, of what each row has but one of."""
     said = []
     for name in ("commit", "container image", "torch"):
-        values = list(dict.fromkeys(value for runs in methods for value in origins(runs, [name])[name]))
-        if len(values) > 1:
+        rows = [frozenset(origins(runs, [name])[name]) for runs in methods if runs]
+        if len(set(rows)) > 1:
+            values = sorted({value for row in rows for value in row})
             more = f" and {len(values) - 4} more" if len(values) > 4 else ""
             said.append(f"The rows differ in {name}: {', '.join(values[:4])}{more}.")
     return said

@@ -28,7 +28,7 @@ from aggregate.summarise import cost, overfitting, summary
 from aggregate.tables import Table, as_csv, as_markdown, write, write_text
 from common.compose import DONE, FAILED, answer, parse, runs_root
 from common.failures import Refused
-from common.run_dir import expanded
+from common.run_dir import RunDir, expanded
 from common.settings import Group, setting
 
 STATUS = Path(__file__).parent.parent / "jobs" / "status.py"
@@ -94,7 +94,7 @@ def of_sweep(given: str, root: Path) -> Material:
     except (ValueError, KeyError, TypeError):
         said = told.stderr.strip().splitlines() or ["jobs/status.py said nothing"]
         raise Refused(said if told.returncode == 2 else [f"sweep: {said[-1]}"]) from None
-    runs, left = collect(cell.run for cell in cells if cell.run and cell.state == "done")
+    runs, left = collect(cell.run for cell in cells if cell.run and RunDir(cell.run).result.exists())
     name = Path(given).stem if given.endswith((".yaml", ".yml")) else given
     return Material(name, f"sweep {name}, {len(cells)} cells, under {root}", runs, left, cells)
 

@@ -6,9 +6,12 @@ from typing import Any
 from aggregate.methods import Method
 from aggregate.origins import row_notes
 from aggregate.summarise import estimate, mean_of, unfinished_text
-from aggregate.tables import Column, Table, footnotes, number, percent_interval, percent_spread, text
+from aggregate.tables import Table, footnotes, number, percent_interval, percent_spread, text
 
-INTERVAL = "Mean ± standard deviation over n runs; 95 % interval of the mean by Student's t (none for n = 1)."
+INTERVAL = (
+    "Mean ± standard deviation over n runs; 95 % interval of the mean by Student's t (none for n = 1, or where all "
+    "runs are equal)."
+)
 
 
 def shift_tables(methods: Sequence[Method]) -> list[Table]:
@@ -35,7 +38,8 @@ def shift(tested: Sequence[Method]) -> Table | None:
         percent_interval("95 % interval", "corrupted"),
         percent_spread("drop", "drop"),
         number("ECE, clean", "ece"),
-        Column("corruptions × severities", lambda row: f"{row['corruptions'] or '–'} × {row['severities'] or '–'}"),
+        number("corruptions", "corruptions", "d"),
+        text("severities", "severities"),
         text("notes", "notes"),
     ]
     return Table("shift", "Under corruption", caption, columns, rows, notes)

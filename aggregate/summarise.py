@@ -7,10 +7,10 @@ from typing import Any
 from aggregate.estimates import (
     bootstrap_interval,
     deviation,
+    images_error,
     interquartile_mean,
     interquartile_means,
     t_interval,
-    test_set_error,
     wilson_interval,
 )
 from aggregate.methods import Method
@@ -73,7 +73,7 @@ def summary(methods: Sequence[Method]) -> Table | None:
     everything = [run for each in runs for run in each]
     caption = (
         "Test accuracy in %: mean ± standard deviation over n runs that differ in their seed, and the 95 % interval "
-        "of that mean by Student's t (none for n = 1). "
+        "of that mean by Student's t (none for n = 1, or where all runs are equal). "
         f"{selection_sentence(everything)} "
         "Test-set error: what the number of test images alone leaves open, one standard error; the interval does not "
         "hold it. Precision, recall, F1 and AUC are means over classes; NLL in nats."
@@ -97,7 +97,7 @@ def _summary_row(method: Method) -> dict[str, Any]:
         "accuracy_max": max(accuracies, default=None),
         **_robust(accuracies),
         "test_images": images,
-        "test_set_error": test_set_error(mean, images) if plain and mean is not None else None,
+        "test_set_error": images_error(mean, images) if plain and mean is not None else None,
         "test_set_low": wilson[0],
         "test_set_high": wilson[1],
         "val_accuracy": mean_of(method.values("val.accuracy")),
@@ -140,8 +140,9 @@ def overfitting(methods: Sequence[Method]) -> Table | None:
         return None
     caption = (
         "Means over n runs. Best epoch: the one whose weights were kept. Gap: training less validation accuracy in "
-        "that epoch, in points; training accuracy is measured on augmented images while the weights move, so a gap below 0 "
-        "is usual with strong augmentation. Losses in nats; training loss holds label smoothing and lessons. "
+        "that epoch, in points; training accuracy is measured on augmented images while the weights move, so "
+        "a gap below 0 is usual with strong augmentation. Losses in nats; the training loss holds label smoothing and "
+        "lessons. "
         f"{selection_sentence(run for method in trained(methods) for run in method.runs)}"
     )
     columns = [

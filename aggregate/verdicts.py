@@ -12,14 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aggregate.estimates import Interval, incomplete_beta, t_interval, t_p_value, t_quantile
+from aggregate.estimates import ROUNDING, Interval, incomplete_beta, t_interval, t_p_value, t_quantile
 
 ALPHA = 0.05
 EXACT_TO = 20  # pairs; 2^20 sums of signs take 20 milliseconds
 DRAWS = 100_000
 POWER = 0.8
 MOST_SEEDS = 1_000
-ROUNDING = 1e-12  # differences of accuracies that should be equal are not always, in binary
 
 BETTER, WORSE, ALIKE, UNKNOWN = "better", "worse", "≈", "?"
 
@@ -116,22 +115,18 @@ def verdict(difference: float, adjusted_p: float | None, *, higher_is_better: bo
     return BETTER if (difference > 0) == higher_is_better else WORSE
 
 
-def more_seeds(differences: Sequence[float]) -> int | None:
-    """Further pairs that a t test would need to see this difference in four experiments of five, were it real.
+def more_seeds(n: int, difference: float, spread: float | None, level: float = ALPHA) -> int | None:
+    """Further pairs that a t test at that level would need to see this difference in four experiments of five.
 
-    By the normal approximation with t's own quantiles; for one comparison alone. None: no spread to go by, no
-    difference, or more than 1,000.
+    As if difference and spread were the true ones. None: no spread to go by, no difference, or more than 1,000.
     """
-    if len(differences) < 2:
+    if spread is None or spread <= ROUNDING or abs(difference) <= ROUNDING:
         return None
-    spread, centre = statistics.stdev(differences), abs(statistics.fmean(differences))
-    if spread <= ROUNDING or centre <= ROUNDING:
-        return None
-    candidates = range(len(differences), MOST_SEEDS + 1)
-    place = bisect.bisect_left(candidates, True, key=lambda n: centre >= _smallest_seen(n) * spread)
+    candidates = range(n, MOST_SEEDS + 1)
+    place = bisect.bisect_left(candidates, True, key=lambda n: abs(difference) >= _smallest_seen(n, level) * spread)
     return place if place < len(candidates) else None
 
 
-def _smallest_seen(n: int) -> float:
+def _smallest_seen(n: int, level: float) -> float:
     """The difference, in standard deviations, that n pairs show with that power; it falls as n grows."""
-    return (t_quantile(1 - ALPHA / 2, n - 1) + t_quantile(POWER, n - 1)) / math.sqrt(n)
+    return (t_quantile(1 - level / 2, n - 1) + t_quantile(POWER, n - 1)) / math.sqrt(n)

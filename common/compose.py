@@ -76,7 +76,7 @@ def compose(entry: type[RunSettings], argv: Iterable[str], *, taught_later: bool
     """
     presets = presets_of(entry)
     parent = [entry.PARENT] if entry.PARENT else []
-    values, problems = read_words(argv, (RunWords, entry), (*presets, *parent))
+    values, problems = read_words(argv, (RunWords, entry), (*presets, *parent, *entry.FROM_PARENT))
     problems |= _taken_from_parent(entry, values)
     if values.get("data.name") in DATASETS:
         values["data"] = values.pop("data.name")  # with all that a published set brings

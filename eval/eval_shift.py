@@ -36,7 +36,7 @@ def test(attempt: Attempt) -> dict[str, Any]:
     assert settings.run.run is not None  # the door refuses settings without a run
     trained = open_run(settings.run.run, attempt.root)
     if trained.data["task"] == "multi-label":
-        raise Refused([f"run: {trained.data['name']} has several labels for an image; allowed: one label each"])
+        raise Refused([f"run: {trained.name} has several labels for an image; allowed: one label each"])
     manifest = read_json(attempt.data_folder / "manifest.json")
     if manifest is None:
         raise Refused(

@@ -46,14 +46,17 @@ def severity_curves(cells: Sequence["Cell"], title: str) -> Figure:
     for cell in _alone(cells):
         at.setdefault(cell.corruption, {})[cell.severity] = 100 * (cell.accuracy or 0.0)
     clean = at.pop("clean", {}).get(0)
+    severities = sorted({severity for curve in at.values() for severity in curve})
+    at = {
+        name: curve for name, curve in at.items() if len(curve) == len(severities)
+    }  # as in the averages of the result
     n = next(iter(cells)).n
-    figure = new_figure(6.4, 4.8, title, f"n = {n:,} test images, {len(at)} corruptions; severity 0: no corruption")
+    figure = new_figure(6.4, 4.8, title, f"n = {n:,} test images, {len(at)} corruptions; severity 0: none")
     axes = figure.subplots()
     families = {name: [at[each] for each in members if each in at] for name, members in FAMILIES.items()}
     lines = {f"{name} ({len(curves)})": curves for name, curves in families.items() if curves}
     lines["mean"] = [curve for curves in families.values() for curve in curves]
     for number, (name, curves) in enumerate(lines.items()):
-        severities = sorted(set.intersection(*(set(curve) for curve in curves)))
         heights = [mean(curve[severity] for curve in curves) for severity in severities]
         style = {"color": "black", "linewidth": 2.2} if name == "mean" else {"color": COLOURS[number]}
         dash = "-" if name == "mean" else DASHES[number % len(DASHES)]
@@ -75,7 +78,7 @@ def calibration_curves(cells: Sequence["Cell"], title: str) -> Figure:
             before.setdefault(cell.severity, []).append(100 * cell.ece)
         if cell.ece_cooled is not None:
             after.setdefault(cell.severity, []).append(100 * cell.ece_cooled)
-    figure = new_figure(6.4, 4.2, title, "Calibration under corruption, mean over corruptions (ECE, 15 bins)")
+    figure = new_figure(6.4, 4.2, title, "Calibration error (ECE, 15 bins), mean over corruptions")
     axes = figure.subplots()
     for name, values, colour, dash in (
         ("as it is", before, COLOURS[5], "-"),
@@ -122,7 +125,7 @@ def robustness_line(found: Mapping[str, Any], title: str) -> Figure:
     """Accuracy on CIFAR-10.1 against that on CIFAR-10, over the line of published models."""
     rows = [row for row in found["sets"] if "effective_robustness" in row]
     clean = found["clean"]["accuracy"]
-    figure = new_figure(6.4, 4.8, title, "Distance from the line: effective robustness (Taori et al. 2020)")
+    figure = new_figure(6.4, 4.8, title, "Effective robustness: height above the line")
     axes = figure.subplots()
     grid = np.linspace(min(0.75, clean) - 0.02, 0.99, 100)
     for number, row in enumerate(rows):
@@ -131,7 +134,11 @@ def robustness_line(found: Mapping[str, Any], title: str) -> Figure:
         inside = (grid >= line.lowest) & (grid <= line.highest)
         axes.plot(100 * grid, expected, ":", color=COLOURS[number], linewidth=1)
         axes.plot(
-            100 * grid[inside], np.array(expected)[inside], "-", color=COLOURS[number], label=f"{row['images']}: line"
+            100 * grid[inside],
+            np.array(expected)[inside],
+            "-",
+            color=COLOURS[number],
+            label=f"{row['images']}: published models",
         )
         axes.errorbar(
             [100 * clean],
@@ -140,7 +147,7 @@ def robustness_line(found: Mapping[str, Any], title: str) -> Figure:
             fmt="o",
             color=COLOURS[number],
             capsize=3,
-            label=f"{row['images']}: this run, ± 1.96 standard errors",
+            label="this run, ± 1.96 SE",
         )
     axes.set(xlabel="Accuracy on CIFAR-10 (%)", ylabel="Accuracy on CIFAR-10.1 (%)")
     axes.grid(alpha=0.4)

@@ -140,7 +140,8 @@ def _notable(sweep: Sweep, found: Mapping[str, Standing]) -> Iterator[str]:
 
 def _said(standing: Standing) -> str:
     if standing.state == "running":
-        at = f"epoch {standing.epoch[0]} of {standing.epoch[1]}" if standing.epoch else "starting"
+        unit = "cell" if standing.run and standing.run.parent.name == "eval_shift" else "epoch"
+        at = f"{unit} {standing.epoch[0]} of {standing.epoch[1]}" if standing.epoch else "starting"
         return f"{at}, {standing.run or standing.task}"
     cause = f"({standing.cause}) " if standing.cause and standing.state == "failed" else ""
     return wording.one_line(f"{cause}{standing.why}")

@@ -324,7 +324,7 @@ def test_batches_of_one_are_a_problem_of_those_that_need_more(
     finished_run: Path, digits_dir: Path, packed: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """torch refuses the variance of one value: batch norm behind a pooling, one image at a time."""
-    load = eval.eval_shift.load_model
+    load = eval.eval_shift.load_model  # type: ignore[attr-defined]
 
     def with_norm_at_the_end(trained: Any, compute: Any) -> nn.Module:
         return nn.Sequential(load(trained, compute), nn.BatchNorm1d(10)).eval()

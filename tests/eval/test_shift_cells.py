@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,12 +21,11 @@ from common.compute import Compute
 from common.config import ComputeSettings, EvalShift
 from common.data.catalog import DATASETS
 from common.data.shifted_cifar import CORRUPTIONS, read_cifar10_1, read_cifar10_c
-from common.models.adaptive_cnn import AdaptiveCNN
 from common.trained import TrainedRun, load_model, open_run
 from eval.adaptation import ADAPTATIONS
 from eval.eval_shift import main
 from eval.shift_cells import Cell, CellTable, Exam, Examiner, Paper, Way, exams
-from train.train_cnn import main as train_cnn
+from train.train_vit import main as train_vit
 
 TINY = "compute.threads=1", "log.progress=off"
 
@@ -178,21 +176,21 @@ def cifar_test(cifar: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     """A run on it, and that run's test under shift."""
     root = tmp_path_factory.mktemp("runs")
     common = f"root={root}", f"data_dir={cifar}", *TINY
-    words = "data=cifar10 augment=none recipe.epochs=4 recipe.batch_size=40 recipe.lr=0.05 recipe.ema=0".split()
+    words = "data=cifar10 augment=none recipe.epochs=2 recipe.batch_size=40 recipe.ema=0 recipe.precision=fp32".split()
+    words += "model.width=16 model.depth=1 model.heads=2 model.patch=8 model.stem_width=0".split()
     shift = "shift.corruptions=[fog,snow] shift.severities=[4,2] shift.sets=[cifar10_1_v6,cifar10_c]".split()
     with contextlib.redirect_stdout(io.StringIO()):
-        assert train_cnn([*words, *common]) == 0
-        (run,) = (root / "train_cnn").iterdir()
-        assert main([f"run={run}", *shift, "shift.adaptations=[source,bn_stats]", "shift.adapt_at=[4]", *common]) == 0
+        assert train_vit([*words, *common]) == 0
+        (run,) = (root / "train_vit").iterdir()
+        assert main([f"run={run}", *shift, "shift.adaptations=[source,t3a]", "shift.adapt_at=[4]", *common]) == 0
     (folder,) = (root / "eval_shift").iterdir()
     return run, folder
 
 
 def predicted(run: Path, images: np.ndarray) -> np.ndarray:
     """By the network of the run alone."""
-    data = json.loads((run / "result.json").read_text())["data"]
-    model = AdaptiveCNN((3, 32, 32), 10).eval()
-    model.load_state_dict(safetensors.torch.load_file(run / "checkpoints" / "best.safetensors"))
+    trained = open_run(str(run), run.parent)
+    model, data = load_model(trained, Compute(torch.device("cpu"), ComputeSettings())), trained.data
     mean, std = (torch.tensor(data[name])[:, None, None] for name in ("mean", "std"))
     with torch.no_grad():
         return model((torch.from_numpy(np.array(images)).float() / 255 - mean) / std).argmax(dim=1).numpy()
@@ -203,7 +201,7 @@ def test_published_corruptions_are_cut_by_severity(cifar: Path, cifar_test: tupl
     with (folder / "cells.csv").open(newline="") as file:
         cells = [cell for cell in csv.DictReader(file) if cell["images"] == "cifar10_c"]
     places = [(cell["corruption"], cell["severity"], cell["adaptation"]) for cell in cells]
-    each = [("2", "source"), ("4", "source"), ("4", "bn_stats")]
+    each = [("2", "source"), ("4", "source"), ("4", "t3a")]
     assert places == [(corruption, *rest) for corruption in ("fog", "snow") for rest in each]
     for cell in cells:
         severity, name = int(cell["severity"]), cell["corruption"]

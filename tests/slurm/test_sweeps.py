@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("slurmctld") is None, reason="slurmctld is not installed"),
 ]
 
-ENOUGH = 240.0  # seconds for any sweep here, however busy the machine
+ENOUGH = 600.0  # seconds for any sweep here, however busy the machine
 ONE = "sweep=quickstart seeds=0 only=cnn recipe.epochs=15"  # a run of some 15 seconds, to be disturbed in its middle
 PAIR = "sweep=quickstart seeds=0-1 only=deit recipe.epochs=2"
 
@@ -63,7 +63,7 @@ class User:
             cells = self.cells()
             if wanted(cells):
                 return cells
-            time.sleep(0.5)
+            time.sleep(1.5)
         raise AssertionError(f"still {self.cells()}\n{self.logs()}")
 
     def waits_for_all(self) -> list[dict[str, Any]]:
@@ -203,7 +203,7 @@ def restarts(user: User, task: str) -> int:
 def test_a_time_limit_shorter_than_the_run(
     user: User, undisturbed: Callable[..., dict[str, bytes]], tmp_path: Path
 ) -> None:
-    words = ONE.replace("15", "45")
+    words = ONE.replace("15", "60")
     user.types("submit", f"{words} {profile(tmp_path, time_min=2, signal_s=75)}")
     task = user.waits_for_an_epoch()
     user.waits_for_all()

@@ -1,0 +1,71 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aggregate.collect import collect
+from aggregate.methods import Cell, group
+from aggregate.shifted import shift_tables
+
+MakeRun = Callable[..., Path]
+
+
+def adapted(name: str, severity: int, gain: float) -> dict[str, Any]:
+    batch = None if name == "source" else 200
+    return {"adaptation": name, "batch_size": batch, "severity": severity, "accuracy": 0.6 + gain, "gain": gain}
+
+
+def shift_run(make_run: MakeRun, subject: Path, seed: int, corrupted: float, gain: float) -> Path:
+    found = {
+        "clean": {"n": 360, "accuracy": 0.9, "ece": 0.05},
+        "corrupted": {"corruptions": 5, "severities": [1, 5], "accuracy": corrupted, "drop": 0.9 - corrupted},
+        "adaptations": [adapted("source", 5, 0.0), adapted("tent", 1, 0.01), adapted("tent", 5, gain)],
+        "sets": [{"images": "cifar10_1_v6", "severity": 0, "accuracy": 0.7, "drop": 0.2}],
+    }
+    digest = f"w-{subject.name}"
+    return make_run(
+        entry="eval_shift",
+        seed=seed,
+        run={"run": subject.name, "digest": digest},
+        parts={"subject": {"run": subject.name, "digest": digest}, "shift": found},
+    )
+
+
+def test_shift_by_hand(make_run: MakeRun) -> None:
+    subjects = [make_run(seed=seed) for seed in (0, 1)]
+    tests = [
+        shift_run(make_run, s, n, c, g)
+        for n, (s, c, g) in enumerate(zip(subjects, (0.6, 0.7), (0.1, 0.3), strict=True))
+    ]
+    shift, adaptation, sets = shift_tables(group(collect([*subjects, *tests])[0]))
+    (row,) = shift.rows
+    assert (row["method"], row["n"], row["severities"]) == ("train_cnn adaptive_cnn", 2, "1 5")
+    assert (row["clean_mean"], row["corrupted_mean"], row["drop_mean"]) == pytest.approx((0.9, 0.65, 0.25))
+    (row,) = adaptation.rows
+    assert (row["adaptation"], row["severity"], row["n"]) == ("tent", 5, 2), "the highest severity, and not the source"
+    assert (row["gain_mean"], row["gain_std"]) == pytest.approx((0.2, 0.02**0.5))
+    (row,) = sets.rows
+    assert (row["images"], row["accuracy_mean"], row["drop_mean"]) == pytest.approx(("cifar10_1_v6", 0.7, 0.2))
+    assert all(table.cells() for table in (shift, adaptation, sets))
+
+
+def test_what_is_not_tested_yet_is_shown(make_run: MakeRun) -> None:
+    subject = make_run()
+    cells = [Cell("cnn", (), 0, subject, "done"), Cell("shift", (("of", "cnn"),), 0, None, "queued")]
+    (shift,) = shift_tables(group(collect([subject])[0], cells))
+    assert (shift.rows[0]["method"], shift.rows[0]["n"], shift.rows[0]["unfinished"]) == ("cnn", 0, "1 queued")
+
+
+def test_runs_without_corruption_leave_gaps(make_run: MakeRun) -> None:
+    subject = make_run()
+    folder = shift_run(make_run, subject, 0, 0.6, 0.2)
+    text = (folder / "result.json").read_text()
+    (folder / "result.json").write_text(text.replace('"corrupted": {', '"corrupted": null, "unread": {'))
+    shift, *_ = shift_tables(group(collect([subject, folder])[0]))
+    assert shift.rows[0]["corrupted_mean"] is None
+    assert "–" in shift.cells()[0]
+
+
+def test_without_tests_under_shift_there_are_no_tables(make_run: MakeRun) -> None:
+    assert shift_tables(group(collect([make_run()])[0])) == []

@@ -1,0 +1,152 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import scipy.stats
+
+from aggregate.collect import collect
+from aggregate.methods import group
+from aggregate.origins import between, differences, mixed, row_notes
+from aggregate.summarise import cost, estimate, overfitting, summary
+from aggregate.tables import Table
+
+MakeRun = Callable[..., Path]
+
+
+def table_of(make: Callable[..., Table | None], *folders: Path) -> Table:
+    table = make(group(collect(folders)[0]))
+    assert table
+    return table
+
+
+def row_of(make: Callable[..., Table | None], *folders: Path) -> Any:
+    (row,) = table_of(make, *folders).rows
+    return row
+
+
+def test_summary_by_hand(make_run: MakeRun) -> None:
+    row = row_of(summary, *(make_run(seed=seed, accuracy=a) for seed, a in enumerate((0.90, 0.92, 0.94))))
+    assert (row["n"], row["seeds"], row["test_images"]) == (3, "0 1 2", 360)
+    assert row["accuracy_mean"] == pytest.approx(0.92)
+    assert row["accuracy_std"] == pytest.approx(0.02)
+    assert row["accuracy_low"] == pytest.approx(0.92 - 4.302653 * 0.02 / 3**0.5)
+    assert row["test_set_error"] == pytest.approx((0.92 * 0.08 / 360) ** 0.5)
+    assert row["iqm"] == pytest.approx(0.92)
+    assert row["iqm_low"] is None, "three values are too few to draw from"
+    assert row["parameters"] == 1000
+
+
+def test_five_runs_have_a_bootstrap_interval(make_run: MakeRun) -> None:
+    values = (0.90, 0.91, 0.92, 0.93, 0.94)
+    row = row_of(summary, *(make_run(seed=seed, accuracy=a) for seed, a in enumerate(values)))
+    assert 0.90 <= row["iqm_low"] < row["iqm"] < row["iqm_high"] <= 0.94
+
+
+def test_one_run_has_no_spread_and_no_interval(make_run: MakeRun) -> None:
+    table = table_of(summary, make_run())
+    (row,) = table.rows
+    assert (row["accuracy_std"], row["accuracy_low"], row["accuracy_high"]) == (None, None, None)
+    assert "90.00" in table.cells()[0]
+    assert "none for n = 1" in table.caption
+
+
+def test_no_interval_leaves_what_is_possible() -> None:
+    high = estimate("a", [0.99, 1.0], bounded=True)
+    assert high["a_high"] == 1.0
+    assert estimate("a", [0.99, 1.0])["a_high"] == pytest.approx(scipy.stats.t.interval(0.95, 1, 0.995, 0.005)[1])
+
+
+def test_several_labels_have_no_error_of_one_share(make_run: MakeRun) -> None:
+    data = {"name": "digits", "digest": "d1", "task": "multi-label", "split_digest": "s1"}
+    assert row_of(summary, make_run(parts={"data": data}))["test_set_error"] is None
+
+
+# --- nothing is mixed silently ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        ({"commit": "f" * 40}, "differs in commit: 3a71f28860 (2), ffffffffff (1)"),
+        ({"commit": None}, "differs in commit: 3a71f28860 (2), unknown (1)"),
+        ({"dirty": True}, "differs in uncommitted changes: no (2), yes (1)"),
+        ({"container": "sha256:1"}, "differs in container image: none (2), sha256:1 (1)"),
+    ],
+)
+def test_runs_of_different_origin_are_marked(odd: dict[str, Any], said: str, make_run: MakeRun) -> None:
+    folders = [make_run(seed=0), make_run(seed=1), make_run(seed=2, **odd)]
+    table = table_of(summary, *folders)
+    assert table.notes == [f"a: {said}"]
+    assert table.rows[0]["notes"] == "a"
+    assert table.cells()[0][-1] == "a"
+
+
+def test_runs_of_one_origin_are_not(make_run: MakeRun) -> None:
+    table = table_of(summary, make_run(seed=0), make_run(seed=1))
+    assert table.notes == []
+    assert "notes" not in [column.heading for column in table.columns]
+
+
+@pytest.mark.parametrize(
+    ("origin", "said"),
+    [
+        ({"dirty": True}, "run from a working copy with uncommitted changes, which no commit tells"),
+        ({"commit": None, "dirty": None}, "of unknown code: no commit is recorded"),
+    ],
+)
+def test_code_that_nobody_can_look_up_is_marked(origin: dict[str, Any], said: str, make_run: MakeRun) -> None:
+    assert mixed(collect([make_run(seed=0, **origin), make_run(seed=1, **origin)])[0]) == [said]
+
+
+def test_methods_of_different_commits_are_told(make_run: MakeRun) -> None:
+    one, other = collect([make_run(seed=0), make_run(seed=1, commit="f" * 40)])[0]
+    assert between([[one], [other]]) == ["The rows differ in commit: 3a71f28860, ffffffffff."]
+    assert between([[one], [one]]) == []
+    assert differences([one], [other]) == ["commit"]
+    assert differences([one], [one]) == []
+
+
+def test_the_caption_states_the_rule_of_selection(make_run: MakeRun) -> None:
+    one = make_run(seed=0)
+    chosen = {"rule": "last epoch", "epoch": 4, "digest": "w"}
+    other = make_run(seed=1, parts={"selection": chosen})
+    assert "Weights: highest validation accuracy, then" in table_of(summary, one).caption
+    both = table_of(summary, one, other)
+    assert "Weights by different rules" in both.caption
+    assert "weights: last epoch" in " ".join(both.notes)
+    assert len(both.rows) == 2
+
+
+def test_row_notes_of_no_runs() -> None:
+    assert row_notes([()]) == [[]]
+
+
+# --- other tables -----------------------------------------------------------------------------------------------
+
+
+def test_overfitting_by_hand(make_run: MakeRun) -> None:
+    row = row_of(overfitting, make_run(seed=0), make_run(seed=1))
+    assert (row["best_epoch"], row["epochs"], row["n"], row["test_nll"]) == (2, 4, 2, 0.1)
+    assert row["gap"] == pytest.approx(0.1)
+    assert (row["train_loss"], row["val_loss"]) == (1.0, 1.1)
+
+
+def test_without_histories_there_is_no_table_of_overfitting(make_run: MakeRun) -> None:
+    folder = make_run()
+    (folder / "history.csv").unlink()
+    assert overfitting(group(collect([folder])[0])) is None
+
+
+def test_cost_by_hand(make_run: MakeRun) -> None:
+    parts = ({"epochs": 4, "train_seconds": 20.0}, {"epochs": 4, "train_seconds": 40.0})
+    row = row_of(cost, *(make_run(seed=seed, parts={"cost": part}) for seed, part in enumerate(parts)))
+    assert row["seconds_mean"] == 30
+    assert row["hours"] == pytest.approx(60 / 3600)
+    assert row["train_images_per_sec"] == pytest.approx((200 + 100) / 2)
+    assert row["device"] == "cpu"
+
+
+@pytest.mark.parametrize("make", [summary, overfitting, cost])
+def test_no_methods_no_table(make: Callable[..., Table | None]) -> None:
+    assert make([]) is None
