@@ -116,6 +116,9 @@ def _without_pair(student: Method) -> dict[str, Any]:
 
 
 def _effect(row: Row) -> str:
+    """A loss under teachers that the gate doubts may be theirs: it is not called negative transfer alone."""
+    if row["verdict"] == "worse" and row["gate_passed"] < row["gate_asked"]:
+        return f"{EFFECTS['worse']}, or weak teachers"
     return EFFECTS.get(str(row["verdict"]), str(row["verdict"]))
 
 

@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -75,10 +76,11 @@ def _report(argv: list[str]) -> int:
         write_report(folder, material, methods, tables)
     except OSError as error:
         raise Refused([f"out: {folder} cannot be written: {error.strerror}"]) from None
-    for table in tables:
-        if table.name in {"summary", "unfinished"}:
-            print(f"{as_aligned(table)}\n")
-    print(f"report: {folder / 'report.md'}")
+    with suppress(BrokenPipeError):  # report | head
+        for table in tables:
+            if table.name in {"summary", "unfinished"}:
+                print(f"{as_aligned(table)}\n")
+        print(f"report: {folder / 'report.md'}", flush=True)
     return DONE if material.runs else FAILED
 
 
