@@ -4,6 +4,7 @@
         config.yaml provenance.json log.txt heartbeat.json history.csv
         checkpoints/{last,previous}.pt  checkpoints/best.safetensors
         predictions/<set>.npz figures/ lock
+        cells.csv reliability.csv     of a test under shift, which is not trained
         failure.json      an attempt failed (and no later one succeeded)
         result.json       written last: the run is finished
 
@@ -104,6 +105,8 @@ class RunDir:
         self.log = path / "log.txt"
         self.heartbeat = path / "heartbeat.json"
         self.history = path / "history.csv"
+        self.cells = path / "cells.csv"
+        self.reliability = path / "reliability.csv"
         self.checkpoints = path / "checkpoints"
         self.last = self.checkpoints / "last.pt"
         self.previous = self.checkpoints / "previous.pt"

@@ -17,34 +17,21 @@ from common.attempt import Attempt, run_entry
 from common.config import EvalShift
 from common.failures import Interrupted, Refused
 from common.run_dir import read_json
-from common.trained import load_model, open_run
+from common.trained import TrainedRun, load_model, open_run
 
 
 def test(attempt: Attempt) -> dict[str, Any]:
     # Torch is loaded behind the door: a refused or a finished run has answered by now.
     from common.compute import start
-    from eval.evaluation import differences
     from eval.robustness import fit_temperature
     from eval.shift_cells import CellTable, Examiner, exams, ways
     from eval.shift_figures import draw
+    from eval.shift_reliability import BinTable
     from eval.shift_summary import open_baseline, summary
 
     settings = attempt.settings
     assert isinstance(settings, EvalShift)
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise Refused([f"given {os.environ['WORLD_SIZE']} processes, allowed: one; cells are not shared out"])
-    assert settings.run.run is not None  # the door refuses settings without a run
-    trained = open_run(settings.run.run, attempt.root)
-    if trained.data["task"] == "multi-label":
-        raise Refused([f"run: {trained.name} has several labels for an image; allowed: one label each"])
-    manifest = read_json(attempt.data_folder / "manifest.json")
-    if manifest is None:
-        raise Refused(
-            [f"data: {trained.data['name']}, on which the run was trained, is not packed as {attempt.data_folder}"]
-        )
-    problems = differences(manifest, trained.data, "test")
-    if problems:
-        raise Refused(problems)
+    trained = subject(attempt, settings)
     baseline = open_baseline(settings.shift, trained.data, attempt.root)
 
     with start(settings.compute) as compute:
@@ -53,8 +40,9 @@ def test(attempt: Attempt) -> dict[str, Any]:
         validation = trained.predictions("val")
         temperature = fit_temperature(*validation) if validation else None
         told = temperature.value if temperature and not temperature.at_limit else None
-        examiner = Examiner(model, settings, trained, compute, told)
-        table = CellTable(attempt.run.path / "cells.csv")
+        bins = BinTable(attempt.run.reliability)
+        examiner = Examiner(model, settings, trained, compute, told, bins)
+        table = CellTable(attempt.run.cells)
         listed = list(exams(settings, trained, attempt.data_folder.parent, compute))
         total = sum(len(ways(settings, exam)) for exam in listed)
 
@@ -70,7 +58,7 @@ def test(attempt: Attempt) -> dict[str, Any]:
 
     cells = list(table.cells.values())
     found = summary(cells, settings.shift, trained.data, baseline)
-    draw(attempt.run.figures, cells, found, trained.name)
+    draw(attempt.run.figures, cells, list(bins.rows.values()), found, trained.name)
     return {
         "subject": {"run": trained.name, "entry": trained.settings.entry, "digest": settings.run.digest},
         "model": trained.result["model"],
@@ -79,6 +67,27 @@ def test(attempt: Attempt) -> dict[str, Any]:
         "shift": found,
         "cost": {"seconds": seconds},
     }
+
+
+def subject(attempt: Attempt, settings: EvalShift) -> TrainedRun:
+    """The run that is tested, if it can be on these images."""
+    from eval.evaluation import differences
+
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise Refused([f"given {os.environ['WORLD_SIZE']} processes, allowed: one; cells are not shared out"])
+    assert settings.run.run is not None  # the door refuses settings without a run
+    trained = open_run(settings.run.run, attempt.root)
+    if trained.data["task"] == "multi-label":
+        raise Refused([f"run: {trained.name} has several labels for an image; allowed: one label each"])
+    manifest = read_json(attempt.data_folder / "manifest.json")
+    if manifest is None:
+        raise Refused(
+            [f"data: {trained.data['name']}, on which the run was trained, is not packed as {attempt.data_folder}"]
+        )
+    problems = differences(manifest, trained.data, "test")
+    if problems:
+        raise Refused(problems)
+    return trained
 
 
 def main(argv: list[str] | None = None) -> int:

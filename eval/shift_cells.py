@@ -28,6 +28,7 @@ from common.trained import TrainedRun
 from eval import robustness
 from eval.adaptation import NotAdaptable, adapt, run
 from eval.corruptions import corrupted, corruptible
+from eval.shift_reliability import BinTable
 from eval.views import VIEWS, predict_with_views
 
 CLEAN = "clean"
@@ -219,6 +220,7 @@ class Examiner:
     trained: TrainedRun
     compute: Compute
     temperature: float | None  # None: validation does not tell one
+    bins: BinTable
 
     def sit(self, exam: Exam, table: CellTable, between: Callable[[], None]) -> None:
         """Add the cells of an exam that the table has not; `between` is called before each."""
@@ -228,7 +230,11 @@ class Examiner:
         paper = Paper(exam, self)
         for way in missing:
             between()
-            table.add(paper.cell(way))
+            cell = paper.cell(way)
+            if way == Way() and exam.images == "test" and not cell.problem:
+                labels = paper.content[1]
+                self.bins.add(exam.corruption, exam.severity, paper.logits_as_it_is, labels, self.temperature)
+            table.add(cell)  # last: with it the exam's first way is done
 
 
 @dataclass(frozen=True)

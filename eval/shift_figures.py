@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from common.figures import COLOURS, DASHES, legend_above, new_figure, save
 from common.shift_settings import COMMON_CORRUPTIONS
 from eval.robustness import CIFAR10_1_LINES, effective_robustness
+from eval.shift_reliability import reliability_curves
 
 if TYPE_CHECKING:
     from eval.shift_cells import Cell
@@ -25,9 +26,13 @@ FAMILIES = {
 }
 
 
-def draw(folder: Path, cells: Sequence["Cell"], found: Mapping[str, Any], title: str) -> list[str]:
+def draw(
+    folder: Path, cells: Sequence["Cell"], bins: Sequence[dict[str, Any]], found: Mapping[str, Any], title: str
+) -> list[str]:
     """The names of the figures; those for which there are cells."""
     drawn: dict[str, Figure] = {}
+    if bins:
+        drawn["reliability.png"] = reliability_curves(bins, title)
     if found["corrupted"]:
         drawn["severity.png"] = severity_curves(cells, title)
         drawn["calibration.png"] = calibration_curves(cells, title)

@@ -82,7 +82,7 @@ def read_sweep(argv: Sequence[str]) -> Asked:
     axes: dict[str, Any] = {"seed": words.seeds} if words.seeds is not None else {}
     axes |= {"data": words.data} if words.data is not None else {}
     only = tuple(words.only.split(",")) if words.only else ()
-    sweep = open_sweep(words.sweep, Overrides(axes, only, rest), data_dir)
+    sweep = open_sweep(words.sweep, Overrides(axes, only, rest), data_dir, root)
     return Asked(words, sweep, root, data_dir, Ledger(root), tuple(argv))
 
 

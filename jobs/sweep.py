@@ -50,8 +50,11 @@ def sweep_names() -> list[str]:
     return sorted(path.stem for path in SWEEPS.glob("*.yaml"))
 
 
-def open_sweep(given: str, overrides: Overrides, data_dir: Path) -> Sweep:
-    """A shipped sweep by name, or a file, as cells; Refused with every problem at once."""
+def open_sweep(given: str, overrides: Overrides, data_dir: Path, root: Path | None = None) -> Sweep:
+    """A shipped sweep by name, or a file, as cells; Refused with every problem at once.
+
+    root: where finished runs lie that words of the sweep name.
+    """
     path = SWEEPS / f"{given}.yaml" if given in sweep_names() else expanded(given)
     if path.suffix not in {".yaml", ".yml"} or not path.is_file():
         raise Refused([wording.unknown("sweep", given, [*sweep_names(), "FILE.yaml"])])
@@ -59,7 +62,8 @@ def open_sweep(given: str, overrides: Overrides, data_dir: Path) -> Sweep:
     words, problems = check(SweepWords, tree)
     if words is None:
         raise Refused(f"{path.name}: {problem}" for problem in problems.values())
-    return Compiler(path.stem, words, overrides, data_dir).sweep()
+    folders = [f"data_dir={data_dir}", *([f"root={root}"] if root else [])]
+    return Compiler(path.stem, words, overrides, folders).sweep()
 
 
 # --- compiling --------------------------------------------------------------------------------------------------
@@ -68,8 +72,8 @@ def open_sweep(given: str, overrides: Overrides, data_dir: Path) -> Sweep:
 class Compiler:
     """One pass over a sweep file: problems are gathered, and raised together at the end."""
 
-    def __init__(self, name: str, words: SweepWords, overrides: Overrides, data_dir: Path) -> None:
-        self.name, self.words, self.overrides, self.data_dir = name, words, overrides, data_dir
+    def __init__(self, name: str, words: SweepWords, overrides: Overrides, folders: Sequence[str]) -> None:
+        self.name, self.words, self.overrides, self.folders = name, words, overrides, folders
         self.problems: dict[str, None] = {}  # in order, each once
         self.broken: set[tuple[Any, ...]] = set()  # stage and place of cells with problems of their own
         self.composed: dict[tuple[str, ...], RunSettings | None] = {}
@@ -290,7 +294,7 @@ class Compiler:
         if place not in self.composed:
             later = bool(self._parents(stage))
             try:
-                given = [*words, f"data_dir={self.data_dir}"]
+                given = [*words, *self.folders]
                 self.composed[place] = compose(ENTRIES[entry], given, taught_later=later).settings
             except Refused as refused:
                 self.composed[place] = None

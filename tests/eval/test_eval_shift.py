@@ -142,7 +142,7 @@ def test_the_result_is_that_of_the_rows(undisturbed: Path, finished_run: Path) -
     assert shift["problems"] == []
     assert (shift["corrupted"]["against_baseline"], shift["sets"]) == (None, [])
     figures = {path.name for path in (undisturbed / "figures").iterdir()}
-    assert figures == {"severity.png", "calibration.png", "adaptation.png"}
+    assert figures == {"severity.png", "calibration.png", "reliability.png", "adaptation.png"}
 
 
 def test_the_temperature_is_that_of_validation(undisturbed: Path, finished_run: Path) -> None:

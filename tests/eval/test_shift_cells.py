@@ -25,6 +25,7 @@ from common.trained import TrainedRun, load_model, open_run
 from eval.adaptation import ADAPTATIONS
 from eval.eval_shift import main
 from eval.shift_cells import Cell, CellTable, Exam, Examiner, Paper, Way, exams
+from eval.shift_reliability import BinTable
 from train.train_vit import main as train_vit
 
 TINY = "compute.threads=1", "log.progress=off"
@@ -43,7 +44,8 @@ def digits_run(finished_run: Path) -> TrainedRun:
 
 def examiner(trained: TrainedRun, compute: Compute, **shift: Any) -> Examiner:
     chosen = EvalShift.model_validate({"model": trained.settings.model, "shift": shift, "seed": trained.settings.seed})
-    return Examiner(load_model(trained, compute), chosen, trained, compute, None)
+    bins = BinTable(trained.run.path / "unused.csv")
+    return Examiner(load_model(trained, compute), chosen, trained, compute, None, bins)
 
 
 # --- what a cell must not depend on -----------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def full() -> list[Cell]:
 def drawn(folder: Path, cells: Sequence[Cell]) -> set[str]:
     severities = sorted({each.severity for each in cells if each.severity})
     found = summary(cells, ShiftSettings(severities=severities), {"name": "cifar10"})
-    names = draw(folder, cells, found, TITLE)
+    names = draw(folder, cells, [], found, TITLE)
     assert {path.name for path in folder.glob("*")} == set(names)
     for name in names:
         with Image.open(folder / name) as image:
