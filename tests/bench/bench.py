@@ -7,6 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from common.config import AugmentSettings, TrainCNN, run_name
 from common.data.augment import augment, mix
 from common.metrics import evaluate
 from common.models.adaptive_cnn import AdaptiveCNN
+from common.shift_settings import COMMON_CORRUPTIONS
+from eval.corruptions import corrupted
 
 REPEATS = 5
 BATCH = 512
@@ -55,6 +58,9 @@ def rows(device: torch.device) -> list[tuple[str, str]]:
         changed = augment(raw, CIFAR, Draws(0, "augment", 0, 0, total=BATCH), fill)
         mix(changed.float(), targets, CIFAR, Draws(0, "mix", 0, 0, total=BATCH))
 
+    places = torch.arange(BATCH)
+    each = [median_seconds(partial(corrupted, raw, places, name, 3, 0), device) for name in COMMON_CORRUPTIONS]
+    corrupting = BATCH * len(each) / sum(each)
     logits = np.random.default_rng(0).normal(size=(10_000, 10))
     scoring = median_seconds(lambda: evaluate(logits, np.arange(10_000) % 10, [str(i) for i in range(10)]), device)
     table = [
@@ -63,6 +69,7 @@ def rows(device: torch.device) -> list[tuple[str, str]]:
             f"augment {BATCH} CIFAR images (crop, flip, AutoAugment, cutout, cutmix)",
             f"{median_seconds(augmented, device) * 1e3:.0f} ms",
         ),
+        ("corrupt CIFAR images, mean over 15 corruptions at severity 3", f"{corrupting:,.0f} images/s"),
         ("all metrics of 10,000 predictions over 10 classes", f"{scoring * 1e3:.0f} ms"),
     ]
     for name, (shape, classes) in NETWORKS.items():
