@@ -1,0 +1,106 @@
+"""One look for each method in all figures of a report, and what the figures share."""
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from aggregate.methods import Method
+from aggregate.summarise import mean_of
+from common.figures import COLOURS, DASHES, MOST_CURVES, literal, new_figure
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+WIDTH, LEGEND_WIDTH = 7.2, 90  # inches; characters of a legend's line
+LINE_HEIGHT = 0.19  # inches, of a legend
+
+
+@dataclass(frozen=True)
+class Style:
+    colour: str
+    dash: str
+    marker: str
+
+    def line(self) -> dict[str, Any]:
+        return {"color": self.colour, "linestyle": self.dash, "marker": self.marker, "markersize": 5}
+
+    def point(self) -> dict[str, Any]:
+        return {"color": self.colour, "marker": self.marker, "linestyle": "none", "markersize": 7}
+
+
+Styles = Mapping[str, Style]
+
+
+@dataclass(frozen=True)
+class Picture:
+    name: str  # of its files
+    title: str
+    caption: str
+    figure: Figure
+
+
+def styles(labels: Iterable[str]) -> dict[str, Style]:
+    """By their order, each label once. 7 colours, 3 dashes and 8 markers: 168 methods before two look the same."""
+    return {
+        label: Style(*(kinds[place % len(kinds)] for kinds in (COLOURS, DASHES, MARKERS)))
+        for place, label in enumerate(dict.fromkeys(labels))
+    }
+
+
+def by_data(methods: Iterable[Method]) -> dict[str, list[Method]]:
+    """Those with runs."""
+    rooms: dict[str, list[Method]] = {}
+    for method in methods:
+        if method.runs:
+            rooms.setdefault(method.data, []).append(method)
+    return rooms
+
+
+def leading(methods: Sequence[Method], most: int = MOST_CURVES) -> list[Method]:
+    """Of too many, those of the highest validation accuracy, in the order in which they were."""
+    best = sorted(methods, key=lambda method: -(mean_of(method.values("val.accuracy")) or 0.0))[:most]
+    kept = set(map(id, best))
+    return [method for method in methods if id(method) in kept]
+
+
+def of_how_many(shown: Sequence[Method], methods: Sequence[Method]) -> str:
+    if len(shown) == len(methods):
+        return ""
+    return f"; the {len(shown)} methods of highest validation accuracy, of {len(methods)}"
+
+
+def runs_each(methods: Sequence[Method]) -> str:
+    """n, for a figure's head."""
+    counts = [len(method.runs) for method in methods]
+    low, high = min(counts), max(counts)
+    return f"n = {low if low == high else f'{low} to {high}'} {'run' if high == 1 else 'runs'} of each method"
+
+
+def legend_height(labels: Sequence[str]) -> float:
+    return LINE_HEIGHT * sum(legend_label(label).count("\n") + 1 for label in labels)
+
+
+def legend_label(label: str) -> str:
+    return "\n".join(textwrap.wrap(literal(label), LEGEND_WIDTH))
+
+
+def panel(height: float, title: str, facts: str, labels: Sequence[str]) -> tuple[Figure, Axes]:
+    """One field, and room below it for a legend of these labels, which may be long."""
+    figure = new_figure(WIDTH, height + legend_height(labels), title, facts)
+    axes = figure.subplots()
+    axes.grid(alpha=0.4)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    figure.legend(
+        handles, [legend_label(label) for label in labels], loc="outside lower left", frameon=False, fontsize=9
+    )
+
+
+def handle(style: Style, *, with_line: bool = True) -> Line2D:
+    return Line2D([], [], **(style.line() if with_line else style.point()))
