@@ -210,11 +210,7 @@ def judged(value: float, expected: Interval | None, ours: float | None, doubts: 
 
 
 def findings(known: Published, sets: set[str]) -> list[str]:
-    return [
-        _said(known, finding)
-        for finding in known.findings
-        if known.claims[finding.higher].data in sets
-    ]
+    return [_said(known, finding) for finding in known.findings if known.claims[finding.higher].data in sets]
 
 
 def _said(known: Published, finding: Finding) -> str:
@@ -223,7 +219,9 @@ def _said(known: Published, finding: Finding) -> str:
     images = known.test_images[higher.data]
     z = images_z(one, other, images)
     judgement = (
-        "cannot be told apart" if images_p(z) >= ALPHA else "differ on these images, but one run each says nothing of seeds"
+        "cannot be told apart"
+        if images_p(z) >= ALPHA
+        else "differ on these images, but one run each says nothing of seeds"
     )
     but = f"; {finding.but}" if finding.but else ""
     return (

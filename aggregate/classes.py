@@ -85,12 +85,13 @@ def confusions(methods: Sequence[Method]) -> Iterator[Picture]:
         counts, names = summed_confusion(best)
         if counts is None:
             continue
-        title = f"{best.label} on {data}: sum of {len(best.runs)} {'run' if len(best.runs) == 1 else 'runs'}"
+        unit = "images" if len(best.runs) == 1 else f"answers of {len(best.runs)} runs"
+        figure = confusion_matrix(counts, names, f"{best.label} on {data}", unit)
         caption = (
             "Confusion on the test images of the method of the highest mean validation accuracy, all its runs together: "
             "each image counts once for each run, and shares are means over runs."
         )
-        yield Picture(f"confusion-{data}", f"Confusion on {data}", caption, confusion_matrix(counts, names, title))
+        yield Picture(f"confusion-{data}", f"Confusion on {data}", caption, figure)
 
 
 def summed_confusion(method: Method) -> tuple[np.ndarray | None, list[str]]:

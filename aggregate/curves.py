@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from aggregate.collect import Run
@@ -20,13 +21,15 @@ from aggregate.style import (
     leading,
     legend_below,
     of_how_many,
-    panel,
+    panels,
     runs_each,
 )
 from aggregate.summarise import trained
+from common.figures import MOST_CURVES
 from common.run_dir import RunDir
 
 MARKS = 12  # along a line
+FEWEST_FOR_HALF = 6  # epochs
 Curve = Mapping[int, float]  # epoch or severity -> share
 BAND = "Lines: means over runs; bands: ± one standard deviation, where there is more than one run."
 
@@ -36,21 +39,29 @@ BAND = "Lines: means over runs; bands: ± one standard deviation, where there is
 
 def learning_curves(methods: Sequence[Method], looks: Styles) -> Iterator[Picture]:
     for data, members in by_data(trained(methods)).items():
-        shown = leading(members)
-        curves = {method.label: [history(run) for run in method.runs] for method in shown}
-        found = {label: [curve for curve in each if curve] for label, each in curves.items()}
-        drawn = [method for method in shown if found[method.label]]
-        if drawn:
-            caption = f"Validation accuracy after each epoch that all runs of a method reached. {BAND}"
+        leaders = leading(members)
+        found = {method.label: [curve for run in method.runs if (curve := history(run))] for method in leaders}
+        shown = [method for method in leaders if found[method.label]]
+        if shown:
             title = f"Learning curves on {data}"
-            facts = f"{runs_each(drawn)}{of_how_many(shown, members)}"
-            labels = [method.label for method in drawn]
-            figure, axes = panel(4.2, title, facts, labels)
-            for label in labels:
-                draw_curves(axes, found[label], looks[label])
-            axes.set(xlabel="Epoch", ylabel="Validation accuracy (%)")
-            legend_below(figure, [handle(looks[label]) for label in labels], labels)
-            yield Picture(f"learning-{data}", title, caption, figure)
+            caption = f"Validation accuracy after each epoch that all runs of a method reached. {BAND}"
+            facts = f"{runs_each(shown)}{of_how_many(shown, members)}"
+            curves = {method.label: found[method.label] for method in shown}
+            yield Picture(f"learning-{data}", title, caption, _learning(curves, title, facts, looks))
+
+
+def _learning(curves: Mapping[str, Sequence[Curve]], title: str, facts: str, looks: Styles) -> Figure:
+    """All epochs, and beside them the second half, where the lines are close."""
+    last = max(epoch for each in curves.values() for curve in each for epoch in curve)
+    starts = [0, last // 2] if last >= FEWEST_FOR_HALF else [0]
+    figure, fields = panels(4.2, title, facts, list(curves), len(starts))
+    for axes, start in zip(fields, starts, strict=True):
+        for label, each in curves.items():
+            draw_curves(axes, each, looks[label], start)
+        axes.set_xlabel("Epoch" if start == 0 else "Epoch, second half on a scale of its own")
+    fields[0].set_ylabel("Validation accuracy (%)")
+    legend_below(figure, [handle(looks[label]) for label in curves], list(curves))
+    return figure
 
 
 def history(run: Run) -> dict[int, float]:
@@ -72,15 +83,15 @@ def history(run: Run) -> dict[int, float]:
 
 def severity_curves(methods: Sequence[Method], looks: Styles) -> Iterator[Picture]:
     for data, members in by_data(each for each in methods if each.entry == "eval_shift").items():
-        found = {method.label: [curve for run in method.runs if (curve := under_corruption(run))] for method in members}
+        found = {each.label: [curve for run in each.runs if (curve := under_corruption(run))] for each in members}
         drawn = [method for method in members if found[method.label]]
-        shown = drawn[: len(leading(drawn))]
+        shown = drawn[:MOST_CURVES]
         if not shown:
             continue
         labels = [method.label for method in shown]
         title = f"Under corruption: {data}"
-        more = f"; {len(shown)} of {len(drawn)} methods" if len(shown) < len(drawn) else ""
-        figure, axes = panel(4.2, title, f"{runs_each(shown)}{more}; severity 0: clean", labels)
+        more = f"; the first {len(shown)} of {len(drawn)} methods" if len(shown) < len(drawn) else ""
+        figure, (axes,) = panels(4.2, title, f"{runs_each(shown)}{more}; severity 0: clean", labels)
         for label in labels:
             draw_curves(axes, found[label], looks[label])
         axes.set(xlabel="Severity", ylabel="Accuracy (%), mean over corruptions")
@@ -101,9 +112,9 @@ def under_corruption(run: Run) -> dict[int, float]:
 # --- drawing ----------------------------------------------------------------------------------------------------
 
 
-def draw_curves(axes: Axes, curves: Sequence[Curve], style: Style) -> None:
+def draw_curves(axes: Axes, curves: Sequence[Curve], style: Style, start: int = 0) -> None:
     """Where runs ended at different places, as far as all of them went: a mean of the rest would be of other runs."""
-    places = sorted(set.intersection(*(set(curve) for curve in curves)))
+    places = [place for place in sorted(set.intersection(*(set(curve) for curve in curves))) if place >= start]
     if not places:
         return
     columns = [[100 * curve[place] for curve in curves] for place in places]
@@ -112,8 +123,7 @@ def draw_curves(axes: Axes, curves: Sequence[Curve], style: Style) -> None:
     spreads = [deviation(column) for column in columns]
     known = [spread for spread in spreads if spread is not None]
     if known:
-        low, high = (
-            [mean + sign * spread for mean, spread in zip(means, known, strict=True)] for sign in (-1, 1)
-        )
+        low = [max(0.0, mean - spread) for mean, spread in zip(means, known, strict=True)]
+        high = [min(100.0, mean + spread) for mean, spread in zip(means, known, strict=True)]
         axes.fill_between(places, low, high, color=style.colour, alpha=0.18, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

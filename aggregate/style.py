@@ -13,7 +13,7 @@ from aggregate.methods import Method
 from aggregate.summarise import mean_of
 from common.figures import COLOURS, DASHES, MOST_CURVES, literal, new_figure
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 WIDTH, LEGEND_WIDTH = 7.2, 90  # inches; characters of a legend's line
 LINE_HEIGHT = 0.19  # inches, of a legend
 
@@ -87,19 +87,19 @@ def legend_label(label: str) -> str:
     return "\n".join(textwrap.wrap(literal(label), LEGEND_WIDTH))
 
 
-def panel(height: float, title: str, facts: str, labels: Sequence[str]) -> tuple[Figure, Axes]:
-    """One field, and room below it for a legend of these labels, which may be long."""
-    figure = new_figure(WIDTH, height + legend_height(labels), title, facts)
-    axes = figure.subplots()
-    axes.grid(alpha=0.4)
-    axes.set_axisbelow(True)
-    return figure, axes
+def panels(height: float, title: str, facts: str, labels: Sequence[str], columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """Fields side by side, and room below them for a legend of these labels, which may be long."""
+    figure = new_figure(WIDTH if columns == 1 else 1.4 * WIDTH, height + legend_height(labels), title, facts)
+    fields = list(figure.subplots(1, columns, squeeze=False)[0])
+    for axes in fields:
+        axes.grid(alpha=0.4)
+        axes.set_axisbelow(True)
+    return figure, fields
 
 
 def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    figure.legend(
-        handles, [legend_label(label) for label in labels], loc="outside lower left", frameon=False, fontsize=9
-    )
+    said = [legend_label(label) for label in labels]
+    figure.legend(handles, said, loc="outside lower left", frameon=False, fontsize=9, handlelength=4)
 
 
 def handle(style: Style, *, with_line: bool = True) -> Line2D:

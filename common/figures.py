@@ -55,8 +55,11 @@ def save(figure: Figure, path: Path) -> None:
 # --- confusion matrix -------------------------------------------------------------------------------------------
 
 
-def confusion_matrix(counts: ArrayLike, class_names: Sequence[str], title: str) -> Figure:
-    """Counts (classes, classes), row = label: shaded by the share of the row; rows without images are hatched."""
+def confusion_matrix(counts: ArrayLike, class_names: Sequence[str], title: str, unit: str = "images") -> Figure:
+    """Counts (classes, classes), row = label: shaded by the share of the row; rows without images are hatched.
+
+    The unit is what is counted: images, or the answers of several runs on the same ones.
+    """
     table = np.asarray(counts)
     totals, names = table.sum(axis=1), short_names(class_names, len(table))
     numbered = len(names) <= MOST_NUMBERED
@@ -64,7 +67,7 @@ def confusion_matrix(counts: ArrayLike, class_names: Sequence[str], title: str) 
     cell = side * POINTS / len(names)
     size = min(max(0.8 * cell, SMALLEST_TEXT), 9.0)
     margin = max(map(len, names)) * size * CHARACTER_WIDTH / POINTS
-    figure = new_figure(side + margin + 2.2, side + margin + 1.2, title, f"n = {totals.sum():,} images")
+    figure = new_figure(side + margin + 2.2, side + margin + 1.2, title, f"n = {totals.sum():,} {unit}")
     axes = figure.subplots()
     _shade(figure, axes, table, numbered)
     if numbered:
@@ -76,7 +79,7 @@ def confusion_matrix(counts: ArrayLike, class_names: Sequence[str], title: str) 
     axes.set_yticks(named, [f"{names[place]} ({totals[place]:,})" for place in named], fontsize=size)
     thinned = f", one in {step} named" if step > 1 else ""
     axes.set_xlabel(f"Predicted class{thinned}" + ("" if numbered else "\n\n" + _commonest_mistakes(table, names)))
-    axes.set_ylabel(f"True class (n images){thinned}" + ("" if totals.all() else "; hatched: no images"))
+    axes.set_ylabel(f"True class (n {unit}){thinned}" + ("" if totals.all() else "; hatched: no images"))
     return figure
 
 
