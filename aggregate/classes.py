@@ -15,6 +15,7 @@ from common.figures import MOST_BARS, confusion_matrix, literal, new_figure, sho
 from common.run_dir import RunDir, read_json
 
 NAME_WIDTH = 40  # characters
+SHORT_NAME = 5
 CELL = 0.55  # inches
 Rows = np.ndarray  # (methods, classes), NaN where a class has no images
 
@@ -37,7 +38,8 @@ def heat_maps(methods: Sequence[Method]) -> Iterator[Picture]:
         figure = new_figure(4.6 + CELL * len(names), 1.9 + CELL * len(shown), title, facts)
         axes = figure.subplots()
         _shade(axes, 100 * table)
-        axes.set_xticks(range(len(names)), short_names(names, len(names)), rotation=90, fontsize=8)
+        upright = 90 if max(map(len, names)) > SHORT_NAME else 0
+        axes.set_xticks(range(len(names)), short_names(names, len(names)), rotation=upright, fontsize=8)
         axes.set_yticks(range(len(shown)), [_wrapped(method.label) for method in shown], fontsize=8)
         caption = "F1 on the test images in %, mean over runs; the darker, the better."
         yield Picture(f"classes-{data}", title, caption, figure)
@@ -88,7 +90,7 @@ def confusions(methods: Sequence[Method]) -> Iterator[Picture]:
         unit = "images" if len(best.runs) == 1 else f"answers of {len(best.runs)} runs"
         figure = confusion_matrix(counts, names, f"{best.label} on {data}", unit)
         caption = (
-            "Confusion on the test images of the method of the highest mean validation accuracy, all its runs together: "
+            "Confusion on the test images, of the method of the highest validation accuracy: all its runs together: "
             "each image counts once for each run, and shares are means over runs."
         )
         yield Picture(f"confusion-{data}", f"Confusion on {data}", caption, figure)

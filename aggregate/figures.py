@@ -17,7 +17,7 @@ KINDS = ("learning", "cost", "gain", "differences", "severity", "adaptation", "c
 
 
 def all_figures(methods: Sequence[Method], tables: Sequence[Table]) -> list[Picture]:
-    looks = styles(method.label for method in methods)
+    looks = styles((method.data, method.label) for method in methods)
     return [
         *learning_curves(methods, looks),
         *cost_plots(methods, looks),

@@ -79,10 +79,10 @@ def _stretch_top(axes: Axes, errors: Sequence[float]) -> str:
         return ""
     axes.set_yscale("function", functions=(_root_of_error, _from_root))
     limits = axes.get_ylim()
-    axes.set_yticks([0, 20, 40, 60, 70, 80, 90, 95, 98, 99, 99.5, 99.9, 100])
+    axes.set_yticks([0, 20, 40, 60, 70, 80, 90, 95, 98, 99, 100])
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_ylim(*limits)
-    return ", square root scale of the error"
+    axes.set_ylim(limits[0], min(limits[1], 100.1))
+    return "\nsquare root scale of the error"
 
 
 def _root_of_error(percent: Any) -> Any:
@@ -136,8 +136,8 @@ def forests(tables: Sequence[Table], methods: Sequence[Method], looks: Styles) -
 
 
 DIFFERENCES = (
-    "Paired differences of test accuracy over n common seeds, in points. Filled: told apart from 0 by the corrected test "
-    "of the table; hollow: not. The bars are not corrected, so that one may miss 0 and still be hollow."
+    "Paired differences of test accuracy over n common seeds, in points. Filled: told apart from 0 by the corrected "
+    "test of the table; hollow: not. The bars are not corrected, so that one may miss 0 and still be hollow."
 )
 
 
@@ -192,6 +192,7 @@ def _bend(axes: Axes, centres: Sequence[float]) -> str:
     axes.set_xticks([*(-tick for tick in reversed(ticks)), 0, *ticks])
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlim(*limits)
+    axes.minorticks_off()
     return f"; logarithmic beyond ±{middle:g}"
 
 

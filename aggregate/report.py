@@ -3,9 +3,8 @@
     python aggregate/report.py sweep=cifar_all                       a sweep as it was last submitted
     python aggregate/report.py runs='runs/*/cifar10-*' out=results/cifar10
 
-Writes to results/NAME: runs.csv (each run), each table as CSV, Markdown and LaTeX, figures/ (PNG and SVG), and report.md
-(all of them).
-Folders that cannot be counted are listed with the reason.
+Writes to results/NAME: runs.csv (each run), each table as CSV, Markdown and LaTeX, figures/ (PNG and SVG), and
+report.md (all of them). Folders that cannot be counted are listed with the reason.
 """
 
 import glob

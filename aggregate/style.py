@@ -1,5 +1,6 @@
 """One look for each method in all figures of a report, and what the figures share."""
 
+import itertools
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,12 +43,28 @@ class Picture:
     figure: Figure
 
 
-def styles(labels: Iterable[str]) -> dict[str, Style]:
-    """By their order, each label once. 7 colours, 3 dashes and 8 markers: 168 methods before two look the same."""
-    return {
-        label: Style(*(kinds[place % len(kinds)] for kinds in (COLOURS, DASHES, MARKERS)))
-        for place, label in enumerate(dict.fromkeys(labels))
-    }
+def styles(methods: Iterable[tuple[str, str]]) -> dict[str, Style]:
+    """(data, label) in their order -> a look of each label, the same on all data sets.
+
+    On one data set no two look alike before the 169th label, nor have one colour before the 8th, unless another data
+    set has taken it up before.
+    """
+    places: dict[str, int] = {}
+    rooms: dict[str, list[str]] = {}
+    for data, label in methods:
+        rooms.setdefault(data, []).append(label)
+    for labels in rooms.values():
+        taken = {places[label] for label in labels if label in places}
+        free = (place for place in itertools.count() if place not in taken)
+        for label in dict.fromkeys(labels):
+            if label not in places:
+                places[label] = next(free)
+    return {label: _style(place) for label, place in places.items()}
+
+
+def _style(place: int) -> Style:
+    """7 colours, 3 dashes and 8 markers have no common divisor: neighbours differ in all three."""
+    return Style(*(kinds[place % len(kinds)] for kinds in (COLOURS, DASHES, MARKERS)))
 
 
 def by_data(methods: Iterable[Method]) -> dict[str, list[Method]]:
