@@ -83,8 +83,9 @@ def claims(methods: Sequence[Method], known: Published | None = None) -> Table |
 CAPTION = (
     "Published numbers in %, and test results here: mean ± standard deviation over n runs. Expected: where a mean of "
     "as many runs as were published (one, where that is not said) would fall were the method ours, with 95 %, by "
-    "Student's t. Reproduced: it fell there. Above, below: where ours lies instead. Chosen by test, a published number "
-    "flatters itself: of those only above is told. Not comparable: for the reasons beside it."
+    "Student's t; of few seeds it is wide, and refutes little. Reproduced: it fell there. Above, below: where ours "
+    "lies instead. Chosen by test, a published number flatters itself: of those only above is told. Not comparable: "
+    "for the reasons beside it."
 )
 
 COLUMNS = [
