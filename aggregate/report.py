@@ -3,8 +3,8 @@
     python aggregate/report.py sweep=cifar_all                       a sweep as it was last submitted
     python aggregate/report.py runs='runs/*/cifar10-*' out=results/cifar10
 
-Writes to results/NAME: runs.csv (each run), each table as CSV, Markdown and LaTeX, and report.md (all of them).
-Folders that cannot be counted are listed with the reason.
+Writes to results/NAME: runs.csv (each run), each table as CSV, Markdown and LaTeX, figures/ (PNG and SVG), and
+report.md (all of them). Folders that cannot be counted are listed with the reason.
 """
 
 import glob
@@ -19,12 +19,15 @@ from typing import Self
 
 from pydantic import model_validator
 
+from aggregate.claims import claims
 from aggregate.collect import LeftOut, Run, collect
 from aggregate.compare import comparisons
 from aggregate.distilled import distillation
+from aggregate.figures import all_figures, links, write_figures
 from aggregate.listing import run_rows, unfinished
 from aggregate.methods import Cell, Method, cell_of, group
 from aggregate.shifted import shift_tables
+from aggregate.style import Picture
 from aggregate.summarise import cost, overfitting, summary
 from aggregate.tables import Table, as_csv, as_markdown, write, write_text
 from common.compose import DONE, FAILED, answer, parse, runs_root
@@ -117,6 +120,7 @@ def all_tables(methods: Sequence[Method], material: Material) -> list[Table]:
         distillation(methods),
         overfitting(methods),
         cost(methods),
+        claims(methods),
         *shift_tables(methods),
         unfinished(material.cells, material.runs, material.left_out),
     ]
@@ -137,22 +141,25 @@ def write_report(folder: Path, material: Material, methods: Sequence[Method], ta
     write_text(folder / "runs.csv", as_csv(run_rows(methods)))
     for table in tables:
         write(table, folder)
-    write_text(folder / "report.md", report_text(material, tables))
+    pictures = all_figures(methods, tables)
+    write_figures(folder, pictures)
+    write_text(folder / "report.md", report_text(material, tables, pictures))
 
 
 TABLE_NAMES = (
-    *("summary", "comparisons", "distillation", "overfitting", "cost", "shift", "adaptation", "other_sets"),
+    *("summary", "comparisons", "distillation", "overfitting", "cost", "claims", "shift", "adaptation", "other_sets"),
     "unfinished",
 )
 
 
-def report_text(material: Material, tables: Sequence[Table]) -> str:
+def report_text(material: Material, tables: Sequence[Table], pictures: Sequence[Picture] = ()) -> str:
     counted = f"{len(material.runs)} runs counted, {len(material.left_out)} folders left out"
     missing = len(material.cells) - len(material.runs)
     if material.cells:
         counted += f", {missing} of {len(material.cells)} cells without a usable result"
     parts = [f"# {material.name}\n", f"Of {material.source}: {counted}. Every run: runs.csv.\n"]
     parts += [f"## {table.title}\n\n{as_markdown(table)}" for table in tables]
+    parts += [f"## Figures\n\n{links(pictures)}"] if pictures else []
     return "\n".join(parts)
 
 

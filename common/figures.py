@@ -55,16 +55,19 @@ def save(figure: Figure, path: Path) -> None:
 # --- confusion matrix -------------------------------------------------------------------------------------------
 
 
-def confusion_matrix(counts: ArrayLike, class_names: Sequence[str], title: str) -> Figure:
-    """Counts (classes, classes), row = label: shaded by the share of the row; rows without images are hatched."""
+def confusion_matrix(counts: ArrayLike, class_names: Sequence[str], title: str, unit: str = "images") -> Figure:
+    """Counts (classes, classes), row = label: shaded by the share of the row; rows without images are hatched.
+
+    The unit is what is counted: images, or the answers of several runs on the same ones.
+    """
     table = np.asarray(counts)
-    totals, names = table.sum(axis=1), _short_names(class_names, len(table))
+    totals, names = table.sum(axis=1), short_names(class_names, len(table))
     numbered = len(names) <= MOST_NUMBERED
     side = min(max(0.55 * len(names), 2.8), 10.0)
     cell = side * POINTS / len(names)
     size = min(max(0.8 * cell, SMALLEST_TEXT), 9.0)
     margin = max(map(len, names)) * size * CHARACTER_WIDTH / POINTS
-    figure = new_figure(side + margin + 2.2, side + margin + 1.2, title, f"n = {totals.sum():,} images")
+    figure = new_figure(side + margin + 2.2, side + margin + 1.2, title, f"n = {totals.sum():,} {unit}")
     axes = figure.subplots()
     _shade(figure, axes, table, numbered)
     if numbered:
@@ -76,7 +79,7 @@ def confusion_matrix(counts: ArrayLike, class_names: Sequence[str], title: str) 
     axes.set_yticks(named, [f"{names[place]} ({totals[place]:,})" for place in named], fontsize=size)
     thinned = f", one in {step} named" if step > 1 else ""
     axes.set_xlabel(f"Predicted class{thinned}" + ("" if numbered else "\n\n" + _commonest_mistakes(table, names)))
-    axes.set_ylabel(f"True class (n images){thinned}" + ("" if totals.all() else "; hatched: no images"))
+    axes.set_ylabel(f"True class (n {unit}){thinned}" + ("" if totals.all() else "; hatched: no images"))
     return figure
 
 
@@ -168,7 +171,7 @@ def roc_curves(logits: ArrayLike, labels: ArrayLike, class_names: Sequence[str],
     Of two classes the second is the positive one: the curve of the first would be its mirror image.
     """
     scores, truth = _against_the_rest(logits, labels, task)
-    names = _short_names(class_names, scores.shape[1])
+    names = short_names(class_names, scores.shape[1])
     columns = [1] if len(names) == 2 and task != "multi-label" else list(range(len(names)))
     curves = {c: scoring.roc_curve(scores[:, c], truth[:, c]) for c in columns if 0 < truth[:, c].sum() < len(truth)}
     aucs = {c: scoring.auc(scores[:, c], truth[:, c]) for c in curves}
@@ -223,7 +226,7 @@ def _draw_mean_curve(axes: Axes, curves: Sequence[tuple[Floats, Floats]], macro_
 
 def per_class_bars(per_class: Sequence[Mapping[str, Any]], title: str) -> Figure:
     """Precision, recall and F1 of each class, or of the worst of many beside the F1 of all."""
-    names = _short_names([row["class"] for row in per_class], len(per_class))
+    names = short_names([row["class"] for row in per_class], len(per_class))
     facts = f"n = {sum(row['n'] for row in per_class):,} labels"
     if len(names) <= MOST_BARS:
         figure = new_figure(7.5, 0.42 * len(names) + 1.9, title, facts)
@@ -269,7 +272,7 @@ def _draw_sorted(axes: Axes, rising: Floats) -> None:
 def new_figure(width: float, height: float, title: str, facts: str) -> Figure:
     figure = Figure(figsize=(width, height), layout="compressed")
     characters = int(width * POINTS / (TITLE_SIZE * CHARACTER_WIDTH))
-    lines = [*textwrap.wrap(_literal(title), characters), *textwrap.wrap(facts, characters)]
+    lines = [*textwrap.wrap(literal(title), characters), *textwrap.wrap(facts, characters)]
     figure.suptitle("\n".join(lines), fontsize=TITLE_SIZE)
     return figure
 
@@ -280,7 +283,7 @@ def legend_above(*shared: Axes) -> None:
     shared[0].legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=9)
 
 
-def _short_names(class_names: Sequence[str], classes: int) -> list[str]:
+def short_names(class_names: Sequence[str], classes: int) -> list[str]:
     """Names that fit, cut in the middle, because beginnings and ends tell them apart."""
     if len(class_names) != classes:
         raise ValueError(f"class_names: given {len(class_names)} names, allowed: {classes}, one per class")
@@ -293,10 +296,10 @@ def _short_name(name: str, index: int) -> str:
     if len(name) > LONGEST_NAME:
         half = LONGEST_NAME // 2
         name = name[:half].rstrip() + "…" + name[half + 1 - LONGEST_NAME :].lstrip()
-    return _literal(name)
+    return literal(name)
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """What the font lacks is a question mark, and a dollar sign is a dollar sign, not the start of a formula."""
     return "".join(character if _in_font(character) else "?" for character in text).replace("$", r"\$")
 

@@ -33,7 +33,7 @@ def test_whole_command(make_run: MakeRun, tmp_path: Path, capsys: pytest.Capture
     assert report.main(["runs=runs/*/*"]) == DONE
     out = tmp_path / "results" / "runs"
     assert {path.name for path in out.iterdir()} == {
-        *("runs.csv", "report.md"),
+        *("runs.csv", "report.md", "figures"),
         *(f"{n}.{e}" for n in ("summary", "comparisons", "overfitting", "cost") for e in ("csv", "md", "tex")),
     }
     said = capsys.readouterr().out

@@ -1,0 +1,114 @@
+"""What the classes are to the methods: F1 of each, and which are taken for which."""
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from aggregate.collect import Run
+from aggregate.methods import Method
+from aggregate.style import Picture, by_data, leading, of_how_many, runs_each
+from aggregate.summarise import trained
+from common.figures import MOST_BARS, confusion_matrix, literal, new_figure, short_names
+from common.run_dir import RunDir, read_json
+
+NAME_WIDTH = 40  # characters
+SHORT_NAME = 5
+CELL = 0.55  # inches
+Rows = np.ndarray  # (methods, classes), NaN where a class has no images
+
+
+# --- heat map ---------------------------------------------------------------------------------------------------
+
+
+def heat_maps(methods: Sequence[Method]) -> Iterator[Picture]:
+    for data, members in by_data(trained(methods)).items():
+        leaders = leading(members)
+        scores = {method.label: class_scores(method) for method in leaders}
+        shown = [method for method in leaders if scores[method.label]]
+        names = list(dict.fromkeys(name for method in shown for name in scores[method.label]))
+        if not names:
+            continue
+        table = np.array([[scores[method.label].get(name, np.nan) for name in names] for method in shown])
+        table, names, which = hardest(table, names)
+        title = f"F1 of each class on {data}"
+        facts = f"{runs_each(shown)}{of_how_many(shown, members)}{which}"
+        figure = new_figure(4.6 + CELL * len(names), 1.9 + CELL * len(shown), title, facts)
+        axes = figure.subplots()
+        _shade(axes, 100 * table)
+        upright = 90 if max(map(len, names)) > SHORT_NAME else 0
+        axes.set_xticks(range(len(names)), short_names(names, len(names)), rotation=upright, fontsize=8)
+        axes.set_yticks(range(len(shown)), [_wrapped(method.label) for method in shown], fontsize=8)
+        caption = "F1 on the test images in %, mean over runs; the darker, the better."
+        yield Picture(f"classes-{data}", title, caption, figure)
+
+
+def class_scores(method: Method) -> dict[str, float]:
+    """Mean F1 over runs; classes without images have none."""
+    found: dict[str, list[float]] = {}
+    for run in method.runs:
+        for row in _of_test(run, "per_class") or ():
+            if isinstance(row, Mapping) and row.get("n") and isinstance(row.get("f1_score"), int | float):
+                found.setdefault(str(row.get("class")), []).append(row["f1_score"])
+    return {name: sum(values) / len(values) for name, values in found.items()}
+
+
+def hardest(table: Rows, names: Sequence[str]) -> tuple[Rows, list[str], str]:
+    """Of too many classes those of the lowest mean over methods, the lowest first."""
+    if len(names) <= MOST_BARS:
+        return table, list(names), ""
+    places = np.argsort(np.nanmean(table, axis=0), kind="stable")[:MOST_BARS]
+    return table[:, places], [names[place] for place in places], f"; the {MOST_BARS} hardest of {len(names)} classes"
+
+
+def _shade(axes: Axes, table: Rows) -> None:
+    low, high = float(np.nanmin(table)), float(np.nanmax(table))
+    low = min(low, high - 1.0)  # or rounding would be drawn as contrast
+    axes.imshow(table, cmap="Blues", vmin=low, vmax=high, aspect="auto", interpolation="nearest")
+    for (row, column), value in np.ndenumerate(table):
+        if np.isfinite(value):
+            colour = "white" if (value - low) / (high - low) > 0.6 else "black"
+            axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=8, color=colour)
+
+
+def _wrapped(label: str) -> str:
+    return "\n".join(textwrap.wrap(literal(label), NAME_WIDTH))
+
+
+# --- confusion --------------------------------------------------------------------------------------------------
+
+
+def confusions(methods: Sequence[Method]) -> Iterator[Picture]:
+    """Of each data set's best method by validation: by the test images, it would be chosen by what is drawn."""
+    for data, members in by_data(trained(methods)).items():
+        best = leading(members, 1)[0]
+        counts, names = summed_confusion(best)
+        if counts is None:
+            continue
+        unit = "images" if len(best.runs) == 1 else f"answers of {len(best.runs)} runs"
+        figure = confusion_matrix(counts, names, f"{best.label} on {data}", unit)
+        caption = (
+            "Confusion on the test images, of the method of the highest validation accuracy: all its runs together: "
+            "each image counts once for each run, and shares are means over runs."
+        )
+        yield Picture(f"confusion-{data}", f"Confusion on {data}", caption, figure)
+
+
+def summed_confusion(method: Method) -> tuple[np.ndarray | None, list[str]]:
+    """Counts (classes, classes) and names; None where a run does not tell, or tells of other classes."""
+    tables = [_of_test(run, "confusion_matrix") for run in method.runs]
+    names = [str(name) for name in method.first.fact("data.classes") or ()]
+    try:
+        counts = np.array(tables, dtype=np.int64)
+    except (TypeError, ValueError):
+        return None, names
+    if counts.ndim != 3 or counts.shape[1] != counts.shape[2] or not counts.size:
+        return None, names
+    return counts.sum(axis=0), names if len(names) == counts.shape[1] else [str(n) for n in range(counts.shape[1])]
+
+
+def _of_test(run: Run, name: str) -> Any:
+    """Again from the file: a run is kept without what is this large."""
+    return ((read_json(RunDir(run.path).result) or {}).get("test") or {}).get(name)

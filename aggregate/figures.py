@@ -1,0 +1,52 @@
+"""All figures of a report, each drawn from what there is, as PNG and SVG. One look for each method in all of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from aggregate.classes import confusions, heat_maps
+from aggregate.curves import learning_curves, severity_curves
+from aggregate.methods import Method
+from aggregate.points import adaptation_gains, cost_plots, forests
+from aggregate.style import Picture, styles
+from aggregate.tables import Table
+from common.figures import save
+
+FOLDER = "figures"
+ENDINGS = ("png", "svg")
+KINDS = ("learning", "cost", "gain", "differences", "severity", "adaptation", "classes", "confusion")
+
+
+def all_figures(methods: Sequence[Method], tables: Sequence[Table]) -> list[Picture]:
+    looks = styles((method.data, method.label) for method in methods)
+    return [
+        *learning_curves(methods, looks),
+        *cost_plots(methods, looks),
+        *forests(tables, methods, looks),
+        *severity_curves(methods, looks),
+        *adaptation_gains(tables, looks),
+        *heat_maps(methods),
+        *confusions(methods),
+    ]
+
+
+def write_figures(folder: Path, pictures: Sequence[Picture]) -> None:
+    """Figures of an earlier report, for which there is nothing now, do not stay."""
+    place = folder / FOLDER
+    written = {f"{picture.name}.{ending}" for picture in pictures for ending in ENDINGS}
+    for old in place.glob("*"):
+        is_ours = old.suffix.removeprefix(".") in ENDINGS and old.stem.partition("-")[0] in KINDS
+        if is_ours and old.name not in written:
+            old.unlink()
+    if pictures:
+        place.mkdir(exist_ok=True)
+    for picture in pictures:
+        for ending in ENDINGS:
+            save(picture.figure, place / f"{picture.name}.{ending}")
+
+
+def links(pictures: Sequence[Picture]) -> str:
+    """For Markdown, as PNG; the SVG of the same name lies beside it."""
+    return "\n".join(
+        f"### {picture.title}\n\n![{picture.title}]({FOLDER}/{picture.name}.png)\n\n{picture.caption}\n"
+        for picture in pictures
+    )

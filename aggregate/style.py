@@ -1,0 +1,123 @@
+"""One look for each method in all figures of a report, and what the figures share."""
+
+import itertools
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from aggregate.methods import Method
+from aggregate.summarise import mean_of
+from common.figures import COLOURS, DASHES, MOST_CURVES, literal, new_figure
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
+WIDTH, LEGEND_WIDTH = 7.2, 90  # inches; characters of a legend's line
+LINE_HEIGHT = 0.19  # inches, of a legend
+
+
+@dataclass(frozen=True)
+class Style:
+    colour: str
+    dash: str
+    marker: str
+
+    def line(self) -> dict[str, Any]:
+        return {"color": self.colour, "linestyle": self.dash, "marker": self.marker, "markersize": 5}
+
+    def point(self) -> dict[str, Any]:
+        return {"color": self.colour, "marker": self.marker, "linestyle": "none", "markersize": 7}
+
+
+Styles = Mapping[str, Style]
+
+
+@dataclass(frozen=True)
+class Picture:
+    name: str  # of its files
+    title: str
+    caption: str
+    figure: Figure
+
+
+def styles(methods: Iterable[tuple[str, str]]) -> dict[str, Style]:
+    """(data, label) in their order -> a look of each label, the same on all data sets.
+
+    On one data set no two look alike before the 169th label, nor have one colour before the 8th, unless another data
+    set has taken it up before.
+    """
+    places: dict[str, int] = {}
+    rooms: dict[str, list[str]] = {}
+    for data, label in methods:
+        rooms.setdefault(data, []).append(label)
+    for labels in rooms.values():
+        taken = {places[label] for label in labels if label in places}
+        free = (place for place in itertools.count() if place not in taken)
+        for label in dict.fromkeys(labels):
+            if label not in places:
+                places[label] = next(free)
+    return {label: _style(place) for label, place in places.items()}
+
+
+def _style(place: int) -> Style:
+    """7 colours, 3 dashes and 8 markers have no common divisor: neighbours differ in all three."""
+    return Style(*(kinds[place % len(kinds)] for kinds in (COLOURS, DASHES, MARKERS)))
+
+
+def by_data(methods: Iterable[Method]) -> dict[str, list[Method]]:
+    """Those with runs."""
+    rooms: dict[str, list[Method]] = {}
+    for method in methods:
+        if method.runs:
+            rooms.setdefault(method.data, []).append(method)
+    return rooms
+
+
+def leading(methods: Sequence[Method], most: int = MOST_CURVES) -> list[Method]:
+    """Of too many, those of the highest validation accuracy, in the order in which they were."""
+    best = sorted(methods, key=lambda method: -(mean_of(method.values("val.accuracy")) or 0.0))[:most]
+    kept = set(map(id, best))
+    return [method for method in methods if id(method) in kept]
+
+
+def of_how_many(shown: Sequence[Method], methods: Sequence[Method]) -> str:
+    if len(shown) == len(methods):
+        return ""
+    return f"; the {len(shown)} methods of highest validation accuracy, of {len(methods)}"
+
+
+def runs_each(methods: Sequence[Method]) -> str:
+    """n, for a figure's head."""
+    counts = [len(method.runs) for method in methods]
+    low, high = min(counts), max(counts)
+    return f"n = {low if low == high else f'{low} to {high}'} {'run' if high == 1 else 'runs'} of each method"
+
+
+def legend_height(labels: Sequence[str]) -> float:
+    return LINE_HEIGHT * sum(legend_label(label).count("\n") + 1 for label in labels)
+
+
+def legend_label(label: str) -> str:
+    return "\n".join(textwrap.wrap(literal(label), LEGEND_WIDTH))
+
+
+def panels(height: float, title: str, facts: str, labels: Sequence[str], columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """Fields side by side, and room below them for a legend of these labels, which may be long."""
+    figure = new_figure(WIDTH if columns == 1 else 1.4 * WIDTH, height + legend_height(labels), title, facts)
+    fields = list(figure.subplots(1, columns, squeeze=False)[0])
+    for axes in fields:
+        axes.grid(alpha=0.4)
+        axes.set_axisbelow(True)
+    return figure, fields
+
+
+def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    said = [legend_label(label) for label in labels]
+    figure.legend(handles, said, loc="outside lower left", frameon=False, fontsize=9, handlelength=4)
+
+
+def handle(style: Style, *, with_line: bool = True) -> Line2D:
+    return Line2D([], [], **(style.line() if with_line else style.point()))
