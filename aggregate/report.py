@@ -23,11 +23,11 @@ from aggregate.claims import claims
 from aggregate.collect import LeftOut, Run, collect
 from aggregate.compare import comparisons
 from aggregate.distilled import distillation
-from aggregate.figures import all_figures, links, write_figures
+from aggregate.figures.album import all_figures, links, write_figures
+from aggregate.figures.style import Picture
 from aggregate.listing import run_rows, unfinished
 from aggregate.methods import Cell, Method, cell_of, group
 from aggregate.shifted import shift_tables
-from aggregate.style import Picture
 from aggregate.summarise import cost, overfitting, summary
 from aggregate.tables import Table, as_csv, as_markdown, write, write_text
 from common.compose import DONE, FAILED, answer, parse, runs_root

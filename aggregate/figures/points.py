@@ -10,8 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from aggregate.methods import Method
-from aggregate.style import (
+from aggregate.figures.style import (
     WIDTH,
     Picture,
     Style,
@@ -24,6 +23,7 @@ from aggregate.style import (
     panels,
     runs_each,
 )
+from aggregate.methods import Method
 from aggregate.summarise import estimate, mean_of, trained
 from aggregate.tables import Row, Table
 from common.figures import MOST_CURVES, literal, new_figure

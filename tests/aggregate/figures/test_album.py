@@ -10,10 +10,10 @@ from PIL import Image
 
 from aggregate import report
 from aggregate.collect import collect
-from aggregate.figures import KINDS, all_figures, links, write_figures
+from aggregate.figures.album import KINDS, all_figures, links, write_figures
+from aggregate.figures.style import Picture
 from aggregate.methods import Cell, group
 from aggregate.report import Material, all_tables
-from aggregate.style import Picture
 from common.compose import DONE
 
 MakeRun = Callable[..., Path]

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from aggregate.classes import confusions, heat_maps
-from aggregate.curves import learning_curves, severity_curves
+from aggregate.figures.classes import confusions, heat_maps
+from aggregate.figures.curves import learning_curves, severity_curves
+from aggregate.figures.points import adaptation_gains, cost_plots, forests
+from aggregate.figures.style import Picture, styles
 from aggregate.methods import Method
-from aggregate.points import adaptation_gains, cost_plots, forests
-from aggregate.style import Picture, styles
 from aggregate.tables import Table
 from common.figures import save
 

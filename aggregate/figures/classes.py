@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from aggregate.collect import Run
+from aggregate.figures.style import Picture, by_data, leading, of_how_many, runs_each
 from aggregate.methods import Method
-from aggregate.style import Picture, by_data, leading, of_how_many, runs_each
 from aggregate.summarise import trained
 from common.figures import MOST_BARS, confusion_matrix, literal, new_figure, short_names
 from common.run_dir import RunDir, read_json

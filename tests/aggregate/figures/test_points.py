@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 
 from aggregate.collect import collect
 from aggregate.compare import comparisons
+from aggregate.figures.points import adaptation_gains, cost_plots, forest, forests, pareto_front, turned
+from aggregate.figures.style import Styles, styles
 from aggregate.methods import Method, group
-from aggregate.points import adaptation_gains, cost_plots, forest, forests, pareto_front, turned
-from aggregate.style import Styles, styles
 from aggregate.tables import Table
 
 MakeRun = Callable[..., Path]

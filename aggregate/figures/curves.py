@@ -11,8 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from aggregate.collect import Run
 from aggregate.estimates import deviation
-from aggregate.methods import Method
-from aggregate.style import (
+from aggregate.figures.style import (
     Picture,
     Style,
     Styles,
@@ -24,6 +23,7 @@ from aggregate.style import (
     panels,
     runs_each,
 )
+from aggregate.methods import Method
 from aggregate.summarise import trained
 from common.figures import MOST_CURVES
 from common.run_dir import RunDir

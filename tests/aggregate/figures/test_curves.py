@@ -6,9 +6,9 @@ from matplotlib.collections import FillBetweenPolyCollection
 from matplotlib.figure import Figure
 
 from aggregate.collect import collect
-from aggregate.curves import draw_curves, history, learning_curves, severity_curves, under_corruption
+from aggregate.figures.curves import draw_curves, history, learning_curves, severity_curves, under_corruption
+from aggregate.figures.style import Styles, styles
 from aggregate.methods import Method, group
-from aggregate.style import Styles, styles
 
 MakeRun = Callable[..., Path]
 

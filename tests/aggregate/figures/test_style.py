@@ -3,8 +3,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from aggregate.collect import collect
+from aggregate.figures.style import leading, legend_label, runs_each, styles
 from aggregate.methods import group
-from aggregate.style import leading, legend_label, runs_each, styles
 
 MakeRun = Callable[..., Path]
 
