@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# The suite's image, from this checkout.
+#
+#   containers/build.sh docker                          image stillhouse, on python:3.11-slim
+#   containers/build.sh podman [--volume ... ]          more words go to the engine's build command
+#   containers/build.sh apptainer                       stillhouse.sif, without root, docker or podman
+#   FROM=docker-archive:stillhouse.tar containers/build.sh apptainer      the same file from what docker built
+#   containers/build.sh save                            docker's or podman's image as stillhouse.tar, to carry to a cluster
+#
+# By environment:
+#   IMAGE        name of the image (stillhouse), or the file that apptainer writes (stillhouse.sif)
+#   BASE_IMAGE   what it stands on (python:3.11-slim); anything with Python 3.11 or newer, its venv, and useradd
+#   FROM         apptainer: where from, as docker://ADDRESS or docker-archive:FILE (docker://$BASE_IMAGE); an image of the
+#                suite is taken as it is, any other gets the suite installed
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+BASE_IMAGE=${BASE_IMAGE:-python:3.11-slim}
+COMMIT=$(git rev-parse HEAD 2>/dev/null || true)
+DIRTY=$([ -n "$(git status --porcelain 2>/dev/null)" ] && echo true || echo false)
+LOCK=$(sha256sum requirements.lock | cut -d' ' -f1)
+
+refuse() {
+    echo "build.sh: $1" >&2
+    exit 2
+}
+
+need() {
+    command -v "$1" >/dev/null || refuse "no $1 here; this machine has:$(for each in docker podman apptainer; do
+        command -v "$each" >/dev/null && printf ' %s' "$each"; done)"
+}
+
+with_engine() {
+    local engine=$1
+    shift
+    need "$engine"
+    "$engine" build -f containers/Dockerfile -t "${IMAGE:-stillhouse}" --build-arg "BASE_IMAGE=$BASE_IMAGE" \
+        --build-arg "COMMIT=$COMMIT" --build-arg "DIRTY=$DIRTY" --build-arg "LOCK=$LOCK" "$@" .
+}
+
+with_apptainer() {
+    need apptainer
+    local file=${IMAGE:-stillhouse.sif} from=${FROM:-docker://$BASE_IMAGE}
+    [[ $from == *:* ]] || refuse "FROM=$from, allowed: docker://ADDRESS or docker-archive:FILE"
+    apptainer build --build-arg "BOOTSTRAP=${from%%:*}" --build-arg "FROM=$(sed 's#^[a-z-]*:\(//\)\?##' <<<"$from")" \
+        --build-arg "COMMIT=$COMMIT" --build-arg "DIRTY=$DIRTY" --build-arg "LOCK=$LOCK" "$@" "$file" \
+        containers/stillhouse.def
+    (cd "$(dirname "$file")" && sha256sum "$(basename "$file")" >"$(basename "$file").sha256") # read by whoever runs it
+}
+
+save() {
+    local engine
+    engine=$(command -v docker || command -v podman) || refuse "no docker or podman here"
+    "$engine" save -o stillhouse.tar "${IMAGE:-stillhouse}"
+}
+
+case ${1:-} in
+    docker | podman) with_engine "$@" ;;
+    apptainer) shift && with_apptainer "$@" ;;
+    save) save ;;
+    *) refuse "given ${1:-nothing}, allowed: docker, podman, apptainer, save" ;;
+esac
