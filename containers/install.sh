@@ -20,7 +20,7 @@ dependencies() {
 # static libraries and headers, for building against torch and CUDA; the tests of other packages.
 trim() {
     $venv/bin/python -m pip uninstall --quiet --yes triton
-    rm -rf "$1"/torch/include "$1"/torch/bin "$1"/nvidia/*/include "$1"/nvidia/*/*/include
+    rm -rf "$1"/torch/include "$1"/nvidia/*/include "$1"/nvidia/*/*/include
     find "$1" -name '*.a' -delete
     for package in numpy scipy sklearn pandas networkx sympy; do
         find "$1/$package" -type d -name tests -prune -exec rm -rf {} +
