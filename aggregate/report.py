@@ -22,13 +22,15 @@ from pydantic import model_validator
 from aggregate.claims import claims
 from aggregate.collect import LeftOut, Run, collect
 from aggregate.compare import comparisons
+from aggregate.costs import cost, efficiency
 from aggregate.distilled import distillation
 from aggregate.figures.album import all_figures, links, write_figures
 from aggregate.figures.style import Picture
 from aggregate.listing import run_rows, unfinished
 from aggregate.methods import Cell, Method, cell_of, group
+from aggregate.overfitting import overfitting
 from aggregate.shifted import shift_tables
-from aggregate.summarise import cost, overfitting, summary
+from aggregate.summarise import summary
 from aggregate.tables import Table, as_csv, as_markdown, write, write_text
 from common.compose import DONE, FAILED, answer, parse, runs_root
 from common.failures import Refused
@@ -119,12 +121,20 @@ def all_tables(methods: Sequence[Method], material: Material) -> list[Table]:
         comparisons(methods),
         distillation(methods),
         overfitting(methods),
-        cost(methods),
+        efficiency(methods),
+        cost(methods, without_result(material)),
         claims(methods),
         *shift_tables(methods),
         unfinished(material.cells, material.runs, material.left_out),
     ]
     return [table for table in found if table]
+
+
+def without_result(material: Material) -> list[Path]:
+    """Folders that have cost time and do not count; a copy of a run that counts has cost none."""
+    counted = {run.name for run in material.runs}
+    folders = [*(cell.run for cell in material.cells if cell.run), *(left.path for left in material.left_out)]
+    return [folder for folder in dict.fromkeys(folders) if folder.name not in counted]
 
 
 # --- what is written --------------------------------------------------------------------------------------------
@@ -147,7 +157,18 @@ def write_report(folder: Path, material: Material, methods: Sequence[Method], ta
 
 
 TABLE_NAMES = (
-    *("summary", "comparisons", "distillation", "overfitting", "cost", "claims", "shift", "adaptation", "other_sets"),
+    *(
+        "summary",
+        "comparisons",
+        "distillation",
+        "overfitting",
+        "efficiency",
+        "cost",
+        "claims",
+        "shift",
+        "adaptation",
+        "other_sets",
+    ),
     "unfinished",
 )
 

@@ -34,7 +34,11 @@ def test_whole_command(make_run: MakeRun, tmp_path: Path, capsys: pytest.Capture
     out = tmp_path / "results" / "runs"
     assert {path.name for path in out.iterdir()} == {
         *("runs.csv", "report.md", "figures"),
-        *(f"{n}.{e}" for n in ("summary", "comparisons", "overfitting", "cost") for e in ("csv", "md", "tex")),
+        *(
+            f"{n}.{e}"
+            for n in ("summary", "comparisons", "overfitting", "efficiency", "cost")
+            for e in ("csv", "md", "tex")
+        ),
     }
     said = capsys.readouterr().out
     assert said.endswith("report: results/runs/report.md\n")
