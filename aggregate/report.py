@@ -19,11 +19,14 @@ from typing import Self
 
 from pydantic import model_validator
 
+from aggregate.cascades import cascade
 from aggregate.claims import claims
+from aggregate.classes import confusion, per_class
 from aggregate.collect import LeftOut, Run, collect
 from aggregate.compare import comparisons
 from aggregate.costs import cost, efficiency
 from aggregate.distilled import distillation
+from aggregate.embeddings import embeddings
 from aggregate.figures.album import all_figures, links, write_figures
 from aggregate.figures.style import Picture
 from aggregate.listing import run_rows, unfinished
@@ -120,11 +123,15 @@ def all_tables(methods: Sequence[Method], material: Material) -> list[Table]:
         summary(methods),
         comparisons(methods),
         distillation(methods),
+        cascade(methods),
         overfitting(methods),
         efficiency(methods),
         cost(methods, without_result(material)),
         claims(methods),
         *shift_tables(methods),
+        per_class(methods),
+        confusion(methods),
+        embeddings(methods),
         unfinished(material.cells, material.runs, material.left_out),
     ]
     return [table for table in found if table]
@@ -157,19 +164,8 @@ def write_report(folder: Path, material: Material, methods: Sequence[Method], ta
 
 
 TABLE_NAMES = (
-    *(
-        "summary",
-        "comparisons",
-        "distillation",
-        "overfitting",
-        "efficiency",
-        "cost",
-        "claims",
-        "shift",
-        "adaptation",
-        "other_sets",
-    ),
-    "unfinished",
+    *("summary", "comparisons", "distillation", "cascade", "overfitting", "efficiency", "cost", "claims"),
+    *("shift", "adaptation", "per_class", "confusion", "embeddings", "unfinished"),
 )
 
 

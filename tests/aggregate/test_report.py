@@ -28,17 +28,16 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+OF_TWO_METHODS = ("summary", "comparisons", "overfitting", "efficiency", "cost", "confusion")
+
+
 def test_whole_command(make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_two_methods(make_run)
     assert report.main(["runs=runs/*/*"]) == DONE
     out = tmp_path / "results" / "runs"
     assert {path.name for path in out.iterdir()} == {
         *("runs.csv", "report.md", "figures"),
-        *(
-            f"{n}.{e}"
-            for n in ("summary", "comparisons", "overfitting", "efficiency", "cost")
-            for e in ("csv", "md", "tex")
-        ),
+        *(f"{name}.{ending}" for name in OF_TWO_METHODS for ending in ("csv", "md", "tex")),
     }
     said = capsys.readouterr().out
     assert said.endswith("report: results/runs/report.md\n")
