@@ -8,7 +8,7 @@ from aggregate.collect import Run
 from aggregate.methods import Method, run_names
 from aggregate.origins import row_notes
 from aggregate.summarise import estimate, mean_of, unfinished_text
-from aggregate.tables import Table, footnotes, number, percent_interval, percent_spread, text
+from aggregate.tables import Column, Table, footnotes, number, percent_interval, percent_spread, text
 
 CORRUPTED = "corrupted"
 INTERVAL = (
@@ -52,26 +52,32 @@ def shift(tested: Sequence[Method]) -> Table | None:
         "lies above the accuracy of published models that are as good on CIFAR-10, in points (30 models, by a line in "
         f"probits). {INTERVAL} Weights as the method's own run chose them."
     )
-    return Table("shift", "Under shift", caption, COLUMNS, rows, notes)
+    return Table("shift", "Under shift", caption, _columns(rows), rows, notes)
 
 
-COLUMNS = [
-    text("data", "data"),
-    text("method", "method"),
-    text("images", "images"),
-    number("n", "n", "d"),
-    text("not finished", "unfinished"),
-    percent_spread("clean", "clean"),
-    percent_spread("shifted", "shifted"),
-    percent_interval("95 % interval", "shifted"),
-    percent_spread("drop", "drop"),
-    percent_interval("95 % interval", "drop"),
-    percent_spread("effective robustness", "robustness"),
-    percent_interval("95 % interval", "robustness"),
-    number("corruptions", "corruptions", "d"),
-    text("severities", "severities"),
-    text("notes", "notes"),
-]
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """What no row has is not printed."""
+
+    def any_has(name: str) -> bool:
+        return any(row[name] not in {None, ""} for row in rows)
+
+    robust = [percent_spread("effective robustness", "robustness"), percent_interval("95 % interval", "robustness")]
+    return [
+        *(text("data", "data"), text("method", "method"), text("images", "images"), number("n", "n", "d")),
+        *([text("not finished", "unfinished")] if any_has("unfinished") else []),
+        percent_spread("clean", "clean"),
+        percent_spread("shifted", "shifted"),
+        percent_interval("95 % interval", "shifted"),
+        percent_spread("drop", "drop"),
+        percent_interval("95 % interval", "drop"),
+        *(robust if any_has("robustness_mean") else []),
+        *(
+            [number("corruptions", "corruptions", "d"), text("severities", "severities")]
+            if any_has("corruptions")
+            else []
+        ),
+        *([text("notes", "notes")] if any_has("notes") else []),
+    ]
 
 
 def _by_images(method: Method) -> dict[str, list[Shifted]]:

@@ -59,6 +59,17 @@ def test_whole_command(make_run: MakeRun, tmp_path: Path, capsys: pytest.Capture
     assert "## Comparisons" in text
 
 
+def test_every_row_says_which_runs_it_is_of(make_run: MakeRun, tmp_path: Path) -> None:
+    make_two_methods(make_run)
+    assert report.main(["runs=runs/*/*"]) == DONE
+    out = tmp_path / "results" / "runs"
+    known = {run["run"] for run in rows(out / "runs.csv")}
+    for name in OF_TWO_METHODS:
+        for row in rows(out / f"{name}.csv"):
+            assert set(row["runs"].split(" ")) <= known, name
+            assert row["runs"], name
+
+
 def test_a_later_report_leaves_no_tables_of_an_earlier_one(make_run: MakeRun, tmp_path: Path) -> None:
     make_two_methods(make_run)
     assert report.main(["runs=runs/*/*", "out=there"]) == DONE
