@@ -19,16 +19,21 @@ from typing import Self
 
 from pydantic import model_validator
 
+from aggregate.cascades import cascade
 from aggregate.claims import claims
+from aggregate.classes import confusion, per_class
 from aggregate.collect import LeftOut, Run, collect
 from aggregate.compare import comparisons
+from aggregate.costs import cost, efficiency
 from aggregate.distilled import distillation
+from aggregate.embeddings import embeddings
 from aggregate.figures.album import all_figures, links, write_figures
 from aggregate.figures.style import Picture
 from aggregate.listing import run_rows, unfinished
 from aggregate.methods import Cell, Method, cell_of, group
+from aggregate.overfitting import overfitting
 from aggregate.shifted import shift_tables
-from aggregate.summarise import cost, overfitting, summary
+from aggregate.summarise import summary
 from aggregate.tables import Table, as_csv, as_markdown, write, write_text
 from common.compose import DONE, FAILED, answer, parse, runs_root
 from common.failures import Refused
@@ -118,13 +123,25 @@ def all_tables(methods: Sequence[Method], material: Material) -> list[Table]:
         summary(methods),
         comparisons(methods),
         distillation(methods),
+        cascade(methods),
         overfitting(methods),
-        cost(methods),
+        efficiency(methods),
+        cost(methods, without_result(material)),
         claims(methods),
         *shift_tables(methods),
+        per_class(methods),
+        confusion(methods),
+        embeddings(methods),
         unfinished(material.cells, material.runs, material.left_out),
     ]
     return [table for table in found if table]
+
+
+def without_result(material: Material) -> list[Path]:
+    """Folders that have cost time and do not count; a copy of a run that counts has cost none."""
+    counted = {run.name for run in material.runs}
+    folders = [*(cell.run for cell in material.cells if cell.run), *(left.path for left in material.left_out)]
+    return [folder for folder in dict.fromkeys(folders) if folder.name not in counted]
 
 
 # --- what is written --------------------------------------------------------------------------------------------
@@ -147,8 +164,8 @@ def write_report(folder: Path, material: Material, methods: Sequence[Method], ta
 
 
 TABLE_NAMES = (
-    *("summary", "comparisons", "distillation", "overfitting", "cost", "claims", "shift", "adaptation", "other_sets"),
-    "unfinished",
+    *("summary", "comparisons", "distillation", "cascade", "overfitting", "efficiency", "cost", "claims"),
+    *("shift", "adaptation", "per_class", "confusion", "embeddings", "unfinished"),
 )
 
 

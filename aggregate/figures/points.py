@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from aggregate.costs import pareto_front
 from aggregate.figures.style import (
     WIDTH,
     Picture,
@@ -100,15 +101,6 @@ def _cost_point(method: Method) -> dict[str, Any]:
         "seconds": mean_of(method.values("cost.train_seconds")),
         **estimate("accuracy", method.values("test.accuracy"), bounded=True),
     }
-
-
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Places of those that no other beats in (cost, gain), the cheapest first; of equal ones the first."""
-    front: list[int] = []
-    for place in sorted(range(len(points)), key=lambda place: (points[place][0], -points[place][1])):
-        if not front or points[place][1] > points[front[-1]][1]:
-            front.append(place)
-    return front
 
 
 def _draw_front(axes: Axes, corners: Sequence[tuple[float, float]]) -> None:

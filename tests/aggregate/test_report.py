@@ -28,13 +28,16 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+OF_TWO_METHODS = ("summary", "comparisons", "overfitting", "efficiency", "cost", "confusion")
+
+
 def test_whole_command(make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_two_methods(make_run)
     assert report.main(["runs=runs/*/*"]) == DONE
     out = tmp_path / "results" / "runs"
     assert {path.name for path in out.iterdir()} == {
         *("runs.csv", "report.md", "figures"),
-        *(f"{n}.{e}" for n in ("summary", "comparisons", "overfitting", "cost") for e in ("csv", "md", "tex")),
+        *(f"{name}.{ending}" for name in OF_TWO_METHODS for ending in ("csv", "md", "tex")),
     }
     said = capsys.readouterr().out
     assert said.endswith("report: results/runs/report.md\n")
@@ -47,9 +50,24 @@ def test_whole_command(make_run: MakeRun, tmp_path: Path, capsys: pytest.Capture
     assert runs[0]["commit"].startswith("3a71f28")
     (pair,) = rows(out / "comparisons.csv")
     assert pair["verdict"] == "worse"
+    assert pair["runs"].split() == [run["run"] for run in runs]
+    first, second = (row["runs"].split() for row in rows(out / "summary.csv"))
+    assert first + second == pair["runs"].split()
     text = (out / "report.md").read_text()
+    assert not [name for name in first if name in text], "for CSV and the page, not for print"
     assert "6 runs counted, 0 folders left out" in text
     assert "## Comparisons" in text
+
+
+def test_every_row_says_which_runs_it_is_of(make_run: MakeRun, tmp_path: Path) -> None:
+    make_two_methods(make_run)
+    assert report.main(["runs=runs/*/*"]) == DONE
+    out = tmp_path / "results" / "runs"
+    known = {run["run"] for run in rows(out / "runs.csv")}
+    for name in OF_TWO_METHODS:
+        for row in rows(out / f"{name}.csv"):
+            assert set(row["runs"].split(" ")) <= known, name
+            assert row["runs"], name
 
 
 def test_a_later_report_leaves_no_tables_of_an_earlier_one(make_run: MakeRun, tmp_path: Path) -> None:
