@@ -41,7 +41,7 @@ def write_figures(folder: Path, pictures: Sequence[Picture]) -> None:
         place.mkdir(exist_ok=True)
     for picture in pictures:
         for ending in ENDINGS:
-            save(picture.figure, place / f"{picture.name}.{ending}")
+            save(picture.figure, place / f"{picture.name}.{ending}", with_palette=True)
 
 
 def links(pictures: Sequence[Picture]) -> str:

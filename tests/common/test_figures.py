@@ -191,6 +191,19 @@ def test_a_png_has_150_dots_per_inch(tmp_path: Path) -> None:
         assert round(image.info["dpi"][0]) == 150
 
 
+def test_a_palette_makes_a_png_small_and_changes_little(tmp_path: Path) -> None:
+    for name in ("whole", "small"):
+        figures.save(roc(10), tmp_path / f"{name}.png", with_palette=name == "small")
+    assert (tmp_path / "small.png").stat().st_size < (tmp_path / "whole.png").stat().st_size / 2
+    with Image.open(tmp_path / "small.png") as small, Image.open(tmp_path / "whole.png") as whole:
+        assert small.mode == "P"
+        assert round(small.info["dpi"][0]) == 150
+        ours, theirs = (np.asarray(image.convert("RGB")).astype(int) for image in (small, whole))
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() < 32, "of 255"
+    assert ours[0, 0].tolist() == [255, 255, 255]
+
+
 @pytest.mark.parametrize("name", ["a.jpg", "a"])
 def test_other_formats_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"{name}: given suffix .*, allowed: .png, .pdf, .svg"):
