@@ -37,6 +37,7 @@ MOST_BARS = 20  # classes with bars of their own
 CHARACTER_WIDTH = 0.6  # of the font size, on average
 POINTS = 72  # per inch
 DPI = 150
+WIDEST = 1300  # pixels of a small picture, which is for screens
 SMALLEST_TEXT, TITLE_SIZE = 6.0, 12.0  # points
 
 # Without these, the same figure is the same file.
@@ -60,11 +61,12 @@ def save(figure: Figure, path: Path, *, with_palette: bool = False) -> None:
 
 def _png_with_palette(figure: Figure) -> bytes:
     whole, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(whole, format="png", dpi=DPI)
+    dpi = min(DPI, WIDEST / figure.get_size_inches()[0])
+    figure.savefig(whole, format="png", dpi=dpi)
     with Image.open(whole) as image:
         # Of Pillow's methods the one that keeps rare colours: thin lines are few among white pixels.
         reduced = image.convert("RGB").quantize(method=Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
-        reduced.save(small, format="png", optimize=True, dpi=(DPI, DPI))
+        reduced.save(small, format="png", optimize=True, dpi=(dpi, dpi))
     return small.getvalue()
 
 

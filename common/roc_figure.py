@@ -140,10 +140,9 @@ def _magnify_corner(axes: Axes) -> None:
     """Below the curves, where there is nothing: a curve that came there would have a smaller area."""
     corner = axes.inset_axes((0.42, 0.11, 0.55, 0.55))
     for line in axes.get_lines():
-        (copy,) = corner.plot(*line.get_data())
-        copy.update_from(line)
-        copy.set_clip_path(corner.patch)
+        colour, dashes, width = line.get_color(), line.get_linestyle(), line.get_linewidth()
+        corner.plot(*line.get_data(), color=colour, linestyle=dashes, linewidth=width)
     corner.set(xlim=(-CORNER / 100, CORNER), ylim=(100 - CORNER, 100 + CORNER / 100))
-    corner.set_title("upper left corner", fontsize=8, pad=3)
+    corner.set_title("upper left corner", fontsize=8, pad=3, backgroundcolor="white")
     corner.tick_params(labelsize=7)
     corner.grid(alpha=0.3)
