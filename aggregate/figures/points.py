@@ -48,10 +48,8 @@ def cost_plots(methods: Sequence[Method], looks: Styles) -> Iterator[Picture]:
         if len(points) < 2:  # nothing to weigh
             continue
         labels = [method.label for method in shown]
-        title, head = (
-            f"Accuracy against cost on {data}",
-            f"{runs_each(method.runs for method in shown)}{of_how_many(shown, members)}",
-        )
+        title = f"Accuracy against cost on {data}"
+        head = f"{runs_each(method.runs for method in shown)}{of_how_many(shown, members)}"
         figure = _cost(points, labels, title, head, looks)
         caption = (
             "Mean test accuracy against mean training time, without that of a teacher. Times of different devices, and "

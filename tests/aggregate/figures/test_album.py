@@ -141,7 +141,7 @@ def test_odd_names_are_drawn(make_run: MakeRun) -> None:
 
 
 def test_the_command_writes_and_links_them(make_run: MakeRun, tmp_path: Path) -> None:
-    whole(make_run, 2)
+    whole(make_run, 1)
     assert report.main(["runs=runs/*/*", "out=there"]) == DONE
     folder = tmp_path / "there" / "figures"
     names = {path.stem for path in folder.iterdir()}
