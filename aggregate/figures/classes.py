@@ -34,7 +34,7 @@ def heat_maps(methods: Sequence[Method]) -> Iterator[Picture]:
         table = np.array([[scores[method.label].get(name, np.nan) for name in names] for method in shown])
         table, names, which = hardest(table, names)
         title = f"F1 of each class on {data}"
-        facts = f"{runs_each(shown)}{of_how_many(shown, members)}{which}"
+        facts = f"{runs_each(method.runs for method in shown)}{of_how_many(shown, members)}{which}"
         figure = new_figure(4.6 + CELL * len(names), 1.9 + CELL * len(shown), title, facts)
         axes = figure.subplots()
         _shade(axes, 100 * table)
@@ -85,7 +85,7 @@ def confusions(methods: Sequence[Method]) -> Iterator[Picture]:
         if counts is None:
             continue
         unit = "images" if len(best.runs) == 1 else f"answers of {len(best.runs)} runs"
-        figure = confusion_matrix(counts, names, f"{best.label} on {data}", unit)
+        figure = confusion_matrix(counts, names, f"Confusion on {data}: {best.label}", unit)
         caption = (
             "Confusion on the test images, of the method of the highest validation accuracy: all its runs together: "
             "each image counts once for each run, and shares are means over runs."
