@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from aggregate import report
+from aggregate.material import STATUS
 from common.compose import DONE, FAILED, REFUSED
 from common.config import TrainCNN, run_name
 from jobs.ledger import Ledger
@@ -130,7 +131,7 @@ def test_a_sweep_shows_what_is_missing(make_run: MakeRun, tmp_path: Path, digits
 
 
 def told_by_status(root: Path) -> list[dict[str, Any]]:
-    command = [sys.executable, str(report.STATUS), "sweep=tiny", f"root={root}", "json=true"]
+    command = [sys.executable, str(STATUS), "sweep=tiny", f"root={root}", "json=true"]
     return list(json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout))
 
 
