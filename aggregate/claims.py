@@ -130,6 +130,7 @@ def _rows(claim: Claim, source: Source, methods: Sequence[Method]) -> Iterator[d
             "expected_high": high,
             "verdict": verdict,
             "why": "; ".join([*doubts, *flattered, *([claim.remark] if claim.remark else [])]),
+            "runs": same.run_names if same else "",
         }
 
 

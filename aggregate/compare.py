@@ -14,7 +14,7 @@ import numpy as np
 
 from aggregate.collect import Run
 from aggregate.estimates import deviation
-from aggregate.methods import Method
+from aggregate.methods import Method, run_names
 from aggregate.origins import differences, selection_sentence
 from aggregate.summarise import trained
 from aggregate.tables import Column, Row, Table, p_value, percent, percent_interval, text
@@ -104,6 +104,7 @@ def pair_row(first: Method, second: Method) -> dict[str, Any]:
         "p_signs": found.p_signs if found else None,
         "p_images": p_on_images(first, second, seeds),
         "differ": ", ".join(differences(first.runs, second.runs)),
+        "runs": run_names([*first.runs, *second.runs]),
     }
 
 

@@ -112,7 +112,7 @@ def _row(student: Method, alone: Method | None) -> dict[str, Any]:
 def _without_pair(student: Method) -> dict[str, Any]:
     nothing = ("difference", "difference_std", "difference_low", "difference_high", "p_t", "p_signs", "p_images")
     names = {"data": student.data, "first": student.label, "second": "", "n": 0}
-    return {**names, **dict.fromkeys(nothing), "differ": ""}
+    return {**names, **dict.fromkeys(nothing), "differ": "", "runs": student.run_names}
 
 
 def _effect(row: Row) -> str:

@@ -58,6 +58,7 @@ def _shift_row(method: Method) -> dict[str, Any]:
         "ece": mean_of(method.values("shift.clean.ece")),
         "corruptions": asked.get("corruptions"),
         "severities": " ".join(map(str, asked.get("severities") or ())),
+        "runs": method.run_names,
     }
 
 
@@ -104,6 +105,7 @@ def _adaptation_rows(method: Method) -> Iterator[dict[str, Any]]:
             "n": len(cells),
             **estimate("accuracy", [cell["accuracy"] for cell in cells], bounded=True),
             **estimate("gain", [cell["gain"] for cell in cells]),
+            "runs": method.run_names,
         }
 
 
@@ -140,6 +142,7 @@ def _set_rows(method: Method) -> Iterator[dict[str, Any]]:
             "n": len(cells),
             **estimate("accuracy", [cell["accuracy"] for cell in cells], bounded=True),
             **estimate("drop", [cell["drop"] for cell in cells if isinstance(cell.get("drop"), int | float)]),
+            "runs": method.run_names,
         }
 
 

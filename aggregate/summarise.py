@@ -104,6 +104,7 @@ def _summary_row(method: Method) -> dict[str, Any]:
         **{name: mean_of(method.values(f"test.{name}")) for name in SCORES},
         "parameters": same(run.fact("model.parameters") for run in method.runs),
         "seeds": " ".join(str(run.seed) for run in method.runs),
+        "runs": method.run_names,
     }
 
 
@@ -173,6 +174,7 @@ def _overfitting_row(method: Method) -> dict[str, Any]:
         **{name: mean_of([each.get(name) for each in chosen]) for name in named},
         "gap": mean_of([each["train_accuracy"] - each["val_accuracy"] for each in both]),
         "test_nll": mean_of(method.values("test.nll")),
+        "runs": method.run_names,
     }
 
 
@@ -223,6 +225,7 @@ def _cost_row(method: Method) -> dict[str, Any]:
         "train_images_per_sec": mean_of([_images_per_second(run) for run in method.runs]),
         "images_per_sec": mean_of(method.values("speed.images_per_sec")),
         "device": ", ".join(origins(method.runs, ["device"])["device"]),
+        "runs": method.run_names,
     }
 
 

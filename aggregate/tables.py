@@ -10,7 +10,7 @@ from typing import Any
 
 from common.run_dir import atomic_write
 
-Row = Mapping[str, Any]
+Row = Mapping[str, Any]  # with "runs": the names of the run folders that it is made of, space-joined
 NOTHING = "–"
 
 

@@ -48,7 +48,11 @@ def test_whole_command(make_run: MakeRun, tmp_path: Path, capsys: pytest.Capture
     assert runs[0]["commit"].startswith("3a71f28")
     (pair,) = rows(out / "comparisons.csv")
     assert pair["verdict"] == "worse"
+    assert pair["runs"].split() == [run["run"] for run in runs]
+    first, second = (row["runs"].split() for row in rows(out / "summary.csv"))
+    assert first + second == pair["runs"].split()
     text = (out / "report.md").read_text()
+    assert not [name for name in first if name in text], "for CSV and the page, not for print"
     assert "6 runs counted, 0 folders left out" in text
     assert "## Comparisons" in text
 
