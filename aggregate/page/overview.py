@@ -33,7 +33,8 @@ def overview(material: Material, tables: Sequence[Table], runs: Collection[str],
 
 
 def _facts(material: Material) -> Iterator[tuple[str, str]]:
-    yield "Of", material.source
+    if material.cells:
+        yield "Of", material.source
     yield "Counted", material.counted()
     if started := sorted(str(run.provenance["started"]) for run in material.runs if run.provenance.get("started")):
         first, last = (moment[:16].replace("T", " ") for moment in (started[0], started[-1]))

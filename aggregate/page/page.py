@@ -34,15 +34,16 @@ def page(
 ) -> str:
     """Whole; figures are read from the folder that the report is written to, run_rows are those of runs.csv."""
     runs = {run.name for run in material.runs}
+    title = material.name if material.cells else material.source
     top = overview(material, tables, runs, written or datetime.now(UTC))
     grids = "".join(table_section(table, runs) for table in tables)
     listed = runs_section(run_rows)
     words = len((STYLE + SCRIPT + top + grids + listed).encode(errors="replace"))
     figures = figures_section(folder, pictures, min(MOST_BYTES, MOST_PAGE - words))
     return (
-        f"{_head(material.name)}<body>\n"
+        f"{_head(title)}<body>\n"
         '<a class="skip" href="#content">To the content</a>\n'
-        f"<header>\n<p>Stillhouse report</p>\n<h1>{escape(material.name)}</h1>\n</header>\n"
+        f"<header>\n<p>Stillhouse report</p>\n<h1>{escape(title)}</h1>\n</header>\n"
         f"{TOOLS}{_contents(tables, pictures, top, listed)}"
         f'<main id="content">\n{top}{grids}{figures}{listed}</main>\n'
         "<footer><p>Written by aggregate/report.py. Links to files are to those beside this page.</p></footer>\n"
@@ -53,13 +54,13 @@ def page(
 # --- head -------------------------------------------------------------------------------------------------------
 
 
-def _head(name: str) -> str:
+def _head(title: str) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy()}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
-        f"<title>{escape(name)}: Stillhouse report</title>\n"
+        f"<title>{escape(title)}: Stillhouse report</title>\n"
         f"<style>{STYLE}</style>\n<script>{SCRIPT}</script>\n</head>\n"
     )
 
@@ -80,9 +81,9 @@ def _digest(content: str) -> str:
 TOOLS = (  # shown by the script, without which they would do nothing
     '<div id="tools" role="search" aria-label="Rows" hidden>\n'
     '<label for="filter">Filter</label>\n'
-    '<input id="filter" type="search" placeholder="data set, method, run" autocomplete="off" spellcheck="false">\n'
+    '<input id="filter" type="search" placeholder="data, method, run" autocomplete="off" spellcheck="false">\n'
     '<span id="count" role="status"></span>\n'
-    '<button id="theme" type="button" aria-pressed="false">Dark</button>\n</div>\n'
+    '<button id="theme" type="button" aria-pressed="false">◐ Dark</button>\n</div>\n'
 )
 
 

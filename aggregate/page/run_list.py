@@ -18,7 +18,6 @@ COLUMNS = [
     percent("test accuracy", "test.accuracy"),
     percent("validation accuracy", "val.accuracy"),
     number("NLL", "test.nll"),
-    percent("clean accuracy", "shift.clean.accuracy"),
     percent("corrupted accuracy", "shift.corrupted.accuracy"),
     number("best epoch", "selection.epoch", ".0f"),
     Column("seconds", lambda row: shown(row["cost.train_seconds"], ".1f"), key="cost.train_seconds"),
