@@ -34,11 +34,11 @@ def test_whole_command(make_run: MakeRun, tmp_path: Path, capsys: pytest.Capture
     assert report.main(["runs=runs/*/*"]) == DONE
     out = tmp_path / "results" / "runs"
     assert {path.name for path in out.iterdir()} == {
-        *("runs.csv", "report.md", "figures"),
+        *("runs.csv", "report.md", "report.html", "figures"),
         *(f"{n}.{e}" for n in ("summary", "comparisons", "overfitting", "cost") for e in ("csv", "md", "tex")),
     }
     said = capsys.readouterr().out
-    assert said.endswith("report: results/runs/report.md\n")
+    assert said.endswith("report: results/runs/report.html\n")
     assert "95.05 ± 0.05" in said
     runs = rows(out / "runs.csv")
     assert [run["recipe.epochs"] for run in runs] == ["4"] * 3 + ["8"] * 3

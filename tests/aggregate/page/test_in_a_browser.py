@@ -273,6 +273,7 @@ def test_tables_scroll_and_the_page_does_not(open_page: OpenPage, viewport: dict
 def test_headings_stay_above_their_columns(open_page: OpenPage) -> None:
     page = open_page(viewport={"width": 1000, "height": 300})
     box = page.locator("#runs .box")
+    box.scroll_into_view_if_needed()
     box.evaluate("box => { box.scrollTop = 400 }")
     tops = box.evaluate("box => [box.getBoundingClientRect().top, box.querySelector('th').getBoundingClientRect().top]")
     assert box.evaluate("box => box.scrollTop") > 100
