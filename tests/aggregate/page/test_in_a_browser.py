@@ -123,8 +123,8 @@ def test_a_number_leads_to_its_runs_and_those_to_their_commands(open_page: OpenP
     run = page.locator(f"#run-{name}")
     assert run.locator(".command").is_visible()
     assert "recipe.epochs=8 seed=2" in run.locator(".command").inner_text()
-    box = run.bounding_box()
-    assert 0 <= box["y"] < page.viewport_size["height"]
+    heads, box = page.locator("#runs thead th").first.bounding_box(), run.bounding_box()
+    assert heads["y"] + heads["height"] <= box["y"] < page.viewport_size["height"], "in sight, below the headings"
     assert run.evaluate("e => getComputedStyle(e).backgroundColor") != run.evaluate(
         "e => getComputedStyle(e.previousElementSibling).backgroundColor"
     )
@@ -318,8 +318,10 @@ def test_what_is_written_into_the_page_later_does_not_run_either(browser: Any, f
 
 
 def test_on_paper_nothing_is_cut_off(open_page: OpenPage) -> None:
-    page = open_page(color_scheme="dark")
+    page = open_page(color_scheme="dark", viewport={"width": 1030, "height": 700})  # A4 across, less its margins
     page.emulate_media(media="print")
+    tables = page.locator(".box").evaluate_all("all => all.map((box) => [box.scrollWidth, box.clientWidth])")
+    assert all(wanted <= given for wanted, given in tables)
     assert page.locator(".box").evaluate_all("all => all.every((box) => getComputedStyle(box).maxHeight === 'none')")
     assert not page.locator("nav").is_visible()
     assert ground(page) == THEMES["light"]
