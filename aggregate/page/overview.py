@@ -137,6 +137,6 @@ def verdicts(data: str, method: str, comparisons: Sequence[Row]) -> Counter[str]
     found: Counter[str] = Counter()
     for row in comparisons:
         if row["data"] == data and method in {row["first"], row["second"]}:
-            said = row["verdict"]
+            said = str(row["verdict"])
             found[VERDICTS[said if row["first"] == method else OPPOSITE.get(said, said)]] += 1
     return found
