@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from aggregate import report
+from aggregate.material import STATUS
 from common.compose import DONE, FAILED, REFUSED
 from common.config import TrainCNN, run_name
 from jobs.ledger import Ledger
@@ -36,11 +37,11 @@ def test_whole_command(make_run: MakeRun, tmp_path: Path, capsys: pytest.Capture
     assert report.main(["runs=runs/*/*"]) == DONE
     out = tmp_path / "results" / "runs"
     assert {path.name for path in out.iterdir()} == {
-        *("runs.csv", "report.md", "figures"),
+        *("runs.csv", "report.md", "report.html", "figures"),
         *(f"{name}.{ending}" for name in OF_TWO_METHODS for ending in ("csv", "md", "tex")),
     }
     said = capsys.readouterr().out
-    assert said.endswith("report: results/runs/report.md\n")
+    assert said.endswith("report: results/runs/report.html\n")
     assert "95.05 ± 0.05" in said
     runs = rows(out / "runs.csv")
     assert [run["recipe.epochs"] for run in runs] == ["4"] * 3 + ["8"] * 3
@@ -148,7 +149,7 @@ def test_a_sweep_shows_what_is_missing(make_run: MakeRun, tmp_path: Path, digits
 
 
 def told_by_status(root: Path) -> list[dict[str, Any]]:
-    command = [sys.executable, str(report.STATUS), "sweep=tiny", f"root={root}", "json=true"]
+    command = [sys.executable, str(STATUS), "sweep=tiny", f"root={root}", "json=true"]
     return list(json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout))
 
 
