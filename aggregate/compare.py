@@ -4,14 +4,13 @@ import functools
 import hashlib
 import itertools
 import statistics
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from aggregate.arrays import read_arrays
 from aggregate.collect import Run
 from aggregate.estimates import deviation
 from aggregate.methods import Method, run_names
@@ -155,14 +154,10 @@ def right_answers(folder: Path) -> tuple[np.ndarray, bytes] | None:
 
     Images with several labels have no right and wrong of their own.
     """
-    try:
-        with (
-            RunDir(folder).predictions("test").open("rb") as file,  # numpy leaves a damaged one open
-            np.load(file, allow_pickle=False) as kept,
-        ):
-            logits, labels = kept["logits"], kept["labels"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+    found = read_arrays(RunDir(folder).predictions("test"), ("logits", "labels"))
+    if not found:
         return None
+    logits, labels = found
     if labels.ndim != 1 or logits.shape[:1] != labels.shape or logits.ndim != 2:
         return None
     fingerprint = hashlib.sha256(np.ascontiguousarray(labels, dtype=np.int64).tobytes()).digest()

@@ -2,13 +2,12 @@
 the classes lie. Of leading methods alone: measuring one run's takes up to a second.
 """
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from aggregate.arrays import read_arrays
 from aggregate.classes import MOST_METHODS, leaders
 from aggregate.collect import Run
 from aggregate.methods import Method, run_names
@@ -68,14 +67,10 @@ def _row(method: Method) -> dict[str, Any] | None:
 
 def read_embeddings(run: Run) -> tuple[np.ndarray, np.ndarray] | None:
     """Embeddings (n, dim) and labels (n,); None where they are absent, damaged, or of images with several labels."""
-    try:
-        with (
-            (RunDir(run.path).evaluation("explain") / "embeddings.npz").open("rb") as file,
-            np.load(file, allow_pickle=False) as kept,
-        ):
-            points, labels = kept["embeddings"].astype(np.float64), kept["labels"]
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+    found = read_arrays(RunDir(run.path).evaluation("explain") / "embeddings.npz", ("embeddings", "labels"))
+    if not found:
         return None
+    points, labels = found[0].astype(np.float64), found[1]
     if points.ndim != 2 or labels.ndim != 1 or len(points) != len(labels) or len(points) <= NEIGHBOURS:
         return None
     if len(points) > MOST_IMAGES:  # by lot: every third image could be of one class

@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from aggregate.arrays import read_arrays
 from aggregate.collect import Run
 from aggregate.estimates import deviation
-from aggregate.figures.arrays import read_arrays
 from aggregate.figures.style import (
     Picture,
     Style,

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from aggregate.arrays import read_arrays
 from aggregate.collect import Run
 from aggregate.figures.answers import class_names
-from aggregate.figures.arrays import read_arrays
 from aggregate.figures.style import Picture, by_data, leading
 from aggregate.methods import Method
 from aggregate.summarise import mean_of, trained

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregate.figures.arrays import read_arrays
+from aggregate.arrays import read_arrays
 
 NAMES = ("logits", "labels")
 
