@@ -19,7 +19,7 @@ from aggregate.methods import Method, group
 from aggregate.overfitting import overfitting
 from aggregate.shifted import shift_tables
 from aggregate.tables import Row, Table
-from eval.robustness import CIFAR10_1_LINES, effective_robustness
+from common.published_line import CIFAR10_1_LINES, effective_robustness
 
 MakeRun = Callable[..., Path]
 
