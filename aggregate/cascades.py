@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from aggregate.distilled import is_taught
+from aggregate.distilled import GATE, is_taught
 from aggregate.methods import Method
 from aggregate.origins import selection_sentence
 from aggregate.summarise import estimate, mean_of, same, trained
-from aggregate.tables import Column, Table, number, percent, percent_interval, percent_spread, text
+from aggregate.tables import Table, number, percent, percent_interval, percent_spread, text
 
 CAPTION = (
     "Each chain from its first teacher to its last student. Test accuracy in %: mean ± standard deviation over n runs, "
@@ -40,7 +40,7 @@ COLUMNS = [
     percent_interval("95 % interval", "accuracy"),
     percent("loss", "loss_mean"),
     percent_interval("95 % interval", "loss"),
-    Column("gate", lambda row: f"{row['gate_passed']} of {row['gate_asked']}" if row["gate_asked"] else "–"),
+    GATE,
 ]
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from aggregate.estimates import Interval, deviation, images_error, t_quantile
 from aggregate.methods import Method
 from aggregate.summarise import mean_of, trained
-from aggregate.tables import Column, Table, number, percent, percent_interval, percent_spread, text
+from aggregate.tables import Table, number, percent, percent_interval, percent_spread, text
 from aggregate.verdicts import ALPHA
 from common.yaml12 import read_mapping
 
@@ -98,7 +98,7 @@ COLUMNS = [
     text("chosen by", "selected"),
     text("method here", "method"),
     percent_spread("measured", "measured"),
-    Column("n here", lambda row: str(row["n"]) if row["n"] else "–"),
+    number("n here", "n", "d"),
     percent_interval("expected", "expected"),
     text("verdict on ours", "verdict"),
     text("why, and what else", "why"),

@@ -16,7 +16,7 @@ from aggregate.estimates import deviation
 from aggregate.methods import Method, run_names
 from aggregate.origins import differences, selection_sentence
 from aggregate.summarise import trained
-from aggregate.tables import Column, Row, Table, p_value, percent, percent_interval, text
+from aggregate.tables import Column, Row, Table, number, p_value, percent, percent_interval, text
 from aggregate.verdicts import ALPHA, MOST_SEEDS, combine_dependent, compare_paired, holm, mcnemar, more_seeds, verdict
 from common.run_dir import RunDir
 
@@ -54,14 +54,14 @@ COLUMNS = [
     text("data", "data"),
     text("first", "first"),
     text("second", "second"),
-    Column("n", lambda row: str(row["n"])),
+    number("n", "n", "d"),
     percent("difference", "difference"),
     percent_interval("95 % interval", "difference"),
     p_value("p", "p_holm"),
     p_value("p, signs", "p_signs"),
     p_value("p, images", "p_images"),
     text("verdict on the first", "verdict"),
-    Column("more seeds", _more),
+    Column("more seeds", _more, key="more_seeds"),
     text("also differ in", "differ"),
 ]
 

@@ -46,7 +46,7 @@ COST_COLUMNS = [
     text("method", "method"),
     number("n", "n", "d"),
     text("device", "device"),
-    Column("seconds", _seconds),
+    Column("seconds", _seconds, key="seconds_mean"),
     number("images/s", "train_images_per_sec", ",.0f"),
     number("device-hours of all n", "device_hours", ".3f"),
     number("lost", "lost_device_hours", ".3f"),

@@ -35,8 +35,8 @@ def embeddings(methods: Sequence[Method]) -> Table | None:
     columns = [
         *(text("data", "data"), text("method", "method"), number("n", "n", "d"), number("images", "images", "d")),
         number("dimension", "dimension", "d"),
-        Column("effective rank", lambda row: _spread(row, "effective_rank", ".1f")),
-        Column("silhouette", lambda row: _spread(row, "silhouette", ".3f")),
+        Column("effective rank", lambda row: _spread(row, "effective_rank", ".1f"), key="effective_rank_mean"),
+        Column("silhouette", lambda row: _spread(row, "silhouette", ".3f"), key="silhouette_mean"),
         percent_spread("neighbours", "neighbours_accuracy"),
         percent_spread("between", "between_share"),
     ]

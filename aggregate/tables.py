@@ -20,8 +20,8 @@ class Column:
 
     heading: str
     show: Callable[[Row], str]
+    key: str  # of the row: the value behind what is printed, to sort by
     is_number: bool = True
-    key: str = ""  # of the row: the value behind what is printed, to sort by
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Table:
 
 
 def text(heading: str, name: str) -> Column:
-    return Column(heading, lambda row: str(row[name]) if row[name] not in {None, ""} else NOTHING, False, name)
+    return Column(heading, lambda row: str(row[name]) if row[name] not in {None, ""} else NOTHING, name, False)
 
 
 def number(heading: str, name: str, form: str = ".3f") -> Column:

@@ -78,7 +78,7 @@ def column_cells(columns: Sequence[Column], row: Row, marks: str = "") -> str:
 def _cell(column: Column, row: Row, marks: str) -> str:
     shown = column.show(row)
     if column.is_number:
-        value = sort_value(column, row, shown)
+        value = sort_value(column, row)
         return f"<td class=n{'' if value is None else f' data-value={value:.10g}'}>{escape(shown)}</td>"
     if column.key == "notes" and marks and shown != NOTHING:
         links = " ".join(f'<a href="#{_note_id(marks, mark)}">{escape(mark)}</a>' for mark in shown.split())
@@ -87,13 +87,9 @@ def _cell(column: Column, row: Row, marks: str) -> str:
     return f"<td{f' class={tone}' if tone else ''}>{escape(shown)}</td>"
 
 
-def sort_value(column: Column, row: Row, shown: str) -> float | None:
-    """The value behind a cell; of a column that does not name it, the first number that is printed."""
+def sort_value(column: Column, row: Row) -> float | None:
     value: Any = row.get(column.key)
-    if isinstance(value, int | float) and math.isfinite(value):
-        return float(value)
-    printed = re.search(r"-?\d[\d,]*(\.\d+)?(e[+-]?\d+)?", shown)
-    return float(printed[0].replace(",", "")) if printed and shown != NOTHING else None
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 # --- runs -------------------------------------------------------------------------------------------------------

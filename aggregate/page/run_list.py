@@ -22,7 +22,7 @@ COLUMNS = [
     number("best epoch", "selection.epoch", ".0f"),
     Column("seconds", lambda row: shown(row["cost.train_seconds"], ".1f"), key="cost.train_seconds"),
     text("device", "device"),
-    Column("commit", lambda row: _commit(row), is_number=False),
+    Column("commit", lambda row: _commit(row), key="commit", is_number=False),
 ]
 
 
@@ -31,7 +31,7 @@ def runs_section(rows: Sequence[Row]) -> str:
     if not any(row.get("run") for row in rows):
         return ""
     whole = [_whole(row) for row in rows]
-    columns = [column for column in COLUMNS if not column.key or any(row[column.key] is not None for row in whole)]
+    columns = [column for column in COLUMNS if any(row[column.key] is not None for row in whole)]
     runs = "".join(_run(columns, row) for row in whole)
     return (
         '<section id="runs" aria-labelledby="title-runs">\n<h2 id="title-runs">All runs</h2>\n'
@@ -49,7 +49,7 @@ def _whole(row: Row) -> dict[str, Any]:
         value = row.get(column.key)
         if column.is_number:
             found[column.key] = value if isinstance(value, int | float) else None
-        elif column.key:
+        else:
             found[column.key] = None if value is None else str(value)
     return found
 
