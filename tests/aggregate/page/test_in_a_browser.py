@@ -274,9 +274,10 @@ def test_headings_stay_above_their_columns(open_page: OpenPage) -> None:
     page = open_page(viewport={"width": 1000, "height": 300})
     box = page.locator("#runs .box")
     box.scroll_into_view_if_needed()
-    box.evaluate("box => { box.scrollTop = 400 }")
+    page.wait_for_function(  # it is laid out in the frame after it has come into view
+        "() => { const box = document.querySelector('#runs .box'); box.scrollTop = 400; return box.scrollTop > 100 }"
+    )
     tops = box.evaluate("box => [box.getBoundingClientRect().top, box.querySelector('th').getBoundingClientRect().top]")
-    assert box.evaluate("box => box.scrollTop") > 100
     assert tops[1] == pytest.approx(tops[0], abs=2)
 
 
