@@ -37,6 +37,10 @@ def _turning_point(row: Row) -> str:
     return f"{point:.0f}{of}" if row["turned"] == 1 else f"{point:.1f}{of}"
 
 
+def _epoch(mean: float | None) -> str:
+    return shown(mean, ".1f").removesuffix(".0")
+
+
 COLUMNS = [
     text("data", "data"),
     text("method", "method"),
@@ -44,7 +48,7 @@ COLUMNS = [
     Column("turning point", _turning_point, key="turning_point"),
     Column(
         "best epoch",
-        lambda row: f"{shown(row['best_epoch'], '.4g')} of {shown(row['epochs'], '.4g')}",
+        lambda row: f"{_epoch(row['best_epoch'])} of {_epoch(row['epochs'])}",
         key="best_epoch",
     ),
     number("val loss, last", "last_val_loss", ".4f"),

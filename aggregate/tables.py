@@ -63,7 +63,7 @@ def shown(value: float | None, form: str) -> str:
 
 
 def percentage(share: float | None, form: str = ".2f") -> str:
-    return NOTHING if share is None else format(100 * share, form)
+    return NOTHING if share is None else format(100 * share, f"z{form}")  # no -0.00
 
 
 def percent_spread(heading: str, name: str) -> Column:

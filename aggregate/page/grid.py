@@ -14,6 +14,7 @@ from typing import Any
 from aggregate.tables import NOTHING, Column, Row, Table
 
 MOST_ROWS = 500  # of one table; more than that is what the CSV beside the page is for
+LONG = 20  # characters of a name that may take several lines, but not one for each word
 MOST_LINKS = 100  # to the runs of one row
 ENDINGS = {"csv": "CSV", "md": "Markdown", "tex": "LaTeX"}
 TONES = {  # of words that are verdicts; they say it too, so nothing hangs on the colour
@@ -70,9 +71,13 @@ def column_cells(columns: Sequence[Column], row: Row, marks: str = "") -> str:
     leading = len(list(itertools.takewhile(lambda column: not column.is_number, columns)))
     heads = leading if leading < len(columns) else 1
     return "".join(
-        f'<th scope="row">{escape(column.show(row))}</th>' if place < heads else _cell(column, row, marks)
+        _heading(column.show(row)) if place < heads else _cell(column, row, marks)
         for place, column in enumerate(columns)
     )
+
+
+def _heading(shown: str) -> str:
+    return f'<th scope="row"{" class=long" if len(shown) > LONG else ""}>{escape(shown)}</th>'
 
 
 def _cell(column: Column, row: Row, marks: str) -> str:

@@ -172,6 +172,7 @@ def test_without_torch(make_run: MakeRun) -> None:
 
 # --- ten thousand runs ------------------------------------------------------------------------------------------
 
+HISTORY_HEAD = "epoch,train_loss,train_accuracy,val_loss,val_accuracy"
 BOTH = (
     "import resource, sys; from aggregate import report; code = report.main()\n"
     "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
@@ -185,6 +186,10 @@ def test_ten_thousand_runs(make_run: MakeRun, tmp_path: Path) -> None:
     files = {
         name: (template / name).read_text() for name in ("config.yaml", "result.json", "provenance.json", "history.csv")
     }
+    lines = [
+        f"{epoch},{2 / epoch:.6f},{1 - 1 / epoch:.6f},{1.9 / epoch:.6f},{1 - 1 / epoch:.6f}" for epoch in range(1, 31)
+    ]
+    files["history.csv"] = "\n".join([HISTORY_HEAD, *lines, ""])
     root = tmp_path / "many" / "train_cnn"
     base = TrainCNN.model_validate({"recipe": {"epochs": 30, "lr": 0.1}})
     for number in range(10_000):
