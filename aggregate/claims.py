@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from aggregate.estimates import Interval, deviation, images_error, t_quantile
 from aggregate.methods import Method
+from aggregate.origins import selection_sentence
 from aggregate.summarise import mean_of, trained
 from aggregate.tables import Table, number, percent, percent_interval, percent_spread, text
 from aggregate.verdicts import ALPHA
@@ -77,7 +78,8 @@ def claims(methods: Sequence[Method], known: Published | None = None) -> Table |
     if not about:
         return None
     rows = [row for claim in about for row in _rows(claim, known.sources[claim.source], chosen)]
-    return Table("claims", "Published and measured", CAPTION, COLUMNS, rows, findings(known, sets))
+    caption = f"{CAPTION} {selection_sentence(run for method in chosen for run in method.runs)}"
+    return Table("claims", "Published and measured", caption, COLUMNS, rows, findings(known, sets))
 
 
 CAPTION = (

@@ -11,6 +11,7 @@ import numpy as np
 from aggregate.collect import Run
 from aggregate.estimates import deviation
 from aggregate.methods import Method, run_names
+from aggregate.origins import selection_sentence
 from aggregate.summarise import mean_of, trained
 from aggregate.tables import Row, Table, number, percent_spread, text
 from common.run_dir import RunDir, read_json
@@ -36,6 +37,10 @@ def leaders(methods: Sequence[Method]) -> dict[str, list[Method]]:
     return {data: sorted(members, key=_validation, reverse=True)[:MOST_METHODS] for data, members in rooms.items()}
 
 
+def _selection(methods: Sequence[Method]) -> str:
+    return selection_sentence(run for members in leaders(methods).values() for each in members for run in each.runs)
+
+
 def _validation(method: Method) -> float:
     return mean_of(method.values("val.accuracy")) or 0.0
 
@@ -59,7 +64,8 @@ def per_class(methods: Sequence[Method]) -> Table | None:
     caption = (
         "Precision, recall and F1 of each class on the test images in %, mean ± standard deviation over n runs, of the "
         f"method of the highest validation accuracy on each data set; of more than {MOST_CLASSES} classes, those of "
-        f"the lowest F1. The CSV has all classes of the {MOST_METHODS} methods of the highest validation accuracy."
+        f"the lowest F1. The CSV has all classes of the {MOST_METHODS} methods of the highest validation accuracy. "
+        f"{_selection(methods)}"
     )
     columns = [
         *(text("data", "data"), text("method", "method"), text("class", "class")),
@@ -119,7 +125,8 @@ def confusion(methods: Sequence[Method]) -> Table | None:
     caption = (
         "What is most often taken for what on the test images, by the method of the highest validation accuracy on "
         f"each data set: the {MOST_CONFUSIONS} pairs with the largest share of the true class's images in %, mean ± "
-        "standard deviation over n runs. The CSV has every pair that occurs."
+        "standard deviation over n runs. The CSV has every pair that occurs. "
+        f"{_selection(methods)}"
     )
     columns = [
         *(text("data", "data"), text("method", "method"), text("true", "true"), text("predicted", "predicted")),

@@ -9,7 +9,7 @@ from aggregate.attempts import lost_seconds, spent_seconds
 from aggregate.collect import Run
 from aggregate.estimates import deviation
 from aggregate.methods import Method
-from aggregate.origins import origins
+from aggregate.origins import origins, selection_sentence
 from aggregate.summarise import estimate, mean_of, same, trained
 from aggregate.tables import Column, Row, Table, number, percent_interval, percent_spread, shown, text
 from common.run_dir import RunDir, read_json
@@ -136,7 +136,7 @@ def efficiency(methods: Sequence[Method]) -> Table | None:
         "to reach and to use. FLOPs of one image; latency of one image, images per second in batches. Memory: peak of "
         f"the GPU's in training. {UNITS}one run, without that of a teacher. Front: no other method on that data set is "
         "at least as good for less, or better for as much; in training among those of the same device, by "
-        f"device-hours; in use by FLOPs. {TIMES}"
+        f"device-hours; in use by FLOPs. {TIMES} {selection_sentence(run for each in chosen for run in each.runs)}"
     )
     rows = [_efficiency_row(method) for method in chosen]
     trains = fronts(rows, ("data", "device"), "device_hours_mean")

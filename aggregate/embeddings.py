@@ -11,6 +11,7 @@ from aggregate.arrays import read_arrays
 from aggregate.classes import MOST_METHODS, leaders
 from aggregate.collect import Run
 from aggregate.methods import Method, run_names
+from aggregate.origins import selection_sentence
 from aggregate.summarise import estimate
 from aggregate.tables import Column, Row, Table, number, percent_spread, shown, text
 from common.run_dir import RunDir
@@ -21,7 +22,8 @@ MEASURES = ("effective_rank", "silhouette", "neighbours_accuracy", "between_shar
 
 
 def embeddings(methods: Sequence[Method]) -> Table | None:
-    rows = [row for members in leaders(methods).values() for method in members if (row := _row(method))]
+    shown = [method for members in leaders(methods).values() for method in members]
+    rows = [row for method in shown if (row := _row(method))]
     if not rows:
         return None
     caption = (
@@ -30,7 +32,8 @@ def embeddings(methods: Sequence[Method]) -> Table | None:
         "directions that are used. Silhouette: by cosine distance, from -1 to 1. Neighbours: share of images in % "
         f"whose {NEIGHBOURS} nearest others by cosine distance vote for their class. Between: share of the variance "
         f"in % that lies between the classes' means. Of the {MOST_METHODS} methods of the highest validation accuracy "
-        f"on each data set, and of at most {MOST_IMAGES:,} images."
+        f"on each data set, and of at most {MOST_IMAGES:,} images. "
+        f"{selection_sentence(run for method in shown for run in method.runs)}"
     )
     columns = [
         *(text("data", "data"), text("method", "method"), number("n", "n", "d"), number("images", "images", "d")),

@@ -40,6 +40,8 @@ def test_whole_command(make_run: MakeRun, tmp_path: Path, capsys: pytest.Capture
         *("runs.csv", "report.md", "report.html", "figures"),
         *(f"{name}.{ending}" for name in OF_TWO_METHODS for ending in ("csv", "md", "tex")),
     }
+    for name in set(OF_TWO_METHODS) - {"cost"}:
+        assert "Weights: highest validation accuracy" in (out / f"{name}.md").read_text(), "how they were selected"
     said = capsys.readouterr().out
     assert said.endswith("report: results/runs/report.html\n")
     assert "95.05 ± 0.05" in said
