@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict
 
 from aggregate.estimates import Interval, deviation, images_error, t_quantile
 from aggregate.methods import Method
+from aggregate.origins import selection_sentence
 from aggregate.summarise import mean_of, trained
-from aggregate.tables import Column, Table, number, percent, percent_interval, percent_spread, text
+from aggregate.tables import Table, number, percent, percent_interval, percent_spread, text
 from aggregate.verdicts import ALPHA
 from common.yaml12 import read_mapping
 
@@ -77,7 +78,8 @@ def claims(methods: Sequence[Method], known: Published | None = None) -> Table |
     if not about:
         return None
     rows = [row for claim in about for row in _rows(claim, known.sources[claim.source], chosen)]
-    return Table("claims", "Published and measured", CAPTION, COLUMNS, rows, findings(known, sets))
+    caption = f"{CAPTION} {selection_sentence(run for method in chosen for run in method.runs)}"
+    return Table("claims", "Published and measured", caption, COLUMNS, rows, findings(known, sets))
 
 
 CAPTION = (
@@ -98,7 +100,7 @@ COLUMNS = [
     text("chosen by", "selected"),
     text("method here", "method"),
     percent_spread("measured", "measured"),
-    Column("n here", lambda row: str(row["n"]) if row["n"] else "–"),
+    number("n here", "n", "d"),
     percent_interval("expected", "expected"),
     text("verdict on ours", "verdict"),
     text("why, and what else", "why"),
@@ -130,6 +132,7 @@ def _rows(claim: Claim, source: Source, methods: Sequence[Method]) -> Iterator[d
             "expected_high": high,
             "verdict": verdict,
             "why": "; ".join([*doubts, *flattered, *([claim.remark] if claim.remark else [])]),
+            "runs": same.run_names if same else "",
         }
 
 

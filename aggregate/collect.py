@@ -1,6 +1,5 @@
 """Run folders -> runs that can be counted, and a reason for each of the others. Nothing here trusts a folder."""
 
-import csv
 import functools
 import math
 import re
@@ -12,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from aggregate.histories import Learning, read_learning
 from common import wording
 from common.config import ENTRIES, TRAININGS, RunSettings, run_name
 from common.failures import Refused
@@ -46,7 +46,7 @@ class Run:
     settings: Mapping[str, Any]  # dotted; those that can change the result, but for FINGERPRINTS
     result: Mapping[str, Any]
     provenance: Mapping[str, Any]
-    chosen: Mapping[str, float] = field(default_factory=dict)  # history.csv's row of the epoch that was selected
+    learning: Learning = field(default_factory=Learning)
 
     @property
     def name(self) -> str:
@@ -122,7 +122,7 @@ def read_run(folder: Path) -> Run:
         _method_settings(settings),
         _without_bulk(result),
         read_json(run.provenance) or {},
-        _chosen_epoch(run.history, _at(result, "selection.epoch")),
+        read_learning(run.history, _at(result, "selection.epoch")),
     )
 
 
@@ -238,23 +238,3 @@ def _without_bulk(tree: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in tree.items()
         if name not in BULKY
     }
-
-
-def _chosen_epoch(path: Path, epoch: Any) -> dict[str, float]:
-    """Numbers of that epoch; empty where the history does not tell."""
-    try:
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                if row.get("epoch") == str(epoch):
-                    return {name: number for name, text in row.items() if (number := _number(text)) is not None}
-    except (OSError, ValueError, csv.Error):
-        return {}
-    return {}
-
-
-def _number(text: Any) -> float | None:
-    try:
-        number = float(text)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None

@@ -4,20 +4,19 @@ import functools
 import hashlib
 import itertools
 import statistics
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from aggregate.arrays import read_arrays
 from aggregate.collect import Run
 from aggregate.estimates import deviation
-from aggregate.methods import Method
+from aggregate.methods import Method, run_names
 from aggregate.origins import differences, selection_sentence
 from aggregate.summarise import trained
-from aggregate.tables import Column, Row, Table, p_value, percent, percent_interval, text
+from aggregate.tables import Column, Row, Table, number, p_value, percent, percent_interval, text
 from aggregate.verdicts import ALPHA, MOST_SEEDS, combine_dependent, compare_paired, holm, mcnemar, more_seeds, verdict
 from common.run_dir import RunDir
 
@@ -55,14 +54,14 @@ COLUMNS = [
     text("data", "data"),
     text("first", "first"),
     text("second", "second"),
-    Column("n", lambda row: str(row["n"])),
+    number("n", "n", "d"),
     percent("difference", "difference"),
     percent_interval("95 % interval", "difference"),
     p_value("p", "p_holm"),
     p_value("p, signs", "p_signs"),
     p_value("p, images", "p_images"),
     text("verdict on the first", "verdict"),
-    Column("more seeds", _more),
+    Column("more seeds", _more, key="more_seeds"),
     text("also differ in", "differ"),
 ]
 
@@ -104,6 +103,7 @@ def pair_row(first: Method, second: Method) -> dict[str, Any]:
         "p_signs": found.p_signs if found else None,
         "p_images": p_on_images(first, second, seeds),
         "differ": ", ".join(differences(first.runs, second.runs)),
+        "runs": run_names([*first.runs, *second.runs]),
     }
 
 
@@ -154,14 +154,10 @@ def right_answers(folder: Path) -> tuple[np.ndarray, bytes] | None:
 
     Images with several labels have no right and wrong of their own.
     """
-    try:
-        with (
-            RunDir(folder).predictions("test").open("rb") as file,  # numpy leaves a damaged one open
-            np.load(file, allow_pickle=False) as kept,
-        ):
-            logits, labels = kept["logits"], kept["labels"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+    found = read_arrays(RunDir(folder).predictions("test"), ("logits", "labels"))
+    if not found:
         return None
+    logits, labels = found
     if labels.ndim != 1 or logits.shape[:1] != labels.shape or logits.ndim != 2:
         return None
     fingerprint = hashlib.sha256(np.ascontiguousarray(labels, dtype=np.int64).tobytes()).digest()

@@ -7,7 +7,7 @@ from aggregate.compare import pair_row, with_verdicts
 from aggregate.methods import Method
 from aggregate.origins import selection_sentence
 from aggregate.summarise import mean_of, trained
-from aggregate.tables import Column, Row, Table, footnotes, number, p_value, percent, percent_interval, text
+from aggregate.tables import NOTHING, Column, Row, Table, footnotes, number, p_value, percent, percent_interval, text
 
 TOKEN_OF_A_TEACHER = ("model.dist_token", "model.inference")  # a student alone has no use for it
 OF_THE_LESSON = ("entry", "teacher.", "distill.", "parent")
@@ -39,15 +39,20 @@ def distillation(methods: Sequence[Method]) -> Table | None:
     return Table("distillation", "Distillation", f"{CAPTION} {selection_sentence(runs)}", COLUMNS, rows, notes)
 
 
+GATE = Column(
+    "gate",
+    lambda row: f"{row['gate_passed']} of {row['gate_asked']}" if row["gate_asked"] else NOTHING,
+    key="gate_passed",
+)
 COLUMNS = [
     text("data", "data"),
     text("student", "first"),
     text("alone", "second"),
     percent("teacher's test accuracy", "teacher_accuracy"),
-    Column("gate", lambda row: f"{row['gate_passed']} of {row['gate_asked']}" if row["gate_asked"] else "–"),
+    GATE,
     percent("agreement", "agreement"),
     percent("student", "student_accuracy"),
-    Column("n", lambda row: str(row["n"])),
+    number("n", "n", "d"),
     percent("gain", "difference"),
     percent_interval("95 % interval", "difference"),
     p_value("p", "p_holm"),
@@ -112,7 +117,7 @@ def _row(student: Method, alone: Method | None) -> dict[str, Any]:
 def _without_pair(student: Method) -> dict[str, Any]:
     nothing = ("difference", "difference_std", "difference_low", "difference_high", "p_t", "p_signs", "p_images")
     names = {"data": student.data, "first": student.label, "second": "", "n": 0}
-    return {**names, **dict.fromkeys(nothing), "differ": ""}
+    return {**names, **dict.fromkeys(nothing), "differ": "", "runs": student.run_names}
 
 
 def _effect(row: Row) -> str:

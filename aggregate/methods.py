@@ -7,7 +7,7 @@ would ever have two runs; where they differ within a method, a note says so.
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,10 @@ class Method:
     def is_training(self) -> bool:
         return self.entry in TRAININGS or self.entry == UNKNOWN  # what is tested under shift says of what
 
+    @property
+    def run_names(self) -> str:
+        return run_names(self.runs)
+
     def values(self, dotted: str) -> list[float]:
         """Of all runs that have this number in their result."""
         found = [run.fact(dotted) for run in self.runs]
@@ -90,6 +94,11 @@ class Method:
             if isinstance(value, int | float):
                 found.setdefault(run.seed, []).append(value)
         return {seed: sum(values) / len(values) for seed, values in found.items()}
+
+
+def run_names(runs: Iterable[Run]) -> str:
+    """What a row is made of, for the tables: names hold no space."""
+    return " ".join(dict.fromkeys(run.name for run in runs))
 
 
 # --- grouping ---------------------------------------------------------------------------------------------------

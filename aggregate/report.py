@@ -3,39 +3,40 @@
     python aggregate/report.py sweep=cifar_all                       a sweep as it was last submitted
     python aggregate/report.py runs='runs/*/cifar10-*' out=results/cifar10
 
-Writes to results/NAME: runs.csv (each run), each table as CSV, Markdown and LaTeX, figures/ (PNG and SVG), and
-report.md (all of them). Folders that cannot be counted are listed with the reason.
+Writes to results/NAME: report.html (one page with all of it, that needs no network), report.md (the same for a
+repository), runs.csv (each run), each table as CSV, Markdown and LaTeX, figures/ (PNG and SVG). Folders that cannot be
+counted are listed with the reason.
 """
 
-import glob
-import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from pydantic import model_validator
 
+from aggregate.cascades import cascade
 from aggregate.claims import claims
-from aggregate.collect import LeftOut, Run, collect
+from aggregate.classes import confusion, per_class
 from aggregate.compare import comparisons
+from aggregate.costs import cost, efficiency
 from aggregate.distilled import distillation
+from aggregate.embeddings import embeddings
 from aggregate.figures.album import all_figures, links, write_figures
 from aggregate.figures.style import Picture
 from aggregate.listing import run_rows, unfinished
-from aggregate.methods import Cell, Method, cell_of, group
+from aggregate.material import Material, of_pattern, of_sweep
+from aggregate.methods import Method, group
+from aggregate.overfitting import overfitting
+from aggregate.page.page import page
 from aggregate.shifted import shift_tables
-from aggregate.summarise import cost, overfitting, summary
+from aggregate.summarise import summary
 from aggregate.tables import Table, as_csv, as_markdown, write, write_text
 from common.compose import DONE, FAILED, answer, parse, runs_root
 from common.failures import Refused
-from common.run_dir import RunDir, expanded
+from common.run_dir import expanded
 from common.settings import Group, setting
-
-STATUS = Path(__file__).parent.parent / "jobs" / "status.py"
 
 
 class ReportWords(Group):
@@ -51,17 +52,6 @@ class ReportWords(Group):
         if (self.sweep is None) == (self.runs is None):
             raise ValueError("given both, or neither, of sweep= and runs=; allowed: one of them")
         return self
-
-
-@dataclass(frozen=True)
-class Material:
-    """What a report is made of."""
-
-    name: str
-    source: str
-    runs: Sequence[Run]
-    left_out: Sequence[LeftOut]
-    cells: Sequence[Cell] = ()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -83,34 +73,11 @@ def _report(argv: list[str]) -> int:
         for table in tables:
             if table.name in {"summary", "unfinished"}:
                 print(f"{as_aligned(table)}\n")
-        print(f"report: {folder / 'report.md'}", flush=True)
+        print(f"report: {folder / 'report.html'}", flush=True)
     return DONE if material.runs else FAILED
 
 
-# --- material ---------------------------------------------------------------------------------------------------
-
-
-def of_sweep(given: str, root: Path) -> Material:
-    """Its cells, as jobs/status.py tells of them: only files and commands cross between the stages of this suite."""
-    command = [sys.executable, str(STATUS), f"sweep={given}", f"root={root}", "json=true"]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
-    try:
-        cells = [cell_of(facts) for facts in json.loads(told.stdout)]
-    except (ValueError, KeyError, TypeError):
-        said = told.stderr.strip().splitlines() or ["jobs/status.py said nothing"]
-        raise Refused(said if told.returncode == 2 else [f"sweep: {said[-1]}"]) from None
-    runs, left = collect(cell.run for cell in cells if cell.run and RunDir(cell.run).result.exists())
-    name = Path(given).stem if given.endswith((".yaml", ".yml")) else given
-    return Material(name, f"sweep {name}, {len(cells)} cells, under {root}", runs, left, cells)
-
-
-def of_pattern(pattern: str) -> Material:
-    found = glob.glob(str(expanded(pattern)))  # noqa: PTH207 - Path.glob takes no pattern that begins at the top
-    folders = [path for path in map(Path, sorted(found)) if path.is_dir()]
-    if not folders:
-        raise Refused([f"runs: {pattern} matches no folder; expected run folders, such as 'runs/*/*'"])
-    runs, left = collect(folders)
-    return Material("runs", f"{len(folders)} folders of {pattern}", runs, left)
+# --- what is written --------------------------------------------------------------------------------------------
 
 
 def all_tables(methods: Sequence[Method], material: Material) -> list[Table]:
@@ -118,16 +85,25 @@ def all_tables(methods: Sequence[Method], material: Material) -> list[Table]:
         summary(methods),
         comparisons(methods),
         distillation(methods),
+        cascade(methods),
         overfitting(methods),
-        cost(methods),
+        efficiency(methods),
+        cost(methods, without_result(material)),
         claims(methods),
         *shift_tables(methods),
+        per_class(methods),
+        confusion(methods),
+        embeddings(methods),
         unfinished(material.cells, material.runs, material.left_out),
     ]
     return [table for table in found if table]
 
 
-# --- what is written --------------------------------------------------------------------------------------------
+def without_result(material: Material) -> list[Path]:
+    """Folders that have cost time and do not count; a copy of a run that counts has cost none."""
+    counted = {run.name for run in material.runs}
+    folders = [*(cell.run for cell in material.cells if cell.run), *(left.path for left in material.left_out)]
+    return [folder for folder in dict.fromkeys(folders) if folder.name not in counted]
 
 
 def write_report(folder: Path, material: Material, methods: Sequence[Method], tables: Sequence[Table]) -> None:
@@ -138,26 +114,24 @@ def write_report(folder: Path, material: Material, methods: Sequence[Method], ta
         for ending in ("csv", "md", "tex"):
             if f"{name}.{ending}" not in written:
                 (folder / f"{name}.{ending}").unlink(missing_ok=True)
-    write_text(folder / "runs.csv", as_csv(run_rows(methods)))
+    runs = run_rows(methods)
+    write_text(folder / "runs.csv", as_csv(runs))
     for table in tables:
         write(table, folder)
     pictures = all_figures(methods, tables)
     write_figures(folder, pictures)
     write_text(folder / "report.md", report_text(material, tables, pictures))
+    write_text(folder / "report.html", page(folder, material, tables, pictures, runs))
 
 
 TABLE_NAMES = (
-    *("summary", "comparisons", "distillation", "overfitting", "cost", "claims", "shift", "adaptation", "other_sets"),
-    "unfinished",
+    *("summary", "comparisons", "distillation", "cascade", "overfitting", "efficiency", "cost", "claims"),
+    *("shift", "adaptation", "per_class", "confusion", "embeddings", "unfinished"),
 )
 
 
 def report_text(material: Material, tables: Sequence[Table], pictures: Sequence[Picture] = ()) -> str:
-    counted = f"{len(material.runs)} runs counted, {len(material.left_out)} folders left out"
-    missing = len(material.cells) - len(material.runs)
-    if material.cells:
-        counted += f", {missing} of {len(material.cells)} cells without a usable result"
-    parts = [f"# {material.name}\n", f"Of {material.source}: {counted}. Every run: runs.csv.\n"]
+    parts = [f"# {material.name}\n", f"Of {material.source}: {material.counted()}. Every run: runs.csv.\n"]
     parts += [f"## {table.title}\n\n{as_markdown(table)}" for table in tables]
     parts += [f"## Figures\n\n{links(pictures)}"] if pictures else []
     return "\n".join(parts)

@@ -10,7 +10,7 @@ from typing import Any
 
 from common.run_dir import atomic_write
 
-Row = Mapping[str, Any]
+Row = Mapping[str, Any]  # with "runs": the names of the run folders that it is made of, space-joined
 NOTHING = "–"
 
 
@@ -20,6 +20,7 @@ class Column:
 
     heading: str
     show: Callable[[Row], str]
+    key: str  # of the row: the value behind what is printed, to sort by
     is_number: bool = True
 
 
@@ -46,15 +47,15 @@ class Table:
 
 
 def text(heading: str, name: str) -> Column:
-    return Column(heading, lambda row: str(row[name]) if row[name] not in {None, ""} else NOTHING, is_number=False)
+    return Column(heading, lambda row: str(row[name]) if row[name] not in {None, ""} else NOTHING, name, False)
 
 
 def number(heading: str, name: str, form: str = ".3f") -> Column:
-    return Column(heading, lambda row: shown(row[name], form))
+    return Column(heading, lambda row: shown(row[name], form), key=name)
 
 
 def percent(heading: str, name: str) -> Column:
-    return Column(heading, lambda row: percentage(row[name]))
+    return Column(heading, lambda row: percentage(row[name]), key=name)
 
 
 def shown(value: float | None, form: str) -> str:
@@ -62,7 +63,7 @@ def shown(value: float | None, form: str) -> str:
 
 
 def percentage(share: float | None, form: str = ".2f") -> str:
-    return NOTHING if share is None else format(100 * share, form)
+    return NOTHING if share is None else format(100 * share, f"z{form}")  # no -0.00
 
 
 def percent_spread(heading: str, name: str) -> Column:
@@ -72,7 +73,7 @@ def percent_spread(heading: str, name: str) -> Column:
         mean, spread = row[f"{name}_mean"], row[f"{name}_std"]
         return percentage(mean) + ("" if spread is None or mean is None else f" ± {percentage(spread)}")
 
-    return Column(heading, show)
+    return Column(heading, show, key=f"{name}_mean")
 
 
 def percent_interval(heading: str, name: str, form: str = ".2f") -> Column:
@@ -82,7 +83,7 @@ def percent_interval(heading: str, name: str, form: str = ".2f") -> Column:
         low, high = row[f"{name}_low"], row[f"{name}_high"]
         return NOTHING if low is None else f"[{percentage(low, form)}, {percentage(high, form)}]"
 
-    return Column(heading, show)
+    return Column(heading, show, key=f"{name}_low")
 
 
 def p_value(heading: str, name: str) -> Column:
@@ -90,7 +91,7 @@ def p_value(heading: str, name: str) -> Column:
         p = row[name]
         return "< 0.001" if p is not None and p < 0.001 else shown(p, ".3f")
 
-    return Column(heading, show)
+    return Column(heading, show, key=name)
 
 
 def footnotes(said: Iterable[Sequence[str]]) -> tuple[list[str], list[str]]:
@@ -191,4 +192,4 @@ def write(table: Table, folder: Path) -> None:
 
 def write_text(path: Path, content: str) -> None:
     with atomic_write(path, durable=False) as file:
-        file.write(content.encode())
+        file.write(content.encode(errors="replace"))  # names of files may hold what is no UTF-8

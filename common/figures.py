@@ -5,6 +5,7 @@ Okabe and Ito's colours, which the colour-blind tell apart; for print in grey, l
 lightness. What would be illegible with 200 classes is left out, and the figure says so.
 """
 
+import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -20,8 +21,8 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
-from common import metrics, multilabel, scoring
 from common.run_dir import atomic_write
 from common.scoring import Floats
 
@@ -32,24 +33,41 @@ BARS = {"precision": ("Precision", "#0072B2"), "recall": ("Recall", "#56B4E9"), 
 LONGEST_NAME = 24
 MOST_NUMBERED = 20  # classes of a confusion matrix that has a count in each cell
 MOST_CURVES = 14
-WORST_CURVES = 6  # that are drawn where there are more classes than MOST_CURVES
 MOST_BARS = 20  # classes with bars of their own
-CURVE_GRID = np.linspace(0, 1, 501)  # false positive rates at which curves are averaged
 CHARACTER_WIDTH = 0.6  # of the font size, on average
 POINTS = 72  # per inch
+DPI = 150
+WIDEST = 1300  # pixels of a small picture, which is for screens
 SMALLEST_TEXT, TITLE_SIZE = 6.0, 12.0  # points
 
 # Without these, the same figure is the same file.
 NO_DATES: dict[str, dict[str, None]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write the figure, whole or not at all, in the format of the suffix."""
+def save(figure: Figure, path: Path, *, with_palette: bool = False) -> None:
+    """Write the figure, whole or not at all, in the format of the suffix.
+
+    A PNG with a palette is a third as large. Lines and text lose nothing by it that can be seen; photographs would.
+    """
     suffix = path.suffix.removeprefix(".")
     if suffix not in NO_DATES:
         raise ValueError(f"{path.name}: given suffix {path.suffix!r}, allowed: .{', .'.join(NO_DATES)}")
     with atomic_write(path) as file, mpl.rc_context({"svg.hashsalt": path.stem}):
-        figure.savefig(file, format=suffix, dpi=150, metadata=NO_DATES[suffix])
+        if suffix == "png" and with_palette:
+            file.write(_png_with_palette(figure))
+        else:
+            figure.savefig(file, format=suffix, dpi=DPI, metadata=NO_DATES[suffix])
+
+
+def _png_with_palette(figure: Figure) -> bytes:
+    whole, small = io.BytesIO(), io.BytesIO()
+    dpi = min(DPI, WIDEST / figure.get_size_inches()[0])
+    figure.savefig(whole, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
+    with Image.open(whole) as image:
+        # Of Pillow's methods the one that keeps rare colours: thin lines are few among white pixels.
+        reduced = image.convert("RGB").quantize(method=Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+        reduced.save(small, format="png", optimize=True, dpi=(dpi, dpi))
+    return small.getvalue()
 
 
 # --- confusion matrix -------------------------------------------------------------------------------------------
@@ -160,65 +178,6 @@ def _bars(axes: Axes, low: Floats, high: Floats, heights: NDArray[Any], **style:
 
 def _compact(number: float) -> str:
     return f"{number / 1e6:.4g}M" if number >= 1e6 else f"{number:,.0f}"
-
-
-# --- ROC --------------------------------------------------------------------------------------------------------
-
-
-def roc_curves(logits: ArrayLike, labels: ArrayLike, class_names: Sequence[str], title: str, task: str) -> Figure:
-    """One class against the rest: each of a few classes, of many their mean, their spread and the worst.
-
-    Of two classes the second is the positive one: the curve of the first would be its mirror image.
-    """
-    scores, truth = _against_the_rest(logits, labels, task)
-    names = short_names(class_names, scores.shape[1])
-    columns = [1] if len(names) == 2 and task != "multi-label" else list(range(len(names)))
-    curves = {c: scoring.roc_curve(scores[:, c], truth[:, c]) for c in columns if 0 < truth[:, c].sum() < len(truth)}
-    aucs = {c: scoring.auc(scores[:, c], truth[:, c]) for c in curves}
-    worst_first = sorted(aucs, key=lambda c: aucs[c])
-    shown = worst_first[::-1] if len(curves) <= MOST_CURVES else worst_first[:WORST_CURVES]
-
-    selection = f"; the {len(shown)} classes of lowest AUC, of {len(curves)}" if len(shown) < len(curves) else ""
-    undefined = len(columns) - len(curves)
-    without = f"; classes without curve (no image has them, or all): {undefined}" if undefined else ""
-    figure = new_figure(8.6, 5.8, title, f"n = {len(truth):,} images{selection}{without}")
-    axes = figure.subplots()
-    if len(curves) > 1:
-        _draw_mean_curve(axes, list(curves.values()), float(np.mean(list(aucs.values()))), len(shown) < len(curves))
-    for place, c in enumerate(shown):
-        colour, dashes = COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]
-        label = f"{aucs[c]:.3f}  {names[c]} ({truth[:, c].sum():,})"
-        axes.plot(*(100 * rates for rates in curves[c]), dashes, color=colour, linewidth=1.4, label=label)
-    axes.plot([0, 100], [0, 100], ":", color="0.4", linewidth=1, label="0.500  chance")
-    if not curves:
-        axes.text(50, 60, "No class has both images of its own and others", ha="center")
-    axes.set(xlim=(-1, 101), ylim=(-1, 101), aspect="equal")
-    axes.set(xlabel="False positive rate (%)", ylabel="True positive rate (%)")
-    axes.grid(alpha=0.3)
-    axes.legend(
-        loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8, title="AUC, class (n positive)", alignment="left"
-    )
-    return figure
-
-
-def _against_the_rest(logits: ArrayLike, labels: ArrayLike, task: str) -> tuple[Floats, NDArray[np.bool_]]:
-    """Scores and truth (n, classes), of each class a yes/no question."""
-    if task == "multi-label":
-        scores, has = multilabel.checked(logits, labels)
-        return scores, has == 1
-    scores, truth = metrics.checked(logits, labels)
-    return metrics.softmax(scores), truth[:, None] == np.arange(scores.shape[1])
-
-
-def _draw_mean_curve(axes: Axes, curves: Sequence[tuple[Floats, Floats]], macro_auc: float, with_spread: bool) -> None:
-    true_rates = 100 * np.array([np.interp(CURVE_GRID, false, true) for false, true in curves])
-    x = np.append(0, 100 * CURVE_GRID)
-    if with_spread:
-        low, high = np.percentile(true_rates, [10, 90], axis=0)
-        label = "middle 80 % of classes"
-        axes.fill_between(x, np.append(0, low), np.append(0, high), color="0.85", linewidth=0, label=label)
-    label = f"{macro_auc:.3f}  macro: mean of {len(curves)} classes"
-    axes.plot(x, np.append(0, true_rates.mean(axis=0)), color="black", linewidth=2.4, label=label)
 
 
 # --- bars -------------------------------------------------------------------------------------------------------

@@ -123,13 +123,14 @@ def draw(
 ) -> list[str]:
     """The names of the figures."""
     from common import figures, metrics, multilabel
+    from common.roc_figure import roc_curves
 
     classes, several = data["classes"], data["task"] == "multi-label"
     bins = (multilabel if several else metrics).reliability(logits, labels)
     n, unit = (labels.size, "decisions") if several else (len(labels), "images")
     drawn = {
         "reliability.png": figures.reliability_diagram(bins, found["ece"], n, title, unit),
-        "roc.png": figures.roc_curves(logits, labels, classes, title, data["task"]),
+        "roc.png": roc_curves(logits, labels, classes, title, data["task"]),
         "per_class.png": figures.per_class_bars(found["per_class"], title),
     }
     if not several:  # labels that come together are not confused with each other

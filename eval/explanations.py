@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from common import wording
 from common.failures import Refused
+from common.planes import planes
 from eval import activations, attribution, pictures
 from eval.layers import transformer_of
 from eval.subject import Subject, some
@@ -124,7 +125,7 @@ def embeddings(subject: Subject, wanted: Wanted) -> Found:
     groups, names = _groups(labels, subject.classes)
     origin = f"n = {len(points):,} of {len(test.rows):,} test images of {subject.trained.data['name']}"
     heading = f"{subject.trained.name}\nembeddings of {points.shape[1]} numbers by true class; {origin}"
-    figure = pictures.planes(principal, shares.tolist(), neighbours, groups, names, heading)
+    figure = planes(principal, shares.tolist(), neighbours, groups, names, heading)
     arrays = {
         "embeddings": points,
         "labels": labels,

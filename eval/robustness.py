@@ -6,7 +6,6 @@ Pure functions of logits and labels, or of accuracies and errors as shares from 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -160,45 +159,3 @@ def _check_errors(errors: Errors, baseline: Errors) -> None:
 def _check_share(name: str, share: float) -> None:
     if not 0 <= share <= 1:
         raise ValueError(f"{name}: given {share}, allowed: a share from 0 to 1")
-
-
-# --- effective robustness ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Line:
-    """probit(shifted accuracy) = slope * probit(clean accuracy) + intercept, as fitted over published models."""
-
-    slope: float
-    intercept: float
-    lowest: float  # clean accuracies that it was fitted on
-    highest: float
-    residual_sd: (
-        float | None
-    )  # in accuracy: a distance from the line below that is what models scatter by; None unknown
-
-
-# From CIFAR-10 to CIFAR-10.1 (Recht et al. 2018), fitted over the published predictions of 30 models.
-CIFAR10_1_LINES = {
-    "v4": Line(0.9515, -0.3986, 0.82, 0.97, None),
-    "v6": Line(0.9496, -0.3811, 0.82, 0.97, 0.0080),
-}
-
-
-@dataclass(frozen=True)
-class EffectiveRobustness:
-    """Shifted accuracy beyond what models of this clean accuracy have (Taori et al. 2020)."""
-
-    expected: float  # by the line
-    value: float  # found less expected
-    extrapolated: bool  # the clean accuracy is outside the range that the line was fitted on: do not lean on it
-
-
-def effective_robustness(clean: float, shifted: float, line: Line) -> EffectiveRobustness:
-    """Of a model with these accuracies on the clean and on the shifted set."""
-    _check_share("shifted", shifted)
-    if not 0 < clean < 1:
-        raise ValueError(f"clean: given accuracy {clean}, allowed: between 0 and 1, where the probit is finite")
-    normal = NormalDist()
-    expected = normal.cdf(line.slope * normal.inv_cdf(clean) + line.intercept)
-    return EffectiveRobustness(expected, shifted - expected, not line.lowest <= clean <= line.highest)

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from common.figures import COLOURS, DASHES, legend_above, new_figure, save
+from common.published_line import CIFAR10_1_LINES
 from common.shift_settings import COMMON_CORRUPTIONS
-from eval.robustness import CIFAR10_1_LINES, effective_robustness
 from eval.shift_reliability import reliability_curves
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def robustness_line(found: Mapping[str, Any], title: str) -> Figure:
     grid = np.linspace(min(0.75, clean) - 0.02, 0.99, 100)
     for number, row in enumerate(rows):
         line = CIFAR10_1_LINES[row["images"].removeprefix("cifar10_1_")]
-        expected = [100 * effective_robustness(x, 0.5, line).expected for x in grid]
+        expected = [100 * line.expected(x) for x in grid]
         inside = (grid >= line.lowest) & (grid <= line.highest)
         axes.plot(100 * grid, expected, ":", color=COLOURS[number], linewidth=1)
         axes.plot(

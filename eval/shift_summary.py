@@ -11,15 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from common.failures import Refused
 from common.inputs import open_shift_run
+from common.published_line import effective_robustness, published_line
 from common.shift_settings import COMMON_CORRUPTIONS, ShiftSettings
-from eval.robustness import (
-    CIFAR10_1_LINES,
-    Estimate,
-    drop,
-    effective_robustness,
-    mean_corruption_error,
-    relative_mean_corruption_error,
-)
+from eval.robustness import Estimate, drop, mean_corruption_error, relative_mean_corruption_error
 
 if TYPE_CHECKING:
     from eval.shift_cells import Cell
@@ -132,8 +126,8 @@ def _set(cell: "Cell", clean: "Cell", data: Mapping[str, Any]) -> dict[str, Any]
     here = Estimate(cell.accuracy, cell.standard_error or 0.0)
     lost = drop(Estimate(clean.accuracy, clean.standard_error or 0.0), here)
     facts |= {"drop": lost.value, "drop_standard_error": lost.standard_error}
-    line = next((line for version, line in CIFAR10_1_LINES.items() if cell.images == f"cifar10_1_{version}"), None)
-    if line and data["name"] == "cifar10" and 0 < clean.accuracy < 1:
+    line = published_line(data["name"], cell.images)
+    if line and 0 < clean.accuracy < 1:
         facts["effective_robustness"] = asdict(effective_robustness(clean.accuracy, cell.accuracy, line))
     return facts
 

@@ -30,7 +30,8 @@ TOP_LEVEL = {
 }
 WITHOUT_TORCH = (
     *("compose", "config", "wording", "yaml12", "attempt", "run_dir", "failures", "settings", "inputs", "trained"),
-    *("metrics", "multilabel", "scoring", "figures", "data.catalog", "models.timm_names", "models.settings"),
+    *("metrics", "multilabel", "scoring", "figures", "roc_figure", "published_line", "data.catalog"),
+    *("planes", "models.timm_names", "models.settings"),
 )
 FORBIDDEN_NAMES = {"utils", "util", "misc", "helpers", "helper", "tools"}
 

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from aggregate.figures.answers import reliability_diagrams, roc_diagrams
 from aggregate.figures.classes import confusions, heat_maps
-from aggregate.figures.curves import learning_curves, severity_curves
+from aggregate.figures.curves import corruption_curves, learning_curves, severity_curves
+from aggregate.figures.embedded import embedding_planes
 from aggregate.figures.points import adaptation_gains, cost_plots, forests
+from aggregate.figures.shift import shift_lines
 from aggregate.figures.style import Picture, styles
 from aggregate.methods import Method
 from aggregate.tables import Table
@@ -13,7 +16,10 @@ from common.figures import save
 
 FOLDER = "figures"
 ENDINGS = ("png", "svg")
-KINDS = ("learning", "cost", "gain", "differences", "severity", "adaptation", "classes", "confusion")
+KINDS = (
+    *("learning", "cost", "gain", "differences", "severity", "adaptation", "classes", "confusion"),
+    *("corruptions", "shift", "reliability", "roc", "embeddings"),
+)
 
 
 def all_figures(methods: Sequence[Method], tables: Sequence[Table]) -> list[Picture]:
@@ -23,9 +29,14 @@ def all_figures(methods: Sequence[Method], tables: Sequence[Table]) -> list[Pict
         *cost_plots(methods, looks),
         *forests(tables, methods, looks),
         *severity_curves(methods, looks),
+        *corruption_curves(methods, looks),
+        *shift_lines(methods, looks),
         *adaptation_gains(tables, looks),
         *heat_maps(methods),
         *confusions(methods),
+        *reliability_diagrams(methods, looks),
+        *roc_diagrams(methods),
+        *embedding_planes(methods),
     ]
 
 
@@ -41,7 +52,7 @@ def write_figures(folder: Path, pictures: Sequence[Picture]) -> None:
         place.mkdir(exist_ok=True)
     for picture in pictures:
         for ending in ENDINGS:
-            save(picture.figure, place / f"{picture.name}.{ending}")
+            save(picture.figure, place / f"{picture.name}.{ending}", with_palette=True)
 
 
 def links(pictures: Sequence[Picture]) -> str:

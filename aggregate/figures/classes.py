@@ -1,18 +1,18 @@
 """What the classes are to the methods: F1 of each, and which are taken for which."""
 
+import statistics
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from aggregate.collect import Run
+from aggregate.classes import class_scores as scores_by_class
+from aggregate.classes import confusion_counts
 from aggregate.figures.style import Picture, by_data, leading, of_how_many, runs_each
 from aggregate.methods import Method
 from aggregate.summarise import trained
 from common.figures import MOST_BARS, confusion_matrix, literal, new_figure, short_names
-from common.run_dir import RunDir, read_json
 
 NAME_WIDTH = 40  # characters
 SHORT_NAME = 5
@@ -34,7 +34,7 @@ def heat_maps(methods: Sequence[Method]) -> Iterator[Picture]:
         table = np.array([[scores[method.label].get(name, np.nan) for name in names] for method in shown])
         table, names, which = hardest(table, names)
         title = f"F1 of each class on {data}"
-        facts = f"{runs_each(shown)}{of_how_many(shown, members)}{which}"
+        facts = f"{runs_each(method.runs for method in shown)}{of_how_many(shown, members)}{which}"
         figure = new_figure(4.6 + CELL * len(names), 1.9 + CELL * len(shown), title, facts)
         axes = figure.subplots()
         _shade(axes, 100 * table)
@@ -47,12 +47,9 @@ def heat_maps(methods: Sequence[Method]) -> Iterator[Picture]:
 
 def class_scores(method: Method) -> dict[str, float]:
     """Mean F1 over runs; classes without images have none."""
-    found: dict[str, list[float]] = {}
-    for run in method.runs:
-        for row in _of_test(run, "per_class") or ():
-            if isinstance(row, Mapping) and row.get("n") and isinstance(row.get("f1_score"), int | float):
-                found.setdefault(str(row.get("class")), []).append(row["f1_score"])
-    return {name: sum(values) / len(values) for name, values in found.items()}
+    return {
+        name: statistics.fmean(score["f1_score"] for _, score in told) for name, told in scores_by_class(method).items()
+    }
 
 
 def hardest(table: Rows, names: Sequence[str]) -> tuple[Rows, list[str], str]:
@@ -88,7 +85,7 @@ def confusions(methods: Sequence[Method]) -> Iterator[Picture]:
         if counts is None:
             continue
         unit = "images" if len(best.runs) == 1 else f"answers of {len(best.runs)} runs"
-        figure = confusion_matrix(counts, names, f"{best.label} on {data}", unit)
+        figure = confusion_matrix(counts, names, f"Confusion on {data}: {best.label}", unit)
         caption = (
             "Confusion on the test images, of the method of the highest validation accuracy: all its runs together: "
             "each image counts once for each run, and shares are means over runs."
@@ -98,17 +95,5 @@ def confusions(methods: Sequence[Method]) -> Iterator[Picture]:
 
 def summed_confusion(method: Method) -> tuple[np.ndarray | None, list[str]]:
     """Counts (classes, classes) and names; None where a run does not tell, or tells of other classes."""
-    tables = [_of_test(run, "confusion_matrix") for run in method.runs]
-    names = [str(name) for name in method.first.fact("data.classes") or ()]
-    try:
-        counts = np.array(tables, dtype=np.int64)
-    except (TypeError, ValueError):
-        return None, names
-    if counts.ndim != 3 or counts.shape[1] != counts.shape[2] or not counts.size:
-        return None, names
-    return counts.sum(axis=0), names if len(names) == counts.shape[1] else [str(n) for n in range(counts.shape[1])]
-
-
-def _of_test(run: Run, name: str) -> Any:
-    """Again from the file: a run is kept without what is this large."""
-    return ((read_json(RunDir(run.path).result) or {}).get("test") or {}).get(name)
+    counts, names = confusion_counts(method)
+    return (None if counts is None else counts.sum(axis=0)), names

@@ -27,9 +27,12 @@ from aggregate.methods import Method
 from aggregate.summarise import trained
 from common.figures import MOST_CURVES
 from common.run_dir import RunDir
+from common.shift_settings import COMMON_CORRUPTIONS, EXTRA_CORRUPTIONS
 
 MARKS = 12  # along a line
 FEWEST_FOR_HALF = 6  # epochs
+CORRUPTIONS = (*COMMON_CORRUPTIONS, *EXTRA_CORRUPTIONS)
+MULTIPLES_PER_ROW = 5
 Curve = Mapping[int, float]  # epoch or severity -> share
 BAND = "Lines: means over runs; bands: ± one standard deviation, where there is more than one run."
 
@@ -45,8 +48,8 @@ def learning_curves(methods: Sequence[Method], looks: Styles) -> Iterator[Pictur
         if shown:
             title = f"Learning curves on {data}"
             caption = f"Validation accuracy after each epoch that all runs of a method reached. {BAND}"
-            facts = f"{runs_each(shown)}{of_how_many(shown, members)}"
             curves = {method.label: found[method.label] for method in shown}
+            facts = f"{runs_each(curves.values())}{of_how_many(shown, members)}"
             yield Picture(f"learning-{data}", title, caption, _learning(curves, title, facts, looks))
 
 
@@ -90,8 +93,8 @@ def severity_curves(methods: Sequence[Method], looks: Styles) -> Iterator[Pictur
             continue
         labels = [method.label for method in shown]
         title = f"Under corruption: {data}"
-        more = f"; the first {len(shown)} of {len(drawn)} methods" if len(shown) < len(drawn) else ""
-        figure, (axes,) = panels(4.2, title, f"{runs_each(shown)}{more}; severity 0: clean", labels)
+        facts = f"{runs_each(found[label] for label in labels)}{_first_of(shown, drawn)}; severity 0: clean"
+        figure, (axes,) = panels(4.2, title, facts, labels)
         for label in labels:
             draw_curves(axes, found[label], looks[label])
         axes.set(xlabel="Severity", ylabel="Accuracy (%), mean over corruptions")
@@ -107,6 +110,68 @@ def under_corruption(run: Run) -> dict[int, float]:
     curve = {int(severity): float(share) for severity, share in told.items() if isinstance(share, int | float)}
     clean = run.fact("shift.clean.accuracy")
     return {**({0: float(clean)} if curve and isinstance(clean, int | float) else {}), **curve}
+
+
+# --- over severities, of each corruption ------------------------------------------------------------------------
+
+
+def corruption_curves(methods: Sequence[Method], looks: Styles) -> Iterator[Picture]:
+    for data, members in by_data(each for each in methods if each.entry == "eval_shift").items():
+        found = {each.label: [told for run in each.runs if (told := by_corruption(run))] for each in members}
+        drawn = [method for method in members if found[method.label]]
+        shown = drawn[:MOST_CURVES]
+        names = [name for name in CORRUPTIONS if any(name in told for each in shown for told in found[each.label])]
+        if len(names) < 2:  # the mean over one is drawn already
+            continue
+        title = f"Under each corruption: {data}"
+        curves = {method.label: found[method.label] for method in shown}
+        facts = f"{runs_each(curves.values())}{_first_of(shown, drawn)}; severity 0: clean"
+        caption = f"Test accuracy at each severity of each corruption. {BAND}"
+        yield Picture(f"corruptions-{data}", title, caption, _multiples(curves, names, title, facts, looks))
+
+
+def _multiples(
+    curves: Mapping[str, Sequence[Mapping[str, Curve]]], names: Sequence[str], title: str, facts: str, looks: Styles
+) -> Figure:
+    columns = min(MULTIPLES_PER_ROW, len(names))
+    rows = -(-len(names) // columns)
+    figure, fields = panels(1.8 * rows + 0.8, title, facts, list(curves), columns, rows)
+    for axes, name in zip(fields, names, strict=False):
+        for label, runs in curves.items():
+            draw_curves(axes, [told[name] for told in runs if name in told], looks[label])
+        axes.set_title(name.replace("_", " "), fontsize=9, pad=3)
+    for axes in fields[len(names) :]:
+        axes.remove()
+    for place in range(len(names)):
+        if place + columns >= len(names):
+            fields[place].set_xlabel("Severity")
+            fields[place].tick_params(labelbottom=True)
+        if place % columns == 0:
+            fields[place].set_ylabel("Accuracy (%)")
+    legend_below(figure, [handle(looks[label]) for label in curves], list(curves))
+    return figure
+
+
+def by_corruption(run: Run) -> dict[str, dict[int, float]]:
+    """Corruption -> severity -> accuracy, with the clean images at 0."""
+    errors, severities = (run.fact(f"shift.corrupted.{name}") for name in ("errors", "severities"))
+    if not isinstance(errors, Mapping) or not isinstance(severities, list):
+        return {}
+    clean = run.fact("shift.clean.accuracy")
+    start = {0: float(clean)} if isinstance(clean, int | float) else {}
+    return {
+        name: {**start, **{int(severity): 1 - error for severity, error in zip(severities, found, strict=True)}}
+        for name, found in errors.items()
+        if isinstance(found, list) and len(found) == len(severities) and _are_numbers([*found, *severities])
+    }
+
+
+def _are_numbers(values: Sequence[object]) -> bool:
+    return all(isinstance(value, int | float) for value in values)
+
+
+def _first_of(shown: Sequence[Method], drawn: Sequence[Method]) -> str:
+    return f"; the first {len(shown)} of {len(drawn)} methods" if len(shown) < len(drawn) else ""
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from aggregate.costs import pareto_front
 from aggregate.figures.style import (
     WIDTH,
     Picture,
@@ -24,7 +26,7 @@ from aggregate.figures.style import (
     runs_each,
 )
 from aggregate.methods import Method
-from aggregate.summarise import estimate, mean_of, trained
+from aggregate.summarise import estimate, mean_of, same, trained
 from aggregate.tables import Row, Table
 from common.figures import MOST_CURVES, literal, new_figure
 
@@ -47,7 +49,8 @@ def cost_plots(methods: Sequence[Method], looks: Styles) -> Iterator[Picture]:
         if len(points) < 2:  # nothing to weigh
             continue
         labels = [method.label for method in shown]
-        title, head = f"Accuracy against cost on {data}", f"{runs_each(shown)}{of_how_many(shown, members)}"
+        title = f"Accuracy against cost on {data}"
+        head = f"{runs_each(method.runs for method in shown)}{of_how_many(shown, members)}"
         figure = _cost(points, labels, title, head, looks)
         caption = (
             "Mean test accuracy against mean training time, without that of a teacher. Times of different devices, and "
@@ -69,7 +72,8 @@ def _cost(points: Sequence[Row], labels: Sequence[str], title: str, head: str, l
     axes.xaxis.set_minor_formatter(NullFormatter())
     bent = _stretch_top(axes, [100 * (1 - point["accuracy_mean"]) for point in points])
     axes.set(xlabel="Training time of a run (s)", ylabel=f"Test accuracy (%){bent}")
-    legend_below(figure, [axes.get_lines()[0], *(handle(looks[each], with_line=False) for each in labels)], named)
+    front_handle = Line2D([], [], color="0.55", linewidth=1, marker="o", markersize=12, markerfacecolor="none")
+    legend_below(figure, [front_handle, *(handle(looks[each], with_line=False) for each in labels)], named)
     return figure
 
 
@@ -100,15 +104,6 @@ def _cost_point(method: Method) -> dict[str, Any]:
         "seconds": mean_of(method.values("cost.train_seconds")),
         **estimate("accuracy", method.values("test.accuracy"), bounded=True),
     }
-
-
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Places of those that no other beats in (cost, gain), the cheapest first; of equal ones the first."""
-    front: list[int] = []
-    for place in sorted(range(len(points)), key=lambda place: (points[place][0], -points[place][1])):
-        if not front or points[place][1] > points[front[-1]][1]:
-            front.append(place)
-    return front
 
 
 def _draw_front(axes: Axes, corners: Sequence[tuple[float, float]]) -> None:
@@ -161,13 +156,15 @@ def turned(row: Row, second: str) -> Row:
 def forest(rows: Sequence[Row], title: str, looks: Styles) -> Figure:
     shown = rows[:MOST_ROWS]
     more = f"; the first {len(shown)} of {len(rows)}" if len(shown) < len(rows) else ""
-    figure = new_figure(WIDTH, ROW_HEIGHT * len(shown) + 1.7, title, f"n: common seeds of both{more}")
+    n = same(row["n"] for row in shown)
+    facts = f"n: common seeds of both{more}" if n is None else f"n = {n} common {'seed' if n == 1 else 'seeds'}{more}"
+    figure = new_figure(WIDTH, ROW_HEIGHT * len(shown) + 1.7, title, facts)
     axes = figure.subplots()
     for place, row in enumerate(shown):
         look = looks[row["first"]]
         _draw_point(axes, place, row, "difference", look, upright=False, filled=row["verdict"] in SETTLED)
     axes.axvline(0, color="black", linewidth=1)
-    axes.set_yticks(range(len(shown)), [_name(row) for row in shown], fontsize=8)
+    axes.set_yticks(range(len(shown)), [_name(row, with_n=n is None) for row in shown], fontsize=8)
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.grid(axis="x", alpha=0.4)
     axes.set_axisbelow(True)
@@ -175,8 +172,9 @@ def forest(rows: Sequence[Row], title: str, looks: Styles) -> Figure:
     return figure
 
 
-def _name(row: Row) -> str:
-    return "\n".join(textwrap.wrap(literal(f"{row['first']} (n={row['n']})"), NAME_WIDTH))
+def _name(row: Row, *, with_n: bool) -> str:
+    n = f" (n={row['n']})" if with_n else ""
+    return "\n".join(textwrap.wrap(literal(f"{row['first']}{n}"), NAME_WIDTH))
 
 
 def _bend(axes: Axes, centres: Sequence[float]) -> str:

@@ -16,7 +16,9 @@ from common.figures import COLOURS, DASHES, MOST_CURVES, literal, new_figure
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 WIDTH, LEGEND_WIDTH = 7.2, 90  # inches; characters of a legend's line
-LINE_HEIGHT = 0.19  # inches, of a legend
+LINE_HEIGHT = 0.19  # inches, of a legend; as the next two
+HANDLE_WIDTH, LETTER_WIDTH = 0.95, 0.066
+MOST_COLUMNS = 3
 
 
 @dataclass(frozen=True)
@@ -89,25 +91,41 @@ def of_how_many(shown: Sequence[Method], methods: Sequence[Method]) -> str:
     return f"; the {len(shown)} methods of highest validation accuracy, of {len(methods)}"
 
 
-def runs_each(methods: Sequence[Method]) -> str:
-    """n, for a figure's head."""
-    counts = [len(method.runs) for method in methods]
+def runs_each(runs: Iterable[Sequence[Any]]) -> str:
+    """n, for a figure's head, from what each method's runs told: some of them may have told nothing."""
+    counts = [len(each) for each in runs]
     low, high = min(counts), max(counts)
     return f"n = {low if low == high else f'{low} to {high}'} {'run' if high == 1 else 'runs'} of each method"
 
 
-def legend_height(labels: Sequence[str]) -> float:
-    return LINE_HEIGHT * sum(legend_label(label).count("\n") + 1 for label in labels)
+def legend_height(labels: Sequence[str], width: float) -> float:
+    lines = [legend_label(label).count("\n") + 1 for label in labels]
+    per_column = -(-len(lines) // legend_columns(labels, width))
+    return LINE_HEIGHT * max(sum(lines[start : start + per_column]) for start in range(0, len(lines), per_column))
+
+
+def legend_columns(labels: Sequence[str], width: float) -> int:
+    """As many as fit side by side."""
+    longest = max(len(line) for label in labels for line in legend_label(label).splitlines())
+    fit = int(width / (HANDLE_WIDTH + LETTER_WIDTH * longest))
+    return max(1, min(fit, MOST_COLUMNS, -(-len(labels) // 2)))
 
 
 def legend_label(label: str) -> str:
     return "\n".join(textwrap.wrap(literal(label), LEGEND_WIDTH))
 
 
-def panels(height: float, title: str, facts: str, labels: Sequence[str], columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """Fields side by side, and room below them for a legend of these labels, which may be long."""
-    figure = new_figure(WIDTH if columns == 1 else 1.4 * WIDTH, height + legend_height(labels), title, facts)
-    fields = list(figure.subplots(1, columns, squeeze=False)[0])
+def panels(
+    height: float, title: str, facts: str, labels: Sequence[str], columns: int = 1, rows: int = 1
+) -> tuple[Figure, list[Axes]]:
+    """Fields side by side, and room below them for a legend of these labels, which may be long.
+
+    More than two fields share their scales.
+    """
+    width = WIDTH if columns == 1 else 1.4 * WIDTH
+    figure = new_figure(width, height + legend_height(labels, width), title, facts)
+    shared = columns * rows > 2
+    fields = list(figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared).flat)
     for axes in fields:
         axes.grid(alpha=0.4)
         axes.set_axisbelow(True)
@@ -116,7 +134,9 @@ def panels(height: float, title: str, facts: str, labels: Sequence[str], columns
 
 def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
     said = [legend_label(label) for label in labels]
-    figure.legend(handles, said, loc="outside lower left", frameon=False, fontsize=9, handlelength=4)
+    columns = legend_columns(labels, figure.get_size_inches()[0])
+    look = {"frameon": False, "fontsize": 9, "handlelength": 4}
+    figure.legend(handles, said, loc="outside lower left", ncols=columns, **look)
 
 
 def handle(style: Style, *, with_line: bool = True) -> Line2D:

@@ -77,3 +77,9 @@ def make_run(tmp_path: Path) -> MakeRun:
         return write_run(root or tmp_path / "runs", **given)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def write_a_run() -> MakeRun:
+    """For fixtures that outlive a test: write_run(root, ...)."""
+    return write_run

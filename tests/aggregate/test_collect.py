@@ -25,7 +25,13 @@ def test_what_is_known_of_a_run(make_run: MakeRun) -> None:
     assert run.settings["recipe.epochs"] == 4
     assert "seed" not in run.settings
     assert not [name for name in run.settings if name.startswith(("compute", "log"))], "cannot change the result"
-    assert run.chosen == {"epoch": 2, "train_loss": 1.0, "train_accuracy": 0.8, "val_loss": 1.1, "val_accuracy": 0.7}
+    assert run.learning.chosen == {
+        "epoch": 2,
+        "train_loss": 1.0,
+        "train_accuracy": 0.8,
+        "val_loss": 1.1,
+        "val_accuracy": 0.7,
+    }
     assert run.fact("test.confusion_matrix") is None
     assert run.fact("no.such.thing") is None
 
@@ -116,7 +122,7 @@ def test_a_history_that_tells_nothing_does_no_harm(text: str | None, make_run: M
     (folder / "history.csv").unlink()
     if text is not None:
         (folder / "history.csv").write_text(text)
-    assert {"val_loss", "train_accuracy"}.isdisjoint(read_run(folder).chosen)
+    assert {"val_loss", "train_accuracy"}.isdisjoint(read_run(folder).learning.chosen)
 
 
 def test_a_run_without_provenance_counts_as_one_of_unknown_origin(make_run: MakeRun) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from aggregate import report
+from aggregate.material import STATUS
 from common.compose import DONE, FAILED, REFUSED
 from common.config import TrainCNN, run_name
 from jobs.ledger import Ledger
@@ -28,16 +29,21 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+OF_TWO_METHODS = ("summary", "comparisons", "overfitting", "efficiency", "cost", "confusion")
+
+
 def test_whole_command(make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_two_methods(make_run)
     assert report.main(["runs=runs/*/*"]) == DONE
     out = tmp_path / "results" / "runs"
     assert {path.name for path in out.iterdir()} == {
-        *("runs.csv", "report.md", "figures"),
-        *(f"{n}.{e}" for n in ("summary", "comparisons", "overfitting", "cost") for e in ("csv", "md", "tex")),
+        *("runs.csv", "report.md", "report.html", "figures"),
+        *(f"{name}.{ending}" for name in OF_TWO_METHODS for ending in ("csv", "md", "tex")),
     }
+    for name in set(OF_TWO_METHODS) - {"cost"}:
+        assert "Weights: highest validation accuracy" in (out / f"{name}.md").read_text(), "how they were selected"
     said = capsys.readouterr().out
-    assert said.endswith("report: results/runs/report.md\n")
+    assert said.endswith("report: results/runs/report.html\n")
     assert "95.05 ± 0.05" in said
     runs = rows(out / "runs.csv")
     assert [run["recipe.epochs"] for run in runs] == ["4"] * 3 + ["8"] * 3
@@ -47,9 +53,24 @@ def test_whole_command(make_run: MakeRun, tmp_path: Path, capsys: pytest.Capture
     assert runs[0]["commit"].startswith("3a71f28")
     (pair,) = rows(out / "comparisons.csv")
     assert pair["verdict"] == "worse"
+    assert pair["runs"].split() == [run["run"] for run in runs]
+    first, second = (row["runs"].split() for row in rows(out / "summary.csv"))
+    assert first + second == pair["runs"].split()
     text = (out / "report.md").read_text()
+    assert not [name for name in first if name in text], "for CSV and the page, not for print"
     assert "6 runs counted, 0 folders left out" in text
     assert "## Comparisons" in text
+
+
+def test_every_row_says_which_runs_it_is_of(make_run: MakeRun, tmp_path: Path) -> None:
+    make_two_methods(make_run)
+    assert report.main(["runs=runs/*/*"]) == DONE
+    out = tmp_path / "results" / "runs"
+    known = {run["run"] for run in rows(out / "runs.csv")}
+    for name in OF_TWO_METHODS:
+        for row in rows(out / f"{name}.csv"):
+            assert set(row["runs"].split(" ")) <= known, name
+            assert row["runs"], name
 
 
 def test_a_later_report_leaves_no_tables_of_an_earlier_one(make_run: MakeRun, tmp_path: Path) -> None:
@@ -130,7 +151,7 @@ def test_a_sweep_shows_what_is_missing(make_run: MakeRun, tmp_path: Path, digits
 
 
 def told_by_status(root: Path) -> list[dict[str, Any]]:
-    command = [sys.executable, str(report.STATUS), "sweep=tiny", f"root={root}", "json=true"]
+    command = [sys.executable, str(STATUS), "sweep=tiny", f"root={root}", "json=true"]
     return list(json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout))
 
 
@@ -153,6 +174,7 @@ def test_without_torch(make_run: MakeRun) -> None:
 
 # --- ten thousand runs ------------------------------------------------------------------------------------------
 
+HISTORY_HEAD = "epoch,train_loss,train_accuracy,val_loss,val_accuracy"
 BOTH = (
     "import resource, sys; from aggregate import report; code = report.main()\n"
     "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
@@ -166,6 +188,10 @@ def test_ten_thousand_runs(make_run: MakeRun, tmp_path: Path) -> None:
     files = {
         name: (template / name).read_text() for name in ("config.yaml", "result.json", "provenance.json", "history.csv")
     }
+    lines = [
+        f"{epoch},{2 / epoch:.6f},{1 - 1 / epoch:.6f},{1.9 / epoch:.6f},{1 - 1 / epoch:.6f}" for epoch in range(1, 31)
+    ]
+    files["history.csv"] = "\n".join([HISTORY_HEAD, *lines, ""])
     root = tmp_path / "many" / "train_cnn"
     base = TrainCNN.model_validate({"recipe": {"epochs": 30, "lr": 0.1}})
     for number in range(10_000):

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn import metrics as sk
 
-from common import figures, lesson_figure, metrics, multilabel
+from common import figures, lesson_figure, metrics, multilabel, roc_figure
 from common.teacher import agreement
 
 LONG = "actinic keratoses and intraepithelial carcinoma of the skin"
@@ -55,11 +55,11 @@ def reliability(classes: int) -> Figure:
 
 
 def roc(classes: int) -> Figure:
-    return figures.roc_curves(*drawn(30 * classes, classes), names(classes), TITLE, "multi-class")
+    return roc_figure.roc_curves(*drawn(30 * classes, classes), names(classes), TITLE, "multi-class")
 
 
 def multi_label_roc(classes: int) -> Figure:
-    return figures.roc_curves(*several_labels(100, classes), names(classes), TITLE, "multi-label")
+    return roc_figure.roc_curves(*several_labels(100, classes), names(classes), TITLE, "multi-label")
 
 
 def bars(classes: int) -> Figure:
@@ -162,7 +162,7 @@ def test_a_long_title_is_wrapped() -> None:
     "draw",
     [
         lambda: figures.confusion_matrix(np.eye(2, dtype=int), ["a"], "t"),
-        lambda: figures.roc_curves(np.eye(2), [0, 1], ["a"], "t", "binary"),
+        lambda: roc_figure.roc_curves(np.eye(2), [0, 1], ["a"], "t", "binary"),
     ],
 )
 def test_names_must_match_the_classes(draw: Callable[[], Figure]) -> None:
@@ -189,6 +189,19 @@ def test_a_png_has_150_dots_per_inch(tmp_path: Path) -> None:
     with Image.open(tmp_path / "a.png") as image:
         assert image.size == tuple(int(150 * inches) for inches in figure.get_size_inches())
         assert round(image.info["dpi"][0]) == 150
+
+
+def test_a_palette_makes_a_png_small_and_changes_little(tmp_path: Path) -> None:
+    for name in ("whole", "small"):
+        figures.save(roc(10), tmp_path / f"{name}.png", with_palette=name == "small")
+    assert (tmp_path / "small.png").stat().st_size < (tmp_path / "whole.png").stat().st_size / 2
+    with Image.open(tmp_path / "small.png") as small, Image.open(tmp_path / "whole.png") as whole:
+        assert small.mode == "P"
+        assert round(small.info["dpi"][0]) == 150
+        ours, theirs = (np.asarray(image.convert("RGB")).astype(int) for image in (small, whole))
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() < 32, "of 255"
+    assert ours[0, 0].tolist() == [255, 255, 255]
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a"])
@@ -309,7 +322,7 @@ def curves(axes: Axes) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("task", ["multi-class", "multi-label"])
 def test_curves_have_the_area_that_their_label_says(task: str) -> None:
     logits, labels = several_labels(200, 5) if task == "multi-label" else drawn(200, 5)
-    axes = figures.roc_curves(logits, labels, [f"c{i}" for i in range(5)], "t", task).axes[0]
+    axes = roc_figure.roc_curves(logits, labels, [f"c{i}" for i in range(5)], "t", task).axes[0]
     truth = labels if task == "multi-label" else np.eye(5, dtype=int)[labels]
     scores = logits if task == "multi-label" else metrics.softmax(logits)
     aucs = sk.roc_auc_score(truth, scores, average=None)
@@ -331,32 +344,73 @@ def test_curves_of_a_few_classes_all_look_different() -> None:
 
 def test_two_classes_have_one_curve_that_of_the_second() -> None:
     logits, labels = drawn(50, 2)
-    axes = figures.roc_curves(logits, labels, ["healthy", "ill"], "t", "binary").axes[0]
+    axes = roc_figure.roc_curves(logits, labels, ["healthy", "ill"], "t", "binary").axes[0]
     assert list(curves(axes)) == [f"ill ({labels.sum()})", "chance"]
 
 
 def test_of_many_classes_the_worst_are_drawn_before_the_spread_of_all() -> None:
     logits, labels = drawn(2000, 30)
-    figure = figures.roc_curves(logits, labels, [f"c{i}" for i in range(30)], "t", "multi-class")
+    figure = roc_figure.roc_curves(logits, labels, [f"c{i}" for i in range(30)], "t", "multi-class")
     aucs = metrics.one_vs_rest_auc(logits, labels)
     drawn_classes = [
         name.partition(" ")[0] for name in curves(figure.axes[0]) if name.startswith("c") and name != "chance"
     ]
-    assert drawn_classes == [f"c{c}" for c in np.argsort(aucs)[: figures.WORST_CURVES]]
+    assert drawn_classes == [f"c{c}" for c in np.argsort(aucs)[: roc_figure.WORST_CURVES]]
     assert "the 6 classes of lowest AUC, of 30" in title_of(figure)
     assert [artist for artist in figure.axes[0].collections if isinstance(artist, FillBetweenPolyCollection)]
 
 
 def test_classes_without_a_curve_are_counted() -> None:
-    figure = figures.roc_curves(np.eye(4)[[0, 1, 0]], [0, 1, 1], [*"abcd"], "t", "multi-class")
+    figure = roc_figure.roc_curves(np.eye(4)[[0, 1, 0]], [0, 1, 1], [*"abcd"], "t", "multi-class")
     assert set(curves(figure.axes[0])) == {"macro: mean of 2 classes", "a (1)", "b (2)", "chance"}
     assert title_of(figure).endswith("classes without curve (no image has them, or all): 2")
 
 
 def test_one_class_alone_has_no_curve_and_the_figure_says_so(tmp_path: Path) -> None:
-    figure = figures.roc_curves([[1.0, 0.0]], [0], ["a", "b"], "t", "binary")
+    figure = roc_figure.roc_curves([[1.0, 0.0]], [0], ["a", "b"], "t", "binary")
     assert [text.get_text() for text in figure.axes[0].texts] == ["No class has both images of its own and others"]
     figures.save(figure, tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("task", ["multi-class", "multi-label"])
+def test_mean_curves_of_runs_have_the_mean_of_their_areas(task: str) -> None:
+    draw = several_labels if task == "multi-label" else drawn
+    logits, labels = draw(200, 5)
+    scores = [logits, logits + np.random.default_rng(1).normal(size=logits.shape)]
+    runs = [roc_figure.one_against_the_rest(each, labels, task) for each in scores]
+    figure = roc_figure.mean_roc_curves(runs, [*"abcde"], "t")
+    assert "n = 200 images, means over 2 runs" in title_of(figure)
+    truth = labels if task == "multi-label" else np.eye(5, dtype=int)[labels]
+    ranked = scores if task == "multi-label" else [metrics.softmax(each) for each in scores]
+    found = curves(figure.axes[0])
+    for c, name in enumerate("abcde"):
+        expected = np.mean([sk.roc_auc_score(truth[:, c], each[:, c]) for each in ranked])
+        points = found[f"{name} ({truth[:, c].sum()})"]
+        assert np.trapezoid(*points.T[::-1]) / 1e4 == pytest.approx(expected, abs=0.002)
+        assert any(label.startswith(f"{expected:.3f}  {name}") for label in legend_of(figure.axes[0]))
+
+
+def test_a_mean_curve_by_hand() -> None:
+    """At a false positive rate of 0 the one has found all already, the other half."""
+    one, other = (np.array([0, 0, 1.0]), np.array([0, 1.0, 1])), (np.array([0, 0, 1.0]), np.array([0, 0.5, 1]))
+    false, true = roc_figure.mean_curve([one, other])
+    assert (false[0], true[0]) == (0, 0)
+    assert np.interp([0, 0.5, 1], false[1:], true[1:]) == pytest.approx([0.75, 0.875, 1])
+
+
+def test_one_run_has_its_own_curves_and_not_those_of_a_grid() -> None:
+    run = roc_figure.one_against_the_rest(*drawn(50, 3), "multi-class")
+    assert roc_figure.mean_of_runs([run]) is run
+
+
+def test_the_corner_is_magnified_where_all_curves_are_in_it() -> None:
+    sure, labels = 9 * np.eye(3)[np.arange(90) % 3], np.arange(90) % 3
+    (axes,) = roc_figure.roc_curves(sure, labels, [*"abc"], "t", "multi-class").axes
+    (corner,) = axes.child_axes
+    assert len(corner.get_lines()) == len(axes.get_lines())
+    assert corner.get_ylim()[0] == 90
+    (axes,) = roc_figure.roc_curves(*drawn(90, 3), [*"abc"], "t", "multi-class").axes
+    assert not axes.child_axes
 
 
 # --- bars -------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -29,9 +30,23 @@ def results(accuracy: float, digest: str = "") -> dict[str, Any]:
     return {"data": data, "test": test, **taught}
 
 
+def explained(folder: Path, points: np.ndarray, labels: np.ndarray) -> None:
+    """As eval/explain.py leaves it."""
+    place = folder / "evaluation" / "explain"
+    place.mkdir(parents=True)
+    plane = points[:, :2]
+    np.savez(place / "embeddings.npz", embeddings=points, labels=labels, principal=plane, neighbours=plane)
+
+
 def shifted(make_run: MakeRun, subject: Path, seed: int) -> Path:
     gains = [{"adaptation": "tent", "batch_size": 200, "severity": 5, "accuracy": 0.7, "gain": 0.1 + seed / 100}]
-    corrupted = {"corruptions": 5, "accuracy": 0.6, "accuracy_by_severity": {"1": 0.8, "5": 0.4 + seed / 100}}
+    corrupted = {
+        "corruptions": 2,
+        "accuracy": 0.6,
+        "accuracy_by_severity": {"1": 0.8, "5": 0.4 + seed / 100},
+        "severities": [1, 5],
+        "errors": {"fog": [0.3, 0.7 - seed / 50], "snow": [0.1, 0.5]},
+    }
     found = {"clean": {"n": 10, "accuracy": 0.9}, "corrupted": corrupted, "adaptations": gains}
     parts = {"subject": {"digest": f"w-{subject.name}"}, "shift": found}
     run = {"run": subject.name, "digest": f"w-{subject.name}"}
@@ -39,18 +54,21 @@ def shifted(make_run: MakeRun, subject: Path, seed: int) -> Path:
 
 
 def whole(make_run: MakeRun, seeds: int) -> list[Path]:
-    """A CNN, a ViT, a ViT taught by the CNN, each over seeds, the CNN tested under shift."""
-    folders = []
+    """A CNN, a ViT, a ViT taught by the CNN, each over seeds and tested under shift; a CNN explained."""
+    folders: list[Path] = []
+    right = np.arange(30) % 5 > 0
     for seed in range(seeds):
-        cnn = make_run(seed=seed, parts=results(0.9 + seed / 50))
-        vit = make_run(entry="train_vit", seed=seed, parts=results(0.8 + seed / 70))
+        cnn = make_run(seed=seed, parts=results(0.9 + seed / 50), right=right)
+        vit = make_run(entry="train_vit", seed=seed, parts=results(0.8 + seed / 70), right=right)
         digest = f"w-{cnn.name}"
         teacher = {"run": f"{seed}" * 10, "digest": digest}
-        taught = make_run(entry="distill_kd", seed=seed, teacher=teacher, parts=results(0.85 + seed / 90, digest))
+        parts = results(0.85 + seed / 90, digest)
+        taught = make_run(entry="distill_kd", seed=seed, teacher=teacher, parts=parts, right=right)
         trained = [cnn, vit, taught]
         for folder in trained:
             (folder / "history.csv").write_text(LONG)
-        folders += [*trained, shifted(make_run, cnn, seed)]
+        folders += [*trained, *(shifted(make_run, folder, seed) for folder in trained)]
+    explained(folders[0], np.random.default_rng(0).normal(size=(12, 4)), np.arange(12) % 2)
     return folders
 
 
@@ -80,8 +98,11 @@ def test_one_colour_for_each_method(make_run: MakeRun) -> None:
     cost = [container.lines[0].get_color() for container in pictures["cost-digits"].axes[0].containers]
     assert learning == cost
     assert len(set(learning)) == 3
-    (under,) = pictures["severity-digits"].axes[0].get_lines()
-    assert under.get_color() in learning
+    for name in ("severity-digits", "corruptions-digits", "reliability-digits"):
+        drawn = [line.get_color() for line in pictures[name].axes[-1].get_lines()]
+        assert drawn == learning
+    crosses = [container.lines[0].get_color() for container in pictures["shift-digits-corruption"].axes[0].containers]
+    assert crosses == learning
 
 
 def test_the_least_there_can_be(make_run: MakeRun) -> None:
@@ -120,7 +141,7 @@ def test_odd_names_are_drawn(make_run: MakeRun) -> None:
 
 
 def test_the_command_writes_and_links_them(make_run: MakeRun, tmp_path: Path) -> None:
-    whole(make_run, 2)
+    whole(make_run, 1)
     assert report.main(["runs=runs/*/*", "out=there"]) == DONE
     folder = tmp_path / "there" / "figures"
     names = {path.stem for path in folder.iterdir()}
@@ -134,7 +155,10 @@ def test_the_command_writes_and_links_them(make_run: MakeRun, tmp_path: Path) ->
     (folder / "mine.png").write_bytes(b"")
     only = next(iter(sorted(tmp_path.glob("runs/train_cnn/*"))))
     assert report.main([f"runs={only}", "out=there"]) == DONE
-    assert {path.stem for path in folder.glob("*.svg")} == {"learning-digits", "classes-digits", "confusion-digits"}
+    assert {path.stem for path in folder.glob("*.svg")} == {
+        *("learning-digits", "classes-digits", "confusion-digits", "reliability-digits", "roc-digits"),
+        *(name for name in ("embeddings-digits",) if (only / "evaluation").exists()),
+    }
     assert (folder / "mine.png").exists()
 
 

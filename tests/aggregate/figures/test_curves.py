@@ -1,12 +1,21 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.collections import FillBetweenPolyCollection
 from matplotlib.figure import Figure
 
 from aggregate.collect import collect
-from aggregate.figures.curves import draw_curves, history, learning_curves, severity_curves, under_corruption
+from aggregate.figures.curves import (
+    CORRUPTIONS,
+    corruption_curves,
+    draw_curves,
+    history,
+    learning_curves,
+    severity_curves,
+    under_corruption,
+)
 from aggregate.figures.style import Styles, styles
 from aggregate.methods import Method, group
 
@@ -96,3 +105,53 @@ def test_not_tested_under_corruption(corrupted: dict[str, object] | None, make_r
     parts = {"subject": {"digest": "w"}, "shift": {"clean": {"accuracy": 0.9}, "corrupted": corrupted}}
     methods, looks = read(make_run(entry="eval_shift", run={"run": "0" * 10, "digest": "w"}, parts=parts))
     assert list(severity_curves(methods, looks)) == []
+
+
+# --- of each corruption -----------------------------------------------------------------------------------------
+
+
+def under(make_run: MakeRun, corrupted: object, seed: int = 0, clean: object = 0.9) -> Path:
+    parts = {"subject": {"digest": "w"}, "shift": {"clean": {"accuracy": clean}, "corrupted": corrupted}}
+    return make_run(entry="eval_shift", seed=seed, run={"run": "0" * 10, "digest": "w"}, parts=parts)
+
+
+def test_small_multiples_by_hand(make_run: MakeRun) -> None:
+    errors = [{"snow": [0.2, 0.4], "fog": [0.1, 0.5]}, {"snow": [0.4, 0.4], "fog": [0.1, 0.7], "saturate": [0.3, 0.3]}]
+    folders = [under(make_run, {"severities": [1, 5], "errors": each}, seed) for seed, each in enumerate(errors)]
+    methods, looks = read(*folders)
+    (picture,) = corruption_curves(methods, looks)
+    assert picture.name == "corruptions-digits"
+    assert "n = 2 runs of each method; severity 0: clean" in picture.figure.get_suptitle()
+    assert [axes.get_title() for axes in picture.figure.axes] == ["snow", "fog", "saturate"], "those of the paper first"
+    lines = [line.get_xydata() for axes in picture.figure.axes for line in axes.get_lines()]
+    assert lines[0] == pytest.approx(np.array([(0, 90), (1, 70), (5, 60)]))
+    assert lines[1] == pytest.approx(np.array([(0, 90), (1, 90), (5, 40)]))
+    assert lines[2] == pytest.approx(np.array([(0, 90), (1, 70), (5, 70)])), "of the one run that was tested so"
+    picture.figure.draw_without_rendering()
+
+
+def test_all_corruptions_are_on_one_scale(make_run: MakeRun) -> None:
+    errors = {name: [0.05 * place] for place, name in enumerate(CORRUPTIONS)}
+    (picture,) = corruption_curves(*read(under(make_run, {"severities": [3], "errors": errors})))
+    fields = picture.figure.axes
+    assert len(fields) == 19
+    assert len({axes.get_ylim() for axes in fields}) == 1
+    picture.figure.draw_without_rendering()
+    named = [bool(axes.get_xlabel()) for axes in fields]
+    assert named == [False] * 14 + [True] * 5, "below the lowest of each column"
+
+
+@pytest.mark.parametrize(
+    "corrupted",
+    [
+        None,
+        {"errors": {"fog": [0.1], "snow": [0.1]}},
+        {"errors": [0.1], "severities": [1]},
+        {"errors": {"fog": [0.1], "snow": [0.1, 0.2]}, "severities": [1]},
+        {"errors": {"fog": [0.1], "snow": ["x"]}, "severities": [1]},
+        {"errors": {"fog": [0.1], "snow": None, "rain": [0.1]}, "severities": [1]},
+    ],
+)
+def test_fewer_than_two_corruptions_are_no_figure(corrupted: object, make_run: MakeRun) -> None:
+    methods, looks = read(under(make_run, corrupted))
+    assert list(corruption_curves(methods, looks)) == []

@@ -98,13 +98,20 @@ def test_a_pair_the_other_way_round() -> None:
 
 def test_a_forest_by_hand() -> None:
     rows = [pair("a", "f", 0.02, 0.01, "better"), pair("b", "f", -0.01, 0.03), pair("c", "f", 0.0, None, "?")]
-    (axes,) = forest(rows, "title", LOOKS).axes
+    figure = forest(rows, "title", LOOKS)
+    (axes,) = figure.axes
     assert places_of(axes) == pytest.approx(np.array([(2, 0), (-1, 1), (0, 2)]))
     faces = [container.lines[0].get_markerfacecolor() for container in axes.containers]
     assert faces == [LOOKS["a"].colour, "white", "white"], "hollow where nothing is told apart"
     assert [bool(container.has_xerr) for container in axes.containers] == [True, True, False]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["a (n=3)", "b (n=3)", "c (n=3)"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
+    assert figure.get_suptitle() == "title\nn = 3 common seeds"
     assert axes.get_xscale() == "linear"
+
+
+def test_a_forest_of_other_numbers_of_seeds_names_them_all() -> None:
+    figure = forest([pair("a", "f", 0.02), {**pair("b", "f", 0.02), "n": 5}], "title", LOOKS)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a (n=3)", "b (n=5)"]
 
 
 def test_a_forest_with_one_far_away() -> None:

@@ -2,8 +2,21 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
 from aggregate.collect import collect
-from aggregate.figures.style import leading, legend_label, runs_each, styles
+from aggregate.figures.style import (
+    LINE_HEIGHT,
+    handle,
+    leading,
+    legend_below,
+    legend_columns,
+    legend_height,
+    legend_label,
+    panels,
+    runs_each,
+    styles,
+)
 from aggregate.methods import group
 
 MakeRun = Callable[..., Path]
@@ -38,10 +51,32 @@ def test_of_too_many_the_best_by_validation_stay_in_order(make_run: MakeRun) -> 
 def test_facts_of_a_head(make_run: MakeRun) -> None:
     one = group(collect([make_run(seed=0)])[0])
     both = group(collect([*(make_run(seed=s) for s in (1, 2)), make_run(recipe={"epochs": 9})])[0])
-    assert runs_each(one) == "n = 1 run of each method"
-    assert runs_each(both) == "n = 1 to 2 runs of each method"
+    assert runs_each(method.runs for method in one) == "n = 1 run of each method"
+    assert runs_each(method.runs for method in both) == "n = 1 to 2 runs of each method"
 
 
 def test_no_label_is_a_formula_or_without_end() -> None:
     assert legend_label("a$b$") == r"a\$b\$"
     assert max(map(len, legend_label("word " * 60).splitlines())) <= 90
+
+
+def test_short_labels_stand_side_by_side_and_long_ones_do_not() -> None:
+    short, long = ["ab"] * 6, ["word " * 16] * 6
+    assert legend_columns(short, 7.2) == 3
+    assert legend_columns(["ab"], 7.2) == 1
+    assert legend_columns(long, 7.2) == 1
+    assert legend_height(short, 7.2) == pytest.approx(2 * LINE_HEIGHT)
+    assert legend_height(long, 7.2) == pytest.approx(6 * LINE_HEIGHT)
+
+
+@pytest.mark.parametrize("letters", [2, 10, 20, 39, 41, 60, 63, 89, 200])
+@pytest.mark.parametrize("columns", [1, 2])
+def test_a_legend_lies_in_its_room(letters: int, columns: int) -> None:
+    label = ("distill_kd vit ← train_cnn adaptive_cnn recipe.epochs=30, model.width=192 " * 3)[:letters]
+    figure, fields = panels(4.0, "title", "facts", [label] * 8, columns)
+    legend_below(figure, [handle(styles([("digits", label)])[label])] * 8, [label] * 8)
+    figure.draw_without_rendering()
+    box, inches = figure.legends[0].get_window_extent(), figure.get_size_inches() * figure.dpi
+    assert box.x1 <= inches[0]
+    assert box.y0 >= 0
+    assert not any(axes.get_tightbbox().overlaps(box) for axes in fields)

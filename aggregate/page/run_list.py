@@ -1,0 +1,70 @@
+"""Every run by itself: seed, metrics, where it lies, and the command that makes it again. Numbers lead here."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from aggregate.page.grid import column_cells, head, run_id
+from aggregate.page.overview import SHORT_COMMIT
+from aggregate.tables import Column, Row, number, percent, shown, text
+
+CAPTION = "Accuracies in %. Below each run its command and its folder; runs.csv has every setting and number."
+
+COLUMNS = [
+    text("run", "run"),
+    text("method", "method"),
+    text("data", "data"),
+    number("seed", "seed", "d"),
+    percent("test accuracy", "test.accuracy"),
+    percent("validation accuracy", "val.accuracy"),
+    number("NLL", "test.nll"),
+    percent("corrupted accuracy", "shift.corrupted.accuracy"),
+    number("best epoch", "selection.epoch", ".0f"),
+    Column("seconds", lambda row: shown(row["cost.train_seconds"], ".1f"), key="cost.train_seconds"),
+    text("device", "device"),
+    Column("commit", lambda row: _commit(row), key="commit", is_number=False),
+]
+
+
+def runs_section(rows: Sequence[Row]) -> str:
+    """Of listing's rows, of which each has only what its run told."""
+    if not any(row.get("run") for row in rows):
+        return ""
+    whole = [_whole(row) for row in rows]
+    columns = [column for column in COLUMNS if any(row[column.key] is not None for row in whole)]
+    runs = "".join(_run(columns, row) for row in whole)
+    return (
+        '<section id="runs" aria-labelledby="title-runs">\n<h2 id="title-runs">All runs</h2>\n'
+        f'<p class="caption">{CAPTION}</p>\n'
+        '<div class="box" role="region" tabindex="0" aria-labelledby="title-runs">\n'
+        f'<table class="grouped" aria-labelledby="title-runs">\n{head(columns)}{runs}</table></div>\n'
+        '<p class="files">In full: <a href="runs.csv">CSV</a></p>\n</section>\n'
+    )
+
+
+def _whole(row: Row) -> dict[str, Any]:
+    """With a value of the right kind, or None, for every column: a run folder may say anything."""
+    found: dict[str, Any] = dict(row)
+    for column in COLUMNS:
+        value = row.get(column.key)
+        if column.is_number:
+            found[column.key] = value if isinstance(value, int | float) else None
+        else:
+            found[column.key] = None if value is None else str(value)
+    return found
+
+
+def _run(columns: Sequence[Column], row: Mapping[str, Any]) -> str:
+    """A body of its own, so that sorting and filtering keep its two rows together."""
+    command = str(row.get("command") or "")
+    code = f"<code class=command>{escape(command)}</code>" if command else "Its command was not recorded."
+    return (
+        f'<tbody id="{run_id(row["run"])}"><tr>{column_cells(columns, row)}</tr>\n'
+        f"<tr><td colspan={len(columns)}><div>{code}<span>{escape(str(row.get('folder') or ''))}</span></div></td></tr>"
+        "</tbody>\n"
+    )
+
+
+def _commit(row: Row) -> str:
+    commit = str(row.get("commit") or "unknown")[:SHORT_COMMIT]
+    return f"{commit}, with changes" if row.get("dirty") else commit
