@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -267,9 +267,9 @@ def _logging(path: Path, settings: LogSettings) -> Iterator[None]:
 
 def provenance(words: list[str]) -> dict[str, Any]:
     """What a result comes from: code, versions, machine, scheduler, container, command. Devices join with torch."""
-    names = {"image": "STILLHOUSE_IMAGE", "digest": "STILLHOUSE_IMAGE_DIGEST"}
+    repository, origin = Path(__file__).parent.parent, _origin()
     return {
-        **code_version(Path(__file__).parent.parent),
+        **code_version(repository, origin),
         "started": _now(),
         "command": shlex.join([sys.executable, sys.argv[0], *words]),
         "working_folder": str(Path.cwd()),
@@ -277,17 +277,39 @@ def provenance(words: list[str]) -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: _package_version(name) for name in PACKAGES},
-        "container": {fact: os.environ[name] for fact, name in names.items() if name in os.environ},
+        "container": container(repository, origin),
         "slurm": {fact.lower(): os.environ[f"SLURM_{fact}"] for fact in SLURM_FACTS if f"SLURM_{fact}" in os.environ},
     }
 
 
-def code_version(folder: Path) -> dict[str, Any]:
-    """The commit, and whether files differ from it: from git, or what an image says it was built from."""
+def code_version(folder: Path, origin: Mapping[str, Any]) -> dict[str, Any]:
+    """The commit, and whether files differ from it.
+
+    From git; of a checkout inside a container, where git is not, from who bound it there; else from the image's origin.
+    """
     if not (folder / ".git").exists():
-        return {"commit": os.environ.get("STILLHOUSE_COMMIT"), "dirty": None}
-    changed = _git(folder, "status", "--porcelain")
-    return {"commit": _git(folder, "rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}
+        return {"commit": origin.get("commit"), "dirty": origin.get("dirty")}
+    commit, changed = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain")
+    if commit is None or changed is None:
+        told = {"true": True, "false": False}.get(os.environ.get("STILLHOUSE_DIRTY", ""))
+        return {"commit": os.environ.get("STILLHOUSE_COMMIT"), "dirty": told}
+    return {"commit": commit, "dirty": bool(changed)}
+
+
+def container(folder: Path, origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Empty outside of one. Its digest is told by who starts it; the content is that of what is installed in it."""
+    names = {"image": "STILLHOUSE_IMAGE", "digest": "STILLHOUSE_IMAGE_DIGEST"}
+    facts: dict[str, Any] = {fact: os.environ[name] for fact, name in names.items() if name in os.environ}
+    if origin.get("content"):
+        facts["content"] = origin["content"]
+        facts["bound_checkout"] = (folder / ".git").exists()
+    return facts
+
+
+def _origin() -> dict[str, Any]:
+    """What the image was built from (containers/install.sh); empty outside of one."""
+    path = os.environ.get("STILLHOUSE_ORIGIN")
+    return (read_json(Path(path)) or {}) if path else {}
 
 
 def _git(folder: Path, *words: str) -> str | None:

@@ -34,7 +34,9 @@ with_engine() {
     local engine=$1
     shift
     need "$engine"
-    "$engine" build -f containers/Dockerfile -t "${IMAGE:-stillhouse}" --build-arg "BASE_IMAGE=$BASE_IMAGE" \
+    local format=()
+    [ "$engine" = podman ] && format=(--format docker) # or the health check is left out
+    "$engine" build "${format[@]}" -f containers/Dockerfile -t "${IMAGE:-stillhouse}" --build-arg "BASE_IMAGE=$BASE_IMAGE" \
         --build-arg "COMMIT=$COMMIT" --build-arg "DIRTY=$DIRTY" --build-arg "LOCK=$LOCK" "$@" .
 }
 
@@ -43,7 +45,7 @@ with_apptainer() {
     local file=${IMAGE:-stillhouse.sif} from=${FROM:-docker://$BASE_IMAGE}
     [[ $from == *:* ]] || refuse "FROM=$from, allowed: docker://ADDRESS or docker-archive:FILE"
     apptainer build --build-arg "BOOTSTRAP=${from%%:*}" --build-arg "FROM=$(sed 's#^[a-z-]*:\(//\)\?##' <<<"$from")" \
-        --build-arg "COMMIT=$COMMIT" --build-arg "DIRTY=$DIRTY" --build-arg "LOCK=$LOCK" "$@" "$file" \
+        --build-arg "COMMIT=$COMMIT" --build-arg "DIRTY=$DIRTY" "$@" "$file" \
         containers/stillhouse.def
     (cd "$(dirname "$file")" && sha256sum "$(basename "$file")" >"$(basename "$file").sha256") # read by whoever runs it
 }
