@@ -39,8 +39,10 @@ def test_of_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STILLHOUSE_IMAGE_DIGEST", "abc")
     assert code_version(tmp_path, IMAGE) == {"commit": "3a71f28", "dirty": False}
     assert container(tmp_path, IMAGE) == {
-        **{"image": "stillhouse.sif", "digest": "abc"},
-        **{"content": "c0ffee", "bound_checkout": False},
+        "image": "stillhouse.sif",
+        "digest": "abc",
+        "content": "c0ffee",
+        "bound_checkout": False,
     }
 
 
