@@ -90,7 +90,7 @@ each_as() { # FLAG VALUES... : the flag before each of the values
 
 case $ENGINE in
     docker | podman)
-        words=("$ENGINE" run --rm --init --read-only --tmpfs /tmp "--network=$network" --ipc=host --workdir $INSIDE)
+        words=("$ENGINE" run --rm --no-healthcheck --read-only --tmpfs /tmp "--network=$network" --ipc=host --workdir $INSIDE)
         if [ "$ENGINE" = podman ] && [ "$(id -u)" != 0 ]; then
             words+=(--userns=keep-id)
         else
