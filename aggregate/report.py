@@ -32,7 +32,7 @@ from aggregate.overfitting import overfitting
 from aggregate.page.page import page
 from aggregate.shifted import shift_tables
 from aggregate.summarise import summary
-from aggregate.tables import Table, as_csv, as_markdown, write, write_text
+from aggregate.tables import Table, as_aligned, as_csv, as_markdown, write, write_text
 from common.compose import DONE, FAILED, answer, parse, runs_root
 from common.failures import Refused
 from common.run_dir import expanded
@@ -135,19 +135,6 @@ def report_text(material: Material, tables: Sequence[Table], pictures: Sequence[
     parts += [f"## {table.title}\n\n{as_markdown(table)}" for table in tables]
     parts += [f"## Figures\n\n{links(pictures)}"] if pictures else []
     return "\n".join(parts)
-
-
-def as_aligned(table: Table) -> str:
-    """For a terminal."""
-    lines = [[column.heading for column in table.columns], *table.cells()]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    numeric = [column.is_number for column in table.columns]
-
-    def aligned(cells: Sequence[str]) -> str:
-        placed = zip(cells, widths, numeric, strict=True)
-        return "  ".join(cell.rjust(width) if right else cell.ljust(width) for cell, width, right in placed).rstrip()
-
-    return "\n".join([*map(aligned, lines), *table.remarks()])
 
 
 if __name__ == "__main__":

@@ -114,6 +114,19 @@ def _letter(place: int) -> str:
 # --- forms ------------------------------------------------------------------------------------------------------
 
 
+def as_aligned(table: Table) -> str:
+    """For a terminal."""
+    lines = [[column.heading for column in table.columns], *table.cells()]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    numeric = [column.is_number for column in table.columns]
+
+    def aligned(cells: Sequence[str]) -> str:
+        placed = zip(cells, widths, numeric, strict=True)
+        return "  ".join(cell.rjust(width) if right else cell.ljust(width) for cell, width, right in placed).rstrip()
+
+    return "\n".join([*map(aligned, lines), *table.remarks()])
+
+
 def as_csv(rows: Sequence[Row]) -> str:
     file = io.StringIO()
     names = list(dict.fromkeys(name for row in rows for name in row))

@@ -17,9 +17,9 @@ from common.run_dir import read_json
 from common.settings import Group, setting
 from jobs import scheduler
 from jobs.alive import holds, tell
+from jobs.asked import Asked, look, read_again
 from jobs.ledger import STEWARD, Batch
 from jobs.standing import Standing, find_cell
-from jobs.submit import Asked, look, read_again
 
 
 class CancelWords(Group):

@@ -15,10 +15,10 @@ from pathlib import Path
 from common.compose import DONE, FAILED, answer, parse, runs_root
 from common.run_dir import RunDir
 from common.settings import Group, setting
+from jobs.asked import Asked, look, read_again
 from jobs.cell import Sweep
 from jobs.ledger import Ledger
 from jobs.standing import Standing, find_cell
-from jobs.submit import Asked, look, read_again
 
 LOOK_SECONDS = 1.0
 ASK_SECONDS = 5.0  # between two questions where the run stands

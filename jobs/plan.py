@@ -23,6 +23,9 @@ class Plan:
     start: tuple[Cell, ...]  # parents before children
     skipped: Mapping[str, int]  # reason: cells
 
+    def counted(self) -> str:
+        return ", ".join([f"{len(self.start)} to run", *(f"{count} {why}" for why, count in self.skipped.items())])
+
 
 def make_plan(
     sweep: Sweep,

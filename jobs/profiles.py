@@ -24,6 +24,7 @@ from common.settings import Group, setting
 from common.yaml12 import read_mapping
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+LOCAL = "local"  # no profile: the engine of this machine
 PROFILES = Path(slurm.__file__).parent / "profiles"
 
 # Flags of sbatch that a profile has a setting for, and those that are the engine's own: neither may be given twice.

@@ -21,8 +21,8 @@ from common.run_dir import RunDir
 from common.settings import Group, setting
 from common.wording import one_line
 from jobs import scheduler
+from jobs.asked import Asked, look, read_again
 from jobs.ledger import Ledger
-from jobs.submit import Asked, look, read_again
 
 TEMPORARY_AGE_S = 24 * 3600  # a younger one may be of a writer on another machine
 SHOWN = 20  # runs in a list

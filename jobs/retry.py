@@ -16,9 +16,10 @@ from common import wording
 from common.compose import DONE, answer, parse, runs_root
 from common.failures import CLASSES, Refused
 from common.settings import Group, setting
+from jobs.asked import Asked, look, read_again
 from jobs.plan import Chosen, make_plan
 from jobs.standing import Standing, find_cell
-from jobs.submit import Asked, carry_on, look, read_again
+from jobs.start import carry_on
 
 RETRIED = (*CLASSES, "lost", "cancelled")
 

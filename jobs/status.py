@@ -9,24 +9,21 @@ The sweep is looked at as it was last submitted. Run folders tell most; where th
 """
 
 import json
-import statistics
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from common import wording
 from common.compose import DONE, FAILED, answer, parse, runs_root
-from common.run_dir import RunDir, headline, read_json
+from common.run_dir import RunDir, read_json
 from common.settings import Group, setting
+from jobs.asked import Asked, look, read_again
 from jobs.cell import Cell, Sweep
-from jobs.standing import STATES, Standing, find_cell
-from jobs.submit import Asked, look, read_again
+from jobs.standing import Standing, find_cell
+from jobs.table import print_table, said
 
 WATCH_SECONDS = 5.0
-SHOWN = 20  # runs in a list
 TRACE_LINES = 12
 
 ADVICE = {
@@ -78,75 +75,6 @@ def _look_on(asked: Asked, words: StatusWords) -> int:
         time.sleep(WATCH_SECONDS)
 
 
-# --- the table ----------------------------------------------------------------------------------------------------
-
-
-def print_table(sweep: Sweep, found: Mapping[str, Standing]) -> None:
-    rows: list[tuple[str, ...]] = [("stage", "data", *STATES, "accuracy, %", "left")]
-    for (stage, data), keys in _rows(sweep).items():
-        here = [found[key] for key in keys]
-        counts = Counter(each.state for each in here)
-        numbers = [str(counts[state]) if counts[state] else "-" for state in STATES]
-        rows.append((stage, data, *numbers, _accuracy(here), _time_left(here)))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-    for line in _notable(sweep, found):
-        print(line)
-    sys.stdout.flush()
-
-
-def _rows(sweep: Sweep) -> dict[tuple[str, str], list[str]]:
-    rows: dict[tuple[str, str], list[str]] = {}
-    for stage, keys in sweep.stages.items():
-        for key in keys:
-            rows.setdefault((stage, sweep.cells[key].settings.data.name), []).append(key)
-    return rows
-
-
-def _accuracy(here: list[Standing]) -> str:
-    """Mean and standard deviation of what is finished."""
-    told = [found for each in here if each.result and (found := headline(each.result))]
-    if not told:
-        return "-"
-    values = [100 * value for _, value in told]
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    what = "" if told[0][0] == "test accuracy" else ", under corruption"
-    return f"{statistics.mean(values):.2f}{spread} (n={len(values)}{what})"
-
-
-def _time_left(here: list[Standing]) -> str:
-    """Of the slowest run that is under way, by its last epoch."""
-    left = [seconds for each in here if each.state == "running" and (seconds := _seconds_left(each)) is not None]
-    return f"{max(left) / 60:.0f} min" if left else ""
-
-
-def _seconds_left(standing: Standing) -> float | None:
-    if not standing.run or not standing.epoch:
-        return None
-    rows = RunDir(standing.run).read_history()
-    done, epochs = standing.epoch
-    return float(rows[-1]["epoch_time_sec"]) * (epochs - done) if rows else None
-
-
-def _notable(sweep: Sweep, found: Mapping[str, Standing]) -> Iterator[str]:
-    for state in ("running", "failed", "blocked"):
-        keys = [key for key, each in found.items() if each.state == state]
-        for key in keys[:SHOWN]:
-            yield f"{state} {sweep.cells[key].title}: {_said(found[key])}"
-        if len(keys) > SHOWN:
-            yield f"{state}: and {len(keys) - SHOWN} more"
-
-
-def _said(standing: Standing) -> str:
-    if standing.state == "running":
-        unit = "cell" if standing.run and standing.run.parent.name == "eval_shift" else "epoch"
-        at = f"{unit} {standing.epoch[0]} of {standing.epoch[1]}" if standing.epoch else "starting"
-        return f"{at}, {standing.run or standing.task}"
-    cause = f"({standing.cause}) " if standing.cause and standing.state == "failed" else ""
-    return wording.one_line(f"{cause}{standing.why}")
-
-
 def _facts(cell: Cell, standing: Standing) -> dict[str, Any]:
     test = (standing.result or {}).get("test", {})
     return {
@@ -170,7 +98,7 @@ def _facts(cell: Cell, standing: Standing) -> dict[str, Any]:
 def _explain(sweep: Sweep, found: Mapping[str, Standing], given: str) -> int:
     key = find_cell(sweep, found, given, "why")
     cell, standing = sweep.cells[key], found[key]
-    print(f"{cell.title}: {standing.state}. {_said(standing)}".rstrip(". "))
+    print(f"{cell.title}: {standing.state}. {said(standing)}".rstrip(". "))
     if standing.run:
         print(f"folder: {standing.run}")
         failure = read_json(RunDir(standing.run).failure) if standing.state == "failed" else None

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from aggregate.tables import (
     Table,
+    as_aligned,
     as_csv,
     as_latex,
     as_markdown,
@@ -42,6 +43,19 @@ COLUMNS = [
     percent("absent", "nothing"),
 ]
 TABLE = Table("summary", "Results", "Accuracy in %: n_1.", COLUMNS, [ROW], ["a: 100 % of it"])
+
+
+def test_columns_stand_below_each_other_on_a_terminal() -> None:
+    columns = [text("method", "method"), number("n", "n", "d"), number("seconds", "s", ".1f")]
+    table = Table(
+        "t", "T", "caption", columns, [{"method": "a", "n": 3, "s": 1}, {"method": "longer", "n": 10, "s": 200}], ["so"]
+    )
+    assert as_aligned(table).splitlines() == [
+        "method   n  seconds",
+        "a        3      1.0",
+        "longer  10    200.0",
+        "so",
+    ]
 
 
 def test_cells() -> None:

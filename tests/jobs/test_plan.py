@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from common.run_dir import write_json
+from jobs.asked import look, read_again
 from jobs.plan import expected_hours, lineage, make_plan
 from jobs.standing import Outside, Standing, standings
-from jobs.submit import look, read_again
 
 
 def plan(world: Any, states: dict[str, Standing], **more: Any) -> tuple[list[str], dict[str, int]]:

@@ -1,10 +1,13 @@
 """Sweeps on a real SLURM, disturbed in every way a cluster disturbs them, end with the bits of a sweep left alone."""
 
+import csv
 import getpass
 import json
+import math
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -114,12 +117,19 @@ def assert_idle(cluster: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(digits_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, bytes]]:
+def undisturbed_roots() -> dict[str, Path]:
+    """What the local engine has run, by its words."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    undisturbed_roots: dict[str, Path], digits_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], dict[str, bytes]]:
     """Weights of the same sweep on the local engine."""
-    made: dict[str, dict[str, bytes]] = {}
 
     def of(words: str) -> dict[str, bytes]:
-        if words not in made:
+        if words not in undisturbed_roots:
             root = tmp_path_factory.mktemp("undisturbed")
             command = [
                 sys.executable,
@@ -129,10 +139,16 @@ def undisturbed(digits_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> C
                 "slots=2",
             ]
             subprocess.run([*command, f"root={root}", f"data_dir={digits_dir}"], check=True, capture_output=True)
-            made[words] = results_under(root)
-        return made[words]
+            undisturbed_roots[words] = root
+        return results_under(undisturbed_roots[words])
 
     return of
+
+
+def seconds_of_an_epoch(root: Path) -> float:
+    (history,) = root.glob("*/*/history.csv")
+    with history.open(newline="") as file:
+        return statistics.median(float(row["epoch_time_sec"]) for row in csv.DictReader(file))
 
 
 def profile(tmp_path: Path, **changes: Any) -> str:
@@ -201,9 +217,12 @@ def restarts(user: User, task: str) -> int:
 
 
 def test_a_time_limit_shorter_than_the_run(
-    user: User, undisturbed: Callable[..., dict[str, bytes]], tmp_path: Path
+    user: User, undisturbed: Callable[..., dict[str, bytes]], undisturbed_roots: dict[str, Path], tmp_path: Path
 ) -> None:
-    words = ONE.replace("15", "60")
+    """The signal comes after 60 seconds, for which a run has to be long enough on any machine."""
+    undisturbed(ONE)
+    epochs = math.ceil(80 / seconds_of_an_epoch(undisturbed_roots[ONE]))
+    words = ONE.replace("15", str(epochs))
     user.types("submit", f"{words} {profile(tmp_path, time_min=2, signal_s=75)}")
     task = user.waits_for_an_epoch()
     user.waits_for_all()

@@ -1,0 +1,108 @@
+"""Start what is not finished of a sweep, on this machine or as jobs of a cluster."""
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from common.compose import DONE, FAILED
+from common.failures import Refused
+from jobs import scheduler
+from jobs.asked import Asked, lasting_words, look
+from jobs.cell import Sweep
+from jobs.dry_run import show
+from jobs.ledger import Batch, attempts
+from jobs.plan import make_plan
+from jobs.profiles import LOCAL, open_profile
+from jobs.standing import Standing
+from jobs.table import print_table
+
+
+def carry_on(asked: Asked) -> int:
+    """Start what is not finished, of what is chosen, where the words say."""
+    cluster = asked.words.cluster or os.environ.get("STILLHOUSE_CLUSTER")
+    cluster = cluster or (LOCAL if shutil.which("sbatch") is None else "default")
+    if asked.words.dry_run:
+        return show(asked, cluster)
+    if cluster == LOCAL:
+        return _run_here(asked)
+    return _submit_to(asked, cluster)
+
+
+# --- this machine -------------------------------------------------------------------------------------------------
+
+
+def _run_here(asked: Asked) -> int:
+    from jobs.engines.local import Engine
+
+    with asked.ledger.working_here(asked.sweep.name):
+        found, _ = look(asked)
+        plan = make_plan(asked.sweep, found, asked.words.retry, _behind_others(asked.sweep, found), asked.chosen)
+        gpus = _gpus()
+        slots = asked.words.slots or len(gpus) or 1
+        asked.ledger.remember(asked.sweep.name, lasting_words(asked))
+        print(f"{asked.sweep.name}: {plan.counted()}; {slots} at a time under {asked.root}", flush=True)
+        engine = Engine(asked.sweep, plan, asked.root, asked.data_dir, slots, asked.ledger.logs, gpus)
+        done = engine.work()
+    found, _ = look(asked)
+    print_table(asked.sweep, found)
+    if engine.stopping:
+        print("stopped; the same command goes on", file=sys.stderr)
+    return DONE if done else FAILED
+
+
+def _behind_others(sweep: Sweep, found: Mapping[str, Standing]) -> dict[str, str]:
+    """What builds on a run that another process works on; the same command takes it up once that is finished."""
+    busy = {key for key, standing in found.items() if standing.state in {"running", "queued"}}
+    return {key: "behind a run of another process" for key, cell in sweep.cells.items() if cell.parent in busy}
+
+
+def _gpus() -> tuple[str, ...]:
+    """GPUs of this machine as CUDA_VISIBLE_DEVICES names them, without loading torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return tuple(name for name in visible.split(",") if name not in {"", "-1"})
+    return tuple(str(number) for number, _ in enumerate(sorted(Path("/proc/driver/nvidia/gpus").glob("*"))))
+
+
+# --- a cluster ----------------------------------------------------------------------------------------------------
+
+
+def _submit_to(asked: Asked, cluster: str) -> int:
+    from jobs.engines import slurm
+
+    profile = open_profile(cluster)
+    if shutil.which("sbatch") is None or shutil.which("srun") is None:
+        raise Refused([f"cluster: {cluster} needs SLURM's commands (sbatch, srun), which are not here; allowed: local"])
+    with asked.ledger.lock():
+        if unknown := slurm.mend(asked.ledger, asked.ledger.batches()):
+            raise Refused(
+                [
+                    f"an earlier submission was cut short ({', '.join(unknown)}), and the scheduler does not answer "
+                    "whether it has those jobs; nothing is submitted before it does"
+                ]
+            )
+        found, batches = look(asked)
+        gone = _exhausted(asked, batches, profile.retries)
+        plan = make_plan(asked.sweep, found, asked.words.retry, gone, asked.chosen)
+        site = slurm.Site(asked.sweep, profile, cluster, asked.root, asked.data_dir, asked.ledger, scheduler.limits())
+        words = lasting_words(asked)
+        asked.ledger.remember(asked.sweep.name, words)
+        made, left = slurm.submit(site, plan, found, batches)
+        for batch in made:
+            size = f"{len(batch.keys)} runs" if len(batch.keys) > 1 else "1 run"
+            print(f"submitted {batch.stage}: {size} as job {batch.job}")
+        if made and profile.steward:
+            print(f"submitted the steward as job {slurm.submit_steward(site, words, made)}")
+    print(
+        f"{asked.sweep.name}: {plan.counted()}" + (f"; {left} do not fit yet, the steward submits them" if left else "")
+    )
+    return DONE
+
+
+def _exhausted(asked: Asked, batches: Sequence[Batch], retries: int) -> dict[str, str]:
+    """What the steward leaves alone; a person who asks again may have mended something."""
+    if asked.words.retry != "machine":
+        return {}
+    return {key: f"tried {count} times" for key, count in attempts(batches).items() if count > retries}
