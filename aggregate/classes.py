@@ -12,7 +12,7 @@ from aggregate.collect import Run
 from aggregate.estimates import deviation
 from aggregate.methods import Method, run_names
 from aggregate.origins import selection_sentence
-from aggregate.summarise import mean_of, trained
+from aggregate.summarise import by_data, by_validation, mean_of, trained
 from aggregate.tables import Row, Table, number, percent_spread, text
 from common.run_dir import RunDir, read_json
 
@@ -29,20 +29,12 @@ def bulk_of_test(run: Run, name: str) -> Any:
 
 
 def leaders(methods: Sequence[Method]) -> dict[str, list[Method]]:
-    """Of each data set, the best on validation first: by test images, they would be chosen by what is shown."""
-    rooms: dict[str, list[Method]] = {}
-    for method in trained(methods):
-        if method.runs:
-            rooms.setdefault(method.data, []).append(method)
-    return {data: sorted(members, key=_validation, reverse=True)[:MOST_METHODS] for data, members in rooms.items()}
+    """Of each data set, the best on validation first."""
+    return {data: by_validation(members)[:MOST_METHODS] for data, members in by_data(trained(methods)).items()}
 
 
 def _selection(methods: Sequence[Method]) -> str:
     return selection_sentence(run for members in leaders(methods).values() for each in members for run in each.runs)
-
-
-def _validation(method: Method) -> float:
-    return mean_of(method.values("val.accuracy")) or 0.0
 
 
 # --- each class -------------------------------------------------------------------------------------------------

@@ -34,6 +34,20 @@ def trained(methods: Iterable[Method]) -> list[Method]:
     return [method for method in methods if method.is_training]
 
 
+def by_data(methods: Iterable[Method]) -> dict[str, list[Method]]:
+    """Those with runs."""
+    rooms: dict[str, list[Method]] = {}
+    for method in methods:
+        if method.runs:
+            rooms.setdefault(method.data, []).append(method)
+    return rooms
+
+
+def by_validation(methods: Iterable[Method]) -> list[Method]:
+    """The best first: by test images, they would be chosen by what is shown."""
+    return sorted(methods, key=lambda method: -(mean_of(method.values("val.accuracy")) or 0.0))
+
+
 def estimate(name: str, values: Sequence[float], *, bounded: bool = False) -> dict[str, Any]:
     """Columns <name>_mean, _std, _low and _high (95 % t interval over seeds); a share is not below 0 or above 1."""
     interval = t_interval(values)

@@ -18,7 +18,6 @@ from aggregate.figures.style import (
     Picture,
     Style,
     Styles,
-    by_data,
     handle,
     leading,
     legend_below,
@@ -27,7 +26,7 @@ from aggregate.figures.style import (
     runs_each,
 )
 from aggregate.methods import Method
-from aggregate.summarise import same, trained
+from aggregate.summarise import by_data, same, trained
 from common import metrics, multilabel, scoring
 from common.roc_figure import OneAgainstTheRest, mean_roc_curves, one_against_the_rest
 from common.run_dir import RunDir

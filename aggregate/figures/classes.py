@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 
 from aggregate.classes import class_scores as scores_by_class
 from aggregate.classes import confusion_counts
-from aggregate.figures.style import Picture, by_data, leading, of_how_many, runs_each
+from aggregate.figures.style import Picture, leading, of_how_many, runs_each
 from aggregate.methods import Method
-from aggregate.summarise import trained
+from aggregate.summarise import by_data, trained
 from common.figures import MOST_BARS, confusion_matrix, literal, new_figure, short_names
 
 NAME_WIDTH = 40  # characters

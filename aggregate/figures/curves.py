@@ -15,7 +15,6 @@ from aggregate.figures.style import (
     Picture,
     Style,
     Styles,
-    by_data,
     handle,
     leading,
     legend_below,
@@ -24,7 +23,7 @@ from aggregate.figures.style import (
     runs_each,
 )
 from aggregate.methods import Method
-from aggregate.summarise import trained
+from aggregate.summarise import by_data, trained
 from common.figures import MOST_CURVES
 from common.run_dir import RunDir
 from common.shift_settings import COMMON_CORRUPTIONS, EXTRA_CORRUPTIONS

@@ -7,9 +7,9 @@ import numpy as np
 from aggregate.arrays import read_arrays
 from aggregate.collect import Run
 from aggregate.figures.answers import class_names
-from aggregate.figures.style import Picture, by_data, leading
+from aggregate.figures.style import Picture, leading
 from aggregate.methods import Method
-from aggregate.summarise import mean_of, trained
+from aggregate.summarise import by_data, by_validation, trained
 from common.figures import literal, short_names
 from common.planes import planes
 from common.run_dir import RunDir
@@ -20,7 +20,7 @@ PLANES = ("embeddings", "labels", "principal", "neighbours")
 def embedding_planes(methods: Sequence[Method]) -> Iterator[Picture]:
     """Of each data set's best method by validation among those of which some run was explained."""
     for data, members in by_data(trained(methods)).items():
-        for method in sorted(leading(members), key=lambda method: -(mean_of(method.values("val.accuracy")) or 0.0)):
+        for method in by_validation(leading(members)):
             pictures = (picture for run in method.runs if (picture := _picture(method, run, data)))
             if picture := next(pictures, None):
                 yield picture

@@ -17,7 +17,6 @@ from aggregate.figures.style import (
     Picture,
     Style,
     Styles,
-    by_data,
     handle,
     leading,
     legend_below,
@@ -26,7 +25,7 @@ from aggregate.figures.style import (
     runs_each,
 )
 from aggregate.methods import Method
-from aggregate.summarise import estimate, mean_of, same, trained
+from aggregate.summarise import by_data, estimate, mean_of, same, trained
 from aggregate.tables import Row, Table
 from common.figures import MOST_CURVES, literal, new_figure
 

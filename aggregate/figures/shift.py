@@ -17,8 +17,9 @@ from matplotlib.patches import Patch
 
 from aggregate.collect import Run
 from aggregate.estimates import t_interval
-from aggregate.figures.style import Picture, Style, Styles, by_data, handle, legend_below, panels, runs_each
+from aggregate.figures.style import Picture, Style, Styles, handle, legend_below, panels, runs_each
 from aggregate.methods import Method
+from aggregate.summarise import by_data
 from common.figures import MOST_CURVES
 from common.published_line import Line, published_line
 

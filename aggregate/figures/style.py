@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from aggregate.methods import Method
-from aggregate.summarise import mean_of
+from aggregate.summarise import by_validation
 from common.figures import COLOURS, DASHES, MOST_CURVES, literal, new_figure
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
@@ -69,19 +69,9 @@ def _style(place: int) -> Style:
     return Style(*(kinds[place % len(kinds)] for kinds in (COLOURS, DASHES, MARKERS)))
 
 
-def by_data(methods: Iterable[Method]) -> dict[str, list[Method]]:
-    """Those with runs."""
-    rooms: dict[str, list[Method]] = {}
-    for method in methods:
-        if method.runs:
-            rooms.setdefault(method.data, []).append(method)
-    return rooms
-
-
 def leading(methods: Sequence[Method], most: int = MOST_CURVES) -> list[Method]:
     """Of too many, those of the highest validation accuracy, in the order in which they were."""
-    best = sorted(methods, key=lambda method: -(mean_of(method.values("val.accuracy")) or 0.0))[:most]
-    kept = set(map(id, best))
+    kept = set(map(id, by_validation(methods)[:most]))
     return [method for method in methods if id(method) in kept]
 
 
