@@ -3,17 +3,19 @@
 An object of strings, which pickle stores by name: it survives another Python and a container. Signals belong to the
 training while it runs (common/attempt.py): it stops behind its next step with a checkpoint, and comes back here.
 
-- USR2 comes before the time limit, and before preemption where the cluster is set up so: the job requeues itself.
+- USR2 comes before the time limit, and before preemption where the cluster is set up so: the job asks for another start.
 - TERM alone comes before preemption or a cancellation: SLURM goes on with either, and the job waits for it.
+
+Asking is a file, which the batch script looks for when this process has ended (jobs/profiles.py): inside a container there
+is no scontrol. There signals arrive twice, from srun and from the container's own parent; the second one changes nothing.
 """
 
 import os
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from common.compose import DONE, REFUSED, compose
 from common.config import ENTRIES, run_name
@@ -33,6 +35,7 @@ MODULES = (train_cnn, train_vit, distill_kd, distill_cst, eval_shift)
 SCRIPTS = {entry: Path(str(module.__file__)) for entry, module in zip(MAINS, MODULES, strict=True)}
 
 WAIT_FOR_THE_END = 600.0  # seconds for SLURM to end a job that it told to stop
+ASKED_AGAIN = 1  # exit code
 LOCKED_RETRY = 15.0  # seconds between two looks at a run that another process holds
 
 Lineage = tuple[tuple[str, tuple[str, ...]], ...]  # (entry, words) of its first forebear, ..., of the run itself
@@ -85,11 +88,9 @@ class Job:
             self._stopped(run, failure, time.monotonic() - began)
         raise RunFailed(f"{folder} failed ({failure.get('class')}): {failure.get('message')}")
 
-    def checkpoint(self) -> Any:
+    def checkpoint(self) -> NoReturn:
         """Called by submitit for a signal that comes before the training listens, or after it."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
+        self._start_again("stopped while no training was under way")
 
     def _run(self, words: list[str], run: RunDir) -> int:
         entry = self.lineage[-1][0]
@@ -102,15 +103,22 @@ class Job:
         return code
 
     def _stopped(self, run: RunDir, failure: dict[str, Any], seconds: float) -> None:
-        restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         if failure.get("signal") == "SIGUSR2":
             if seconds > self.time_min * 60 - self.signal_s - 30:
                 write_json(run.failure, {**failure, "class": "timeout"})
-            if restarts >= self.requeues:
-                again = f"it has been requeued {restarts} times, allowed are {self.requeues} (requeues in the profile)"
-                raise RunFailed(f"{run.path}: {failure.get('message')}; {again}")
-            _requeue()
+            self._start_again(f"{run.path}: {failure.get('message')}")
         _wait_for_the_end()
+
+    def _start_again(self, why: str) -> NoReturn:
+        """End this process at once, which submitit takes for no result, so that the batch script requeues the job."""
+        restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        if restarts >= self.requeues:
+            again = f"it has been requeued {restarts} times, allowed are {self.requeues} (requeues in the profile)"
+            raise RunFailed(f"{why}; {again}")
+        Path(os.environ["STILLHOUSE_REQUEUE"]).touch()
+        print(f"{why}; asks to be requeued", flush=True)
+        sys.stderr.flush()
+        os._exit(ASKED_AGAIN)
 
 
 def _join_processes() -> None:
@@ -138,15 +146,6 @@ def _held(run: RunDir) -> bool:
     except OSError:
         return False
     return False
-
-
-def _requeue() -> None:
-    """By its own name; where SLURM is requeuing it at this moment, the command may fail or be killed, which is fine."""
-    task = os.environ.get("SLURM_ARRAY_TASK_ID")
-    job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{task}" if task else os.environ.get("SLURM_JOB_ID", "")
-    if job:
-        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60, check=False)
-        print(f"requeued {job}" if done.returncode == 0 else f"requeue {job}: {done.stderr.strip()}", flush=True)
 
 
 def _wait_for_the_end() -> None:
