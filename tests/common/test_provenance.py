@@ -1,4 +1,4 @@
-"""Provenance: what code a run was made by, inside and outside of a container. (Attempts themselves: test_fit.py.)"""
+"""Provenance: what code a run was made by, inside and outside of a container."""
 
 import json
 import subprocess
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.attempt import code_version, container, provenance
+from common.provenance import code_version, container, provenance
 
 IMAGE = {"commit": "3a71f28", "dirty": False, "content": "c0ffee"}
 
