@@ -22,7 +22,7 @@ ORIGINS = {
 
 
 def image_of(run: Run) -> str | None:
-    """By its content, which is the same for docker's image and the file made of it; else by its digest, else by its name."""
+    """By its content, the same for docker's image and the file made of it; else by its digest, else by its name."""
     facts = run.provenance.get("container")
     if not isinstance(facts, dict):
         return None
