@@ -69,7 +69,7 @@ def foreign_image(provenance: Mapping[str, Any]) -> str | None:
     started_by = facts.get("started_by") if isinstance(facts, dict) else None
     if not commit or not started_by or commit == started_by:
         return None
-    return f"an image of commit {commit[:SHORT]}, started by a checkout of commit {started_by[:SHORT]}"
+    return f"an image of commit {str(commit)[:SHORT]}, started by a checkout of commit {str(started_by)[:SHORT]}"
 
 
 def _origin() -> dict[str, Any]:

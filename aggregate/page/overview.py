@@ -56,7 +56,7 @@ def _commits(runs: Sequence[Run]) -> str:
 
 def _images(runs: Sequence[Run]) -> str:
     images = origins(runs, ["container image"])["container image"]
-    said = ", ".join(f"{image} ({count} runs)" for image, count in images.most_common())
+    said = ", ".join(f"{image} ({count})" for image, count in images.most_common())
     return "; ".join([said, *foreign_images(runs)])
 
 
