@@ -6,7 +6,7 @@
 # A venv works on python:slim and on a distribution's own python3 alike. There are wheels alone, so nothing is compiled.
 set -eu
 
-python3 -m venv /opt/venv
+python3 -m venv --clear /opt/venv
 /opt/venv/bin/python -m pip install --quiet --no-cache-dir --disable-pip-version-check --require-hashes -r "$1"
 
 # What no run ever reads goes again, in the same layer: triton, which torch.compile could not use without the C compiler that

@@ -135,7 +135,7 @@ each_as() { # FLAG VALUE... : the flag before each of the values
 with_docker() {
     # As who types this, with a name that Python finds; labels of SELinux would keep it out of the folders.
     words=("$ENGINE" run --rm --no-healthcheck --read-only --tmpfs /tmp "--network=$network" --ipc=host
-        --security-opt label=disable --workdir $INSIDE)
+        --security-opt label=disable --workdir "$INSIDE")
     if [ "$ENGINE" = podman ] && [ "$(id -u)" != 0 ]; then
         words+=(--userns=keep-id)
     else
@@ -150,7 +150,7 @@ with_docker() {
 }
 
 with_apptainer() {
-    words=("$ENGINE" exec --pwd $INSIDE)
+    words=("$ENGINE" exec --pwd "$INSIDE")
     [ "$job" ] || words+=(--cleanenv --no-home)
     if has_gpu; then words+=(--nv); fi
     each_as --bind "${binds[@]}"
