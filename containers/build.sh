@@ -11,8 +11,8 @@
 # By environment:
 #   IMAGE        name of the image (stillhouse), or the file that apptainer writes (stillhouse.sif)
 #   BASE_IMAGE   what it stands on (python:3.11-slim); anything with Python 3.11 or newer, its venv, and useradd
-#   FROM         apptainer: where from, as docker://ADDRESS or docker-archive:FILE (docker://$BASE_IMAGE); an image of the
-#                suite is taken as it is, any other gets the suite installed
+#   FROM         apptainer: where from, as docker://ADDRESS, docker-archive:FILE or localimage:FILE.sif
+#                (docker://$BASE_IMAGE); an image of the suite is taken as it is, any other gets the suite installed
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -27,8 +27,9 @@ refuse() {
 }
 
 need() {
-    command -v "$1" >/dev/null || refuse "no $1 here; this machine has:$(for each in docker podman apptainer; do
-        command -v "$each" >/dev/null && printf ' %s' "$each"; done)"
+    local each there=''
+    for each in docker podman apptainer; do command -v "$each" >/dev/null && there+=" $each"; done
+    command -v "$1" >/dev/null || refuse "no $1 here; this machine has${there:- none of docker, podman, apptainer}"
 }
 
 with_engine() {
@@ -44,7 +45,10 @@ with_engine() {
 with_apptainer() {
     need apptainer
     local file=${IMAGE:-stillhouse.sif} from=${FROM:-docker://$BASE_IMAGE}
-    [[ $from == *:* ]] || refuse "FROM=$from, allowed: docker://ADDRESS or docker-archive:FILE"
+    case $from in
+        docker://?* | docker-archive:?* | localimage:?*) ;;
+        *) refuse "FROM=$from, allowed: docker://ADDRESS, docker-archive:FILE or localimage:FILE.sif" ;;
+    esac
     local address=${from#*:}
     # zstd: every start of a SIF decompresses what it reads, and with gzip it takes half as long again.
     apptainer build --mksquashfs-args "-comp zstd -Xcompression-level 3" \
