@@ -1,15 +1,16 @@
 """The suite's images, made once from nothing out of a copy of this checkout, and those who use them.
 
-The engine runs as root, as docker's does. An ordinary user (id 1000) talks to it over its socket, by the name of docker,
-so what the tests type is what a user of docker types, and nobody inside is root.
+The engine runs as root, as docker's does. An ordinary user (id 1000) talks to it over its socket, by the name of
+docker: what the tests type is what a user of docker types, and nobody inside is root.
 """
 
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ USER = 1000
 # Without them pip would not reach an index on a machine that has one of its own.
 NETWORK_FILES = [file for file in ("/etc/ssl/certs/ca-certificates.crt", "/etc/pip.conf") if Path(file).exists()]
 FROM_NOTHING = bool(os.environ.get("STILLHOUSE_REQUIRE_ALL"))  # else layers of earlier tests serve again
+TRUSTING = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}  # git, for root
 NOT_COPIED = {".venv", "build", "data", "dist", "results", "runs", "wandb", "weights"}
 
 
@@ -50,6 +52,9 @@ def checkout(open_folder: Path) -> Path:
     return copy
 
 
+# --- engines and callers ----------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Engine:
     """Podman, on this machine."""
@@ -72,9 +77,6 @@ class Engine:
         done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert done.returncode == 0, done.stdout[-5000:]
         return done.stdout
-
-
-TRUSTING = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
 
 
 @pytest.fixture(scope="session")
@@ -129,10 +131,14 @@ def caller(folder: Path, checkout: Path, path: str, **env: str) -> Caller:
     return Caller(folder, checkout / "containers" / "run.sh", env, USER)
 
 
+# --- images -----------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Image:
+    name: str
     id: str
-    build_log: str
+    dependencies: str  # the name of its first stage
 
 
 @pytest.fixture(scope="session")
@@ -141,9 +147,10 @@ def image(engine: Engine, checkout: Path) -> Image:
     known = subprocess.run(["podman", "image", "exists", BASE], env=engine.env).returncode == 0
     if FROM_NOTHING or not known:
         subprocess.run([HERE / "make-base.sh", BASE], env=engine.env, check=True)
-    log = engine.build(checkout, IMAGE, *(["--no-cache"] if FROM_NOTHING else []))
+    engine.build(checkout, IMAGE, *(["--no-cache"] if FROM_NOTHING else []))
+    engine.build(checkout, DEPENDENCIES, "--target=dependencies")
     engine.ask("image", "prune", "--force")
-    return Image(engine.ask("image", "inspect", "--format", "{{.Id}}", IMAGE), log)
+    return Image(IMAGE, engine.ask("image", "inspect", "--format={{.Id}}", IMAGE), DEPENDENCIES)
 
 
 @pytest.fixture(scope="session")
@@ -155,29 +162,95 @@ def docker(engine: Engine, image: Image, checkout: Path, open_folder: Path) -> C
     )
 
 
-def build_sif(checkout: Path, file: Path, source: str) -> subprocess.CompletedProcess[str]:
+@dataclass(frozen=True)
+class Sif:
+    file: Path
+    build_log: str
+
+
+def build_sif(checkout: Path, file: Path, source: str) -> Sif:
     """FROM=source containers/build.sh apptainer, with its temporary gigabytes beside the file, and gone at the end."""
     with tempfile.TemporaryDirectory(dir=file.parent) as work:
         env = {"FROM": source, "IMAGE": str(file), "APPTAINER_CACHEDIR": work, "APPTAINER_TMPDIR": work}
         command = [checkout / "containers" / "build.sh", "apptainer"]
         done = subprocess.run(command, env={**os.environ, **TRUSTING, **env}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-5000:]
-    return done
+    return Sif(file, done.stderr)
 
 
 @pytest.fixture(scope="session")
-def sif(engine: Engine, image: Image, checkout: Path, open_folder: Path) -> Path:
+def sif(engine: Engine, image: Image, checkout: Path, open_folder: Path) -> Sif:
     """The same image as a file for apptainer, by way of docker's archive, as one carries it to a cluster."""
-    archive, file = open_folder / "stillhouse.tar", open_folder / "stillhouse.sif"
-    engine.ask("save", "--quiet", "--output", archive, IMAGE)
-    build_sif(checkout, file, f"docker-archive:{archive}")
+    archive = open_folder / "stillhouse.tar"
+    engine.ask("save", "--quiet", "--output", archive, image.name)
+    made = build_sif(checkout, open_folder / "stillhouse.sif", f"docker-archive:{archive}")
     archive.unlink()
-    return file
+    return made
 
 
 @pytest.fixture(scope="session")
-def apptainer(sif: Path, checkout: Path, open_folder: Path) -> Caller:
+def sif_of_dependencies(engine: Engine, image: Image, checkout: Path, open_folder: Path) -> Sif:
+    """What stillhouse.def makes where the dependencies are there and the suite is not."""
+    made = build_sif(
+        checkout, open_folder / "other.sif", f"localimage:{engine.ask('image', 'mount', image.dependencies)}"
+    )
+    engine.ask("image", "unmount", image.dependencies)
+    return made
+
+
+@pytest.fixture(scope="session")
+def apptainer(sif: Sif, checkout: Path, open_folder: Path) -> Caller:
     """containers/run.sh where there is a SIF. Whoever runs the tests: an ordinary user would need /dev/fuse."""
-    who = caller(open_folder / "apptainer", checkout, os.environ["PATH"], IMAGE=str(sif))
+    who = caller(open_folder / "apptainer", checkout, os.environ["PATH"], IMAGE=str(sif.file))
     os.chown(who.folder, os.geteuid(), os.getegid())
     return Caller(who.folder, who.run_sh, who.env | TRUSTING)
+
+
+# --- the same commands everywhere -------------------------------------------------------------------------------
+
+TINY = "recipe.epochs=2 recipe.batch_size=256 compute.threads=1 log.progress=off"
+VIT = "model.width=24 model.depth=2 model.heads=2 model.patch=2"
+SHIFT = "shift.corruptions=[brightness] shift.severities=[3] shift.adaptations=[source,bn_stats] shift.batch_sizes=[64]"
+COMMANDS = {  # in this order; {ENTRY} stands for the run of that entry
+    "train_cnn": f"train/train_cnn.py {TINY}",
+    "train_vit": f"train/train_vit.py {TINY} {VIT} model.stem_width=8",
+    "distill_kd": f"train/distill_kd.py {TINY} {VIT} teacher={{train_cnn}}",
+    "distill_cst": f"train/distill_cst.py {TINY} {VIT} teacher={{train_vit}}",
+    "eval_shift": f"eval/eval_shift.py compute.threads=1 log.progress=off {SHIFT} run={{train_cnn}}",
+}
+Runs = dict[str, Path]
+
+
+def run_tiny(python: Callable[..., Any], runs: Path, *entries: str) -> Runs:
+    """The run folder of each entry."""
+    made: Runs = {}
+    for entry in entries:
+        python(*COMMANDS[entry].format(**{name: folder.name for name, folder in made.items()}).split())
+        (made[entry],) = (runs / entry).iterdir()
+    return made
+
+
+@pytest.fixture(scope="session")
+def outside(open_folder: Path) -> Runs:
+    """The commands on this machine itself."""
+    folder = open_folder / "outside"
+    folder.mkdir()
+
+    def python(script: str, *words: str) -> None:
+        command = [sys.executable, REPOSITORY / script, *words]
+        env = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return run_tiny(python, folder / "runs", *COMMANDS)
+
+
+@pytest.fixture(scope="session")
+def inside(docker: Caller) -> Runs:
+    """The same in the image, for a user of docker."""
+    return run_tiny(lambda *words: docker.ok("python", *words), docker.folder / "runs", *COMMANDS)
+
+
+@pytest.fixture(scope="session")
+def inside_sif(apptainer: Caller) -> Runs:
+    return run_tiny(lambda *words: apptainer.ok("python", *words), apptainer.folder / "runs", "train_cnn")

@@ -13,8 +13,15 @@ from typing import Any
 import pytest
 
 ALLOWED = (
-    "allowed: --dev, --gpu, --online, --show, and -- before the command; in a job also --job, --image, --writable, --bind"
+    "allowed: --dev, --gpu, --online, --show, and -- before the command; "
+    "in a job also --job, --image, --writable, --bind"
 )
+NO_IMAGE = (
+    "no image {} with docker or podman on HOST; containers/build.sh docker makes it, "
+    "and IMAGE=FILE.sif names a file for apptainer"
+)
+NO_FILE = "no image {} on HOST; containers/build.sh apptainer makes one"
+NO_APPTAINER = "no apptainer or singularity on HOST, which {} needs"
 TOOLS = "bash cat chmod cut dirname git hostname id mkdir sha256sum basename".split()
 HAS_GPU = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi")
 ECHO = """#!/bin/bash
@@ -69,19 +76,17 @@ class Machine:
         ("--gup -- python", f"given --gup, {ALLOWED}"),
         ("python train/train_cnn.py", f"given python, {ALLOWED}"),
         ("--image", "--image, --writable and --bind each need a word behind them"),
-        ("-- python", "no image stillhouse with docker or podman on HOST; containers/build.sh docker makes it, "
-         "and IMAGE=FILE.sif names a file for apptainer"),
-        ("--image unknown -- python", "no image unknown with docker or podman on HOST; containers/build.sh docker makes it, "
-         "and IMAGE=FILE.sif names a file for apptainer"),
-        ("--image missing.sif -- python", "no image missing.sif on HOST; containers/build.sh apptainer makes one"),
-        ("--image /missing/folder -- python", "no image /missing/folder on HOST; containers/build.sh apptainer makes one"),
+        ("-- python", NO_IMAGE.format("stillhouse")),
+        ("--image unknown -- python", NO_IMAGE.format("unknown")),
+        ("--image missing.sif -- python", NO_FILE.format("missing.sif")),
+        ("--image /missing/folder -- python", NO_FILE.format("/missing/folder")),
         pytest.param(
             "--image known --gpu -- python",
             "no GPU driver on HOST, and a GPU was asked for",
             marks=pytest.mark.skipif(bool(HAS_GPU), reason="a GPU is here"),
         ),
     ],
-)  # fmt: skip
+)
 def test_run_refuses(words: str, message: str, machine: Machine) -> None:
     machine.install("docker", "podman", "apptainer")
     assert machine.refusal("run.sh", words) == f"run.sh: {message}"
@@ -90,12 +95,11 @@ def test_run_refuses(words: str, message: str, machine: Machine) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--image known -- python", "no image known with docker or podman on HOST; containers/build.sh docker makes it, "
-         "and IMAGE=FILE.sif names a file for apptainer"),
-        ("--image there.sif -- python", "no apptainer or singularity on HOST, which there.sif needs"),
-        ("--image docker://ghcr.io/x/y -- python", "no apptainer or singularity on HOST, which docker://ghcr.io/x/y needs"),
+        ("--image known -- python", NO_IMAGE.format("known")),
+        ("--image there.sif -- python", NO_APPTAINER.format("there.sif")),
+        ("--image docker://ghcr.io/x/y -- python", NO_APPTAINER.format("docker://ghcr.io/x/y")),
     ],
-)  # fmt: skip
+)
 def test_run_refuses_where_no_engine_is(words: str, message: str, machine: Machine) -> None:
     (machine.folder / "there.sif").touch()
     assert machine.refusal("run.sh", words) == f"run.sh: {message}"
@@ -145,7 +149,10 @@ def test_build_refuses(words: str, env: dict[str, str], message: str, machine: M
 
 
 def test_build_refuses_where_no_engine_is(machine: Machine) -> None:
-    assert machine.refusal("build.sh", "podman") == "build.sh: no podman here; this machine has none of docker, podman, apptainer"
+    assert (
+        machine.refusal("build.sh", "podman")
+        == "build.sh: no podman here; this machine has none of docker, podman, apptainer"
+    )
     assert machine.refusal("build.sh", "save") == "build.sh: no docker or podman here"
 
 
