@@ -5,13 +5,14 @@
 #   containers/build.sh podman [--volume ... ]          more words go to the engine's build command
 #   containers/build.sh apptainer                       stillhouse.sif, without root, docker or podman
 #   FROM=docker-archive:stillhouse.tar containers/build.sh apptainer      the same file from what docker built
+#   containers/build.sh apptainer --mksquashfs-args "-comp gzip"          for nodes whose Linux is older than 4.14
 #   containers/build.sh save                            docker's or podman's image as stillhouse.tar, to carry to a cluster
 #
 # By environment:
 #   IMAGE        name of the image (stillhouse), or the file that apptainer writes (stillhouse.sif)
 #   BASE_IMAGE   what it stands on (python:3.11-slim); anything with Python 3.11 or newer, its venv, and useradd
-#   FROM         apptainer: where from, as docker://ADDRESS or docker-archive:FILE (docker://$BASE_IMAGE); an image of the
-#                suite is taken as it is, any other gets the suite installed
+#   FROM         apptainer: where from, as docker://ADDRESS, docker-archive:FILE or localimage:FILE.sif
+#                (docker://$BASE_IMAGE); an image of the suite is taken as it is, any other gets the suite installed
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -26,8 +27,9 @@ refuse() {
 }
 
 need() {
-    command -v "$1" >/dev/null || refuse "no $1 here; this machine has:$(for each in docker podman apptainer; do
-        command -v "$each" >/dev/null && printf ' %s' "$each"; done)"
+    local each there=''
+    for each in docker podman apptainer; do command -v "$each" >/dev/null && there+=" $each"; done
+    command -v "$1" >/dev/null || refuse "no $1 here; this machine has${there:- none of docker, podman, apptainer}"
 }
 
 with_engine() {
@@ -43,10 +45,15 @@ with_engine() {
 with_apptainer() {
     need apptainer
     local file=${IMAGE:-stillhouse.sif} from=${FROM:-docker://$BASE_IMAGE}
-    [[ $from == *:* ]] || refuse "FROM=$from, allowed: docker://ADDRESS or docker-archive:FILE"
-    apptainer build --build-arg "BOOTSTRAP=${from%%:*}" --build-arg "FROM=$(sed 's#^[a-z-]*:\(//\)\?##' <<<"$from")" \
-        --build-arg "COMMIT=$COMMIT" --build-arg "DIRTY=$DIRTY" "$@" "$file" \
-        containers/stillhouse.def
+    case $from in
+        docker://?* | docker-archive:?* | localimage:?*) ;;
+        *) refuse "FROM=$from, allowed: docker://ADDRESS, docker-archive:FILE or localimage:FILE.sif" ;;
+    esac
+    local address=${from#*:}
+    # zstd: every start of a SIF decompresses what it reads, and with gzip it takes half as long again.
+    apptainer build --mksquashfs-args "-comp zstd -Xcompression-level 3" \
+        --build-arg "BOOTSTRAP=${from%%:*}" --build-arg "FROM=${address#//}" \
+        --build-arg "COMMIT=$COMMIT" --build-arg "DIRTY=$DIRTY" "$@" "$file" containers/stillhouse.def
     (cd "$(dirname "$file")" && sha256sum "$(basename "$file")" >"$(basename "$file").sha256") # read by whoever runs it
 }
 

@@ -13,7 +13,7 @@ if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
     rm -rf /var/lib/apt/lists/*
 fi
 
-python3 -m venv /opt/venv
+python3 -m venv --clear /opt/venv
 /opt/venv/bin/python -m pip install --quiet --no-cache-dir --disable-pip-version-check --require-hashes -r "$1"
 
 # What no run ever reads goes again, in the same layer: triton, which torch.compile could not use without the C compiler that

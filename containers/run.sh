@@ -41,7 +41,7 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
         *) refuse "given $1, allowed: --dev, --gpu, --online, --show, and -- before the command; in a job also" \
             "--job, --image, --writable, --bind" ;;
     esac
-    shift
+    shift || refuse "--image, --writable and --bind each need a word behind them"
 done
 [ $# -gt 1 ] || refuse "no command; as in: containers/run.sh -- python train/train_cnn.py data=digits"
 shift
@@ -51,9 +51,17 @@ shift
 IMAGE=${IMAGE:-$([ -e stillhouse.sif ] && echo stillhouse.sif || echo stillhouse)}
 
 first_of() {
-    local each
+    local each all=$*
     for each in "$@"; do command -v "$each" >/dev/null && echo "$each" && return; done
-    refuse "no ${*// / or } on $(hostname), which $IMAGE needs"
+    refuse "no ${all// / or } on $(hostname), which $IMAGE needs"
+}
+
+apptainer_for_file() {
+    case ${ENGINE:-} in
+        '') first_of apptainer singularity ;;
+        apptainer | singularity) first_of "$ENGINE" ;;
+        *) refuse "ENGINE=$ENGINE, allowed for $IMAGE: apptainer" ;;
+    esac
 }
 
 # Of a file, as containers/build.sh and jobs/submit.py write it beside the image; an older one is of another image.
@@ -63,13 +71,13 @@ file_digest() {
 
 case $IMAGE in
     *://*)
-        ENGINE=${ENGINE:-$(first_of apptainer singularity)} || exit 2
+        ENGINE=$(apptainer_for_file) || exit 2
         digest=''
         ;;
     *.sif | /*)
         [ -e "$IMAGE" ] || refuse "no image $IMAGE on $(hostname); containers/build.sh apptainer makes one"
         [ -r "$IMAGE" ] || refuse "image $IMAGE cannot be read on $(hostname)"
-        ENGINE=${ENGINE:-$(first_of apptainer singularity)} || exit 2
+        ENGINE=$(apptainer_for_file) || exit 2
         digest=$(file_digest "$IMAGE") || digest=''
         ;;
     *) # docker is often there as a client alone, without an engine
@@ -135,7 +143,7 @@ each_as() { # FLAG VALUE... : the flag before each of the values
 with_docker() {
     # As who types this, with a name that Python finds; labels of SELinux would keep it out of the folders.
     words=("$ENGINE" run --rm --no-healthcheck --read-only --tmpfs /tmp "--network=$network" --ipc=host
-        --security-opt label=disable --workdir $INSIDE)
+        --security-opt label=disable --workdir "$INSIDE")
     if [ "$ENGINE" = podman ] && [ "$(id -u)" != 0 ]; then
         words+=(--userns=keep-id)
     else
@@ -154,7 +162,7 @@ with_apptainer() {
     if [ "$job" ]; then # in its own folder, whose modules are not the image's
         facts+=(PYTHONSAFEPATH=1)
     else
-        words+=(--pwd $INSIDE --cleanenv --no-home)
+        words+=(--pwd "$INSIDE" --cleanenv --no-home)
     fi
     if has_gpu; then words+=(--nv); fi
     each_as --bind "${binds[@]}"

@@ -12,6 +12,8 @@ home=/opt/stillhouse
     --no-build-isolation --target $home "$1"
 
 content=$(cd $home && {
+    cat /etc/os-release
+    if command -v dpkg-query >/dev/null; then dpkg-query -W; fi
     /opt/venv/bin/python --version
     cat "$1/requirements.lock"
     find . -type f ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum

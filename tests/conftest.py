@@ -1,6 +1,7 @@
 """What every test gets: one torch thread, no network, no settings of the caller's own, and the packed digits."""
 
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -10,11 +11,12 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; the scripts they 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where everything is required (CI), a test that would skip fails, but for want of a GPU or real data."""
+    """Where everything is required (CI), a test that would skip fails, but for a GPU, Apptainer or real data."""
     if os.environ.get("STILLHOUSE_REQUIRE_ALL"):
         for item in items:
             for mark in item.iter_markers("skipif"):
-                excused = item.get_closest_marker("gpu") or item.path.name == "test_real_data.py"
+                no_apptainer = item.get_closest_marker("apptainer") and not shutil.which("apptainer")
+                excused = item.get_closest_marker("gpu") or no_apptainer or item.path.name == "test_real_data.py"
                 if mark.args and mark.args[0] and not excused:
                     raise pytest.UsageError(f"{item.nodeid} would skip: {mark.kwargs.get('reason')}")
 

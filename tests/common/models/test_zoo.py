@@ -1,5 +1,7 @@
 """The contract of every network by its name, and the facts about it against counts by hand and published ones."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -149,3 +151,22 @@ def test_frozen_weights_are_not_counted() -> None:
     every = parameter_count(model)
     model.classifier.requires_grad_(False)  # type: ignore[union-attr]
     assert parameter_count(model) == every - (64 * 32 + 32 + 32 * 5 + 5)
+
+
+WITHOUT_TRITON = """
+import logging, sys
+sys.modules["triton"] = None
+from torch import nn
+from common.models.settings import AdaptiveCNNSettings
+from common.models.zoo import model_facts
+print(model_facts(AdaptiveCNNSettings(), nn.Linear(4, 3, bias=False), (4,))["flops"])
+logging.getLogger("torch.utils.flop_counter").warning("another line")
+"""
+
+
+def test_torch_says_nothing_of_triton_where_it_is_missing() -> None:
+    """As in an image. What else it has to say is still heard."""
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TRITON], capture_output=True, text=True)
+    assert done.stdout == "24\n", done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("another line")
