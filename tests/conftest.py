@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.containers.images"]  # for the drills of tests/slurm too
+
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; the scripts they start inherit it
 
 

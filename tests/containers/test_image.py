@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("podman") is None, reason="podman is not installed"),
 ]
 
-Caller = Engine = Image = Any  # of conftest.py
+Caller = Engine = Image = Any  # of images.py
 ABSENT = "cc c++ gcc g++ clang ld as make nvcc git"
 
 

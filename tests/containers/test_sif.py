@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("apptainer") is None, reason="apptainer is not installed"),
 ]
 
-Caller = Sif = Any  # of conftest.py
+Caller = Sif = Any  # of images.py
 
 
 def ask(*words: str | Path) -> str:
