@@ -14,7 +14,7 @@ demo: $(INSTALLED)
 	$(BIN)/python aggregate/report.py sweep=quickstart
 
 test: $(TEST_INSTALLED)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST)
+	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST)
 
 lint: $(TEST_INSTALLED)
 	$(BIN)/ruff format --check .

@@ -4,8 +4,10 @@ import os
 import shutil
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = ["tests.containers.images"]  # for the drills of tests/slurm too
 
@@ -21,6 +23,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 excused = item.get_closest_marker("gpu") or no_apptainer or item.path.name == "test_real_data.py"
                 if mark.args and mark.args[0] and not excused:
                     raise pytest.UsageError(f"{item.nodeid} would skip: {mark.kwargs.get('reason')}")
+
+
+class ImagesByOneWorker(LoadScopeScheduling):
+    """Each test to whoever is free, but all of tests/containers/ to one: it builds the images that they share.
+
+    (xdist's own groups have no effect with pytest 9.2, which does not read the names that they give to tests.)
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "tests/containers" if nodeid.startswith("tests/containers/") else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ImagesByOneWorker:
+    return ImagesByOneWorker(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,11 @@ set -euo pipefail
 [ "$(stat -fc %T /sys/fs/cgroup)" != cgroup2fs ] || exit 0
 
 files=$(ulimit -Hn) processes=$(ulimit -Hu)
+most=$(</proc/sys/kernel/pid_max) # podman's own limit, however high the machine's
+if [ "$processes" = unlimited ] || [ "$processes" -gt "$most" ]; then processes=$most; fi
 cat >"$1/containers.conf" <<END
 [containers]
-default_ulimits = ["nofile=$files:$files"$([ "$processes" = unlimited ] || echo ", \"nproc=$processes:$processes\"")]
+default_ulimits = ["nofile=$files:$files", "nproc=$processes:$processes"]
 netns = "host"
 cgroupns = "host"
 log_driver = "k8s-file"

@@ -13,7 +13,6 @@ pytestmark = [
     pytest.mark.container,
     pytest.mark.apptainer,
     pytest.mark.slow,
-    pytest.mark.xdist_group("containers"),  # one image for all of them
     pytest.mark.skipif(shutil.which("podman") is None, reason="podman is not installed"),
     pytest.mark.skipif(shutil.which("apptainer") is None, reason="apptainer is not installed"),
 ]
