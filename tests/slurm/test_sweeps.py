@@ -360,7 +360,6 @@ def test_a_queue_that_does_not_answer_for_a_while(
 
 @pytest.mark.container
 @pytest.mark.apptainer
-@pytest.mark.xdist_group("containers")
 @pytest.mark.skipif(shutil.which("podman") is None, reason="podman is not installed")
 @pytest.mark.skipif(shutil.which("apptainer") is None, reason="apptainer is not installed")
 def test_the_quickstart_in_an_image_preempted_and_requeued(
