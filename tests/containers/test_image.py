@@ -155,7 +155,7 @@ def test_labels_and_health(facts: dict[str, Any], checkout: Path) -> None:
     assert labels["stillhouse.dirty"] == ("true" if git(checkout, "status", "-s") else "false")
     assert labels["stillhouse.lock"] == sha256((checkout / "requirements.lock").read_bytes()).hexdigest()
     assert (facts["Config"]["User"], facts["Config"]["WorkingDir"]) == ("stillhouse", "/opt/stillhouse")
-    assert facts["HealthCheck"]["Test"] == ["CMD", "python", "-c", "import common"]
+    assert facts["Healthcheck"]["Test"] == ["CMD", "python", "-c", "import common"]
 
 
 def test_another_line_of_code_costs_seconds(
