@@ -83,6 +83,8 @@ class Job:
         code = self._run(words, run)
         if code == DONE:
             return
+        if int(os.environ.get("RANK", "0")) > 0:  # the first process writes down why, and its end ends all of them
+            _wait_for_the_end()
         failure = read_json(run.failure) or {}
         if failure.get("class") == "preempted":
             self._stopped(run, failure, time.monotonic() - began)

@@ -48,7 +48,8 @@ def checkout(open_folder: Path) -> Path:
 
     copy = open_folder / "checkout"
     shutil.copytree(REPOSITORY, copy, ignore=left_out, symlinks=True)
-    subprocess.run(["chown", "-R", f"{USER}:{USER}", copy], check=True)
+    if os.geteuid() == 0:
+        subprocess.run(["chown", "-R", f"{USER}:{USER}", copy], check=True)
     return copy
 
 

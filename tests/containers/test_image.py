@@ -1,6 +1,7 @@
 """The image that containers/build.sh makes, and containers/run.sh for an ordinary user of it."""
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 pytestmark = [
     pytest.mark.container,
     pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("podman") is None, reason="podman is not installed"),
+    pytest.mark.skipif(shutil.which("podman") is None or os.geteuid() != 0, reason="needs podman, as root"),
 ]
 
 Caller = Engine = Image = Any  # of images.py

@@ -1,6 +1,7 @@
 """The image as a file for Apptainer, as clusters run it: from what docker built, and by stillhouse.def itself."""
 
 import json
+import os
 import shutil
 import subprocess
 from hashlib import file_digest
@@ -13,7 +14,7 @@ pytestmark = [
     pytest.mark.container,
     pytest.mark.apptainer,
     pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("podman") is None, reason="podman is not installed"),
+    pytest.mark.skipif(shutil.which("podman") is None or os.geteuid() != 0, reason="needs podman, as root"),
     pytest.mark.skipif(shutil.which("apptainer") is None, reason="apptainer is not installed"),
 ]
 

@@ -360,7 +360,7 @@ def test_a_queue_that_does_not_answer_for_a_while(
 
 @pytest.mark.container
 @pytest.mark.apptainer
-@pytest.mark.skipif(shutil.which("podman") is None, reason="podman is not installed")
+@pytest.mark.skipif(shutil.which("podman") is None or os.geteuid() != 0, reason="needs podman, as root")
 @pytest.mark.skipif(shutil.which("apptainer") is None, reason="apptainer is not installed")
 def test_the_quickstart_in_an_image_preempted_and_requeued(
     user: User, undisturbed: Callable[..., dict[str, bytes]], sif: Any, tmp_path: Path
