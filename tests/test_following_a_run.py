@@ -26,12 +26,21 @@ sys.exit(code)
 
 LIBRARIES = {
     f"common/{name}.py"
-    for name in ("models/settings", "data/image_ops", "losses", "metrics", "scoring", "settings", "yaml12")
+    for name in (
+        "models/settings",
+        "data/image_ops",
+        "losses",
+        "metrics",
+        "provenance",
+        "scoring",
+        "settings",
+        "yaml12",
+    )
 }
 
 
 def test_one_run_is_followed_through_about_twelve_files(digits_dir: Path, tmp_path: Path) -> None:
-    """Every file of ours that runs, but for libraries of plain functions: pixels, losses, metrics, YAML, settings."""
+    """Every file of ours that runs, but for libraries of plain functions: pixels, losses, metrics, provenance, YAML."""
     words = ["recipe.epochs=1", "recipe.batch_size=512", f"data_dir={digits_dir}", f"root={tmp_path}"]
     done = subprocess.run([sys.executable, "-c", TRACE, str(REPOSITORY), *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
