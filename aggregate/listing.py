@@ -5,6 +5,7 @@ from typing import Any
 
 from aggregate.collect import LeftOut, Run, flatten
 from aggregate.methods import Cell, Method
+from aggregate.origins import image_of
 from aggregate.tables import Row, Table, text
 
 SHOWN = 50  # rows of what is not finished, in Markdown and LaTeX; CSV has all
@@ -58,10 +59,9 @@ def _numbers(part: Any) -> dict[str, float]:
 
 def _provenance(run: Run) -> dict[str, Any]:
     facts = run.provenance
-    container = facts.get("container")
     return {
         **{name: facts.get(name) for name in ("commit", "dirty", "started", "host", "device", "gpu", "command")},
-        "container": (container.get("digest") or container.get("image")) if isinstance(container, dict) else None,
+        "container": image_of(run),
         "data.digest": run.fact("data.digest"),
         "data.split_digest": run.fact("data.split_digest"),
         "weights": run.fact("selection.digest"),

@@ -1,17 +1,18 @@
 """Where the runs of a table come from, and what of it differs: nothing is mixed without a word."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from aggregate.collect import Run
+from common.provenance import SHORT, foreign_image
 
 UNKNOWN = "unknown"
 
 ORIGINS = {
-    "commit": lambda run: str(run.provenance.get("commit") or UNKNOWN)[:10],
+    "commit": lambda run: str(run.provenance.get("commit") or UNKNOWN)[:SHORT],
     "uncommitted changes": lambda run: {True: "yes", False: "no"}.get(run.provenance.get("dirty"), UNKNOWN),
-    "container image": lambda run: _image(run.provenance.get("container")),
+    "container image": lambda run: _short(image_of(run) or "none"),
     "torch": lambda run: str((run.provenance.get("packages") or {}).get("torch") or UNKNOWN),
     "device": lambda run: str(run.provenance.get("gpu") or run.provenance.get("device") or UNKNOWN),
     "images": lambda run: str(run.fact("data.digest")),
@@ -20,9 +21,24 @@ ORIGINS = {
 }
 
 
-def _image(container: Any) -> str:
-    facts = container if isinstance(container, dict) else {}
-    return str(facts.get("digest") or facts.get("image") or "none")
+def image_of(run: Run) -> str | None:
+    """By its content, the same for docker's image and the file made of it; else by its digest, else by its name."""
+    facts = run.provenance.get("container")
+    if not isinstance(facts, dict):
+        return None
+    told = next((str(facts[name]) for name in ("content", "digest", "image") if facts.get(name)), None)
+    return f"{told} with a checkout's code" if told and facts.get("bound_checkout") else told
+
+
+def _short(image: str) -> str:
+    """Digests cut down to what tells them apart; names as they are."""
+    return re.sub(r"[0-9a-f]{64}", lambda found: found[0][:SHORT], image)
+
+
+def foreign_images(runs: Iterable[Run]) -> list[str]:
+    """Of runs whose code is not that of the checkout that started them."""
+    counts = Counter(told for run in runs if (told := foreign_image(run.provenance)))
+    return [f"{told} ({count})" for told, count in counts.items()]
 
 
 def origins(runs: Iterable[Run], names: Iterable[str] = tuple(ORIGINS)) -> dict[str, Counter[str]]:
@@ -41,6 +57,7 @@ def mixed(runs: Sequence[Run]) -> list[str]:
         said.append("run from a working copy with uncommitted changes, which no commit tells")
     if any(not run.provenance.get("commit") for run in runs) and not said:
         said.append("of unknown code: no commit is recorded")
+    said += [f"run in {told}" for told in foreign_images(runs)]
     shared = sum(count - 1 for count in Counter(run.seed for run in runs).values())
     return [*said, f"{shared + 1} runs share a seed"] if shared else said
 

@@ -5,20 +5,16 @@ folder is locked (2 if another process has it); the entry works; its result is w
 its class (1). Torch is not imported here, so that a refusal or a finished run answers at once.
 """
 
-import importlib.metadata
 import logging
 import os
-import platform
-import shlex
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -29,6 +25,7 @@ from tqdm import tqdm
 from common.compose import DONE, FAILED, Command, RunWords, answer, compose, presets_of
 from common.config import LogSettings, RunSettings, TrainingSettings, run_name
 from common.failures import Interrupted, Refused, classify
+from common.provenance import foreign_image, now, provenance
 from common.run_dir import RunDir, headline, read_json, write_json
 from common.yaml12 import dump_yaml
 
@@ -37,8 +34,6 @@ log = logging.getLogger("stillhouse")
 T = TypeVar("T")
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "pydantic", "safetensors", "scikit-learn")
-SLURM_FACTS = ("JOB_ID", "ARRAY_JOB_ID", "ARRAY_TASK_ID", "RESTART_COUNT", "JOB_PARTITION", "NODELIST", "CLUSTER_NAME")
 
 
 class Monitor(Protocol):
@@ -158,7 +153,10 @@ def _work(command: Command, run: RunDir, body: Body, words: list[str]) -> int:
         try:
             log.info("run %s", run.path)
             run.write_config(settings.model_dump())
-            write_json(run.provenance, {**provenance(words), "earlier_attempts": _earlier_attempts(run)})
+            facts = provenance(words)
+            write_json(run.provenance, {**facts, "earlier_attempts": _earlier_attempts(run)})
+            if told := foreign_image(facts):
+                log.warning("this is the code of %s", told)
             result = body(attempt)
             write_json(run.result, {"entry": settings.entry, "run": run.path.name, **result})
         except Refused:
@@ -190,7 +188,7 @@ def _record_failure(run: RunDir, error: BaseException, stop_signal: str | None) 
     trace = "".join(traceback.format_exception(error))
     log.log(logging.ERROR if kind == "bug" else logging.DEBUG, "%s", trace.rstrip())
     log.error("failed (%s): %s", kind, message)
-    facts = {"class": kind, "message": message, "traceback": trace, "time": _now(), "host": socket.gethostname()}
+    facts = {"class": kind, "message": message, "traceback": trace, "time": now(), "host": socket.gethostname()}
     facts |= {"signal": stop_signal} if stop_signal else {}
     try:
         write_json(run.failure, facts)
@@ -262,77 +260,6 @@ def _logging(path: Path, settings: LogSettings) -> Iterator[None]:
         file.close()
 
 
-# --- provenance -------------------------------------------------------------------------------------------------
-
-
-def provenance(words: list[str]) -> dict[str, Any]:
-    """What a result comes from: code, versions, machine, scheduler, container, command. Devices join with torch."""
-    repository, origin = Path(__file__).parent.parent, _origin()
-    return {
-        **code_version(repository, origin),
-        "started": _now(),
-        "command": shlex.join([sys.executable, sys.argv[0], *words]),
-        "working_folder": str(Path.cwd()),
-        "host": socket.gethostname(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "packages": {name: _package_version(name) for name in PACKAGES},
-        "container": container(repository, origin),
-        "slurm": {fact.lower(): os.environ[f"SLURM_{fact}"] for fact in SLURM_FACTS if f"SLURM_{fact}" in os.environ},
-    }
-
-
-def code_version(folder: Path, origin: Mapping[str, Any]) -> dict[str, Any]:
-    """The commit, and whether files differ from it.
-
-    From git; of a checkout inside a container, where git is not, from who bound it there; else from the image's origin.
-    """
-    if not (folder / ".git").exists():
-        return {"commit": origin.get("commit"), "dirty": origin.get("dirty")}
-    commit, changed = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain")
-    if commit is None or changed is None:
-        told = {"true": True, "false": False}.get(os.environ.get("STILLHOUSE_DIRTY", ""))
-        return {"commit": os.environ.get("STILLHOUSE_COMMIT"), "dirty": told}
-    return {"commit": commit, "dirty": bool(changed)}
-
-
-def container(folder: Path, origin: Mapping[str, Any]) -> dict[str, Any]:
-    """Empty outside of one. Its digest is told by who starts it; the content is that of what is installed in it."""
-    names = {"image": "STILLHOUSE_IMAGE", "digest": "STILLHOUSE_IMAGE_DIGEST"}
-    facts: dict[str, Any] = {fact: os.environ[name] for fact, name in names.items() if name in os.environ}
-    if origin.get("content"):
-        facts["content"] = origin["content"]
-        facts["bound_checkout"] = (folder / ".git").exists()
-    return facts
-
-
-def _origin() -> dict[str, Any]:
-    """What the image was built from (containers/install.sh); empty outside of one."""
-    path = os.environ.get("STILLHOUSE_ORIGIN")
-    return (read_json(Path(path)) or {}) if path else {}
-
-
-def _git(folder: Path, *words: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-def _package_version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def _earlier_attempts(run: RunDir) -> list[dict[str, Any]]:
     before = read_json(run.provenance)
     return [*before.pop("earlier_attempts", []), before] if before else []
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -6,6 +6,13 @@
 # A venv works on python:slim and on a distribution's own python3 alike. There are wheels alone, so nothing is compiled.
 set -eu
 
+# A base that is made for GPUs often has no Python; Debian's and Ubuntu's is new enough.
+if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+    apt-get update -qq
+    apt-get install -qq --no-install-recommends python3 python3-venv >/dev/null
+    rm -rf /var/lib/apt/lists/*
+fi
+
 python3 -m venv --clear /opt/venv
 /opt/venv/bin/python -m pip install --quiet --no-cache-dir --disable-pip-version-check --require-hashes -r "$1"
 

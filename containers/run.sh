@@ -158,8 +158,12 @@ with_docker() {
 }
 
 with_apptainer() {
-    words=("$ENGINE" exec --pwd "$INSIDE")
-    [ "$job" ] || words+=(--cleanenv --no-home)
+    words=("$ENGINE" exec)
+    if [ "$job" ]; then # in its own folder, whose modules are not the image's
+        facts+=(PYTHONSAFEPATH=1)
+    else
+        words+=(--pwd "$INSIDE" --cleanenv --no-home)
+    fi
     if has_gpu; then words+=(--nv); fi
     each_as --bind "${binds[@]}"
     each_as --env "${facts[@]}"

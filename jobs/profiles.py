@@ -22,6 +22,7 @@ from common.failures import Refused
 from common.run_dir import expanded
 from common.settings import Group, setting
 from common.yaml12 import read_mapping
+from jobs.image import image_path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LOCAL = "local"  # no profile: the engine of this machine
@@ -97,12 +98,15 @@ class Profile(Group):
     )
     container: str | None = setting(
         None,
-        "apptainer image to run in",
+        "image to run in, by containers/build.sh apptainer; all else follows from it",
         pattern=r"^(/|~/|[a-z]+://).",
         form="a path that begins with / or ~/, an address such as docker://..., or null",
     )
     binds: list[str] = setting(
         [], "more folders that the container sees, as SRC[:DEST[:ro]], variables not expanded", form="a list of folders"
+    )
+    code: Literal["image", "checkout"] = setting(
+        "image", "whose code runs in the container: its own, or this checkout's, without building anew"
     )
     python: str | None = setting(None, "interpreter on the compute nodes; null is the one that submits (or python)")
 
@@ -152,8 +156,9 @@ def _problems_together(profile: Profile) -> list[str]:
         problems.append(f"max_time_min: given {profile.max_time_min}, allowed: at least time_min={profile.time_min}")
     if profile.signal_s >= 60 * profile.time_min:
         problems.append(f"signal_s: given {profile.signal_s}, allowed: less than time_min={profile.time_min} minutes")
-    if profile.binds and not profile.container:
-        problems.append("binds: given without container, allowed: with a container only")
+    if not profile.container:
+        given = sorted({"binds", "code"} & profile.model_fields_set)
+        problems += [f"{name}: given without container, allowed: with a container only" for name in given]
     return problems
 
 
@@ -232,8 +237,10 @@ def _capped(amount: float, limit: float | None) -> float:
 # --- the words of sbatch ----------------------------------------------------------------------------------------
 
 
-def sbatch_parameters(profile: Profile, given: Needs, name: str, dependency: str | None = None) -> dict[str, Any]:
-    """Keyword arguments for the update_parameters of submitit's SlurmExecutor."""
+def sbatch_parameters(
+    profile: Profile, given: Needs, name: str, folder: Path, dependency: str | None = None
+) -> dict[str, Any]:
+    """Keyword arguments for the update_parameters of submitit's SlurmExecutor; each task has a folder in `folder`."""
     # srun has not inherited --cpus-per-task from sbatch since SLURM 22.05 (23.11 takes it up again): without it,
     # a run would get one core of those it has. One dead task of several ends the others, which would wait for it.
     srun_args = [f"--cpus-per-task={given.cpus}", *(["--kill-on-bad-exit=1"] if given.tasks > 1 else [])]
@@ -249,7 +256,8 @@ def sbatch_parameters(profile: Profile, given: Needs, name: str, dependency: str
         **_gpu_words(profile, given),
         "signal_delay_s": min(profile.signal_s, 30 * given.time_min),  # a stage of a minute has half of it to work
         "array_parallelism": profile.parallel,
-        "setup": _setup(profile, given),
+        "setup": [*_setup(profile, given), *_before(folder)],
+        "teardown": AFTER,
         "srun_args": srun_args,
         "wckey": None,  # submitit's own default is refused where such keys are checked
         **({"dependency": dependency} if dependency else {}),
@@ -282,7 +290,27 @@ def _setup(profile: Profile, given: Needs) -> list[str]:
     """The profile's lines may overrule the first two. They may not hide our own modules, so PYTHONPATH comes last."""
     first = [f"export OMP_NUM_THREADS={given.cpus}", "export HF_HUB_OFFLINE=1"]
     path = f"export PYTHONPATH={shlex.quote(str(REPOSITORY))}${{PYTHONPATH:+:$PYTHONPATH}}"
-    return [*first, *profile.setup, *([] if profile.container else [path])]
+    return [*first, *profile.setup, path]
+
+
+def _before(folder: Path) -> list[str]:
+    return [
+        "task=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}; task=${task:-$SLURM_JOB_ID}",
+        f"export STILLHOUSE_REQUEUE={shlex.quote(str(folder))}/$task/requeue",
+        'rm -f "$STILLHOUSE_REQUEUE"',
+    ]
+
+
+# A run that wants to be started again leaves this file and ends (jobs/worker.py). SLURM may be requeuing the job itself
+# at this moment, or be too busy to answer; when it has understood, it ends this script, at the latest in its sleep.
+AFTER = [
+    "status=$?",
+    'if [ -e "$STILLHOUSE_REQUEUE" ]; then',
+    '    for _ in 1 2 3; do scontrol requeue "$task" && break; sleep 10; done',
+    "    sleep 60",
+    "fi",
+    "exit $status",
+]
 
 
 def _more_flags(profile: Profile, dependency: str | None) -> dict[str, str | int | bool]:
@@ -292,16 +320,17 @@ def _more_flags(profile: Profile, dependency: str | None) -> dict[str, str | int
     return flags | {flag: value for flag, value in profile.flags.items() if value is not False}
 
 
-def python_command(profile: Profile, folders: Sequence[Path], repository: Path) -> str:
+def python_command(profile: Profile, given: Needs, writable: Path, readable: Sequence[Path] = ()) -> str:
     """What srun starts, up to python's own arguments, for the shell; in a container, which sees the folders."""
     if not profile.container:
         return shlex.quote(str(expanded(profile.python)) if profile.python else sys.executable)
-    seen = list(dict.fromkeys(str(folder.absolute()) for folder in (repository, *folders)))
-    unfit = [folder for folder in seen if set(folder) & {":", ","}]
+    folders = [str(folder.absolute()) for folder in (writable, *readable)]
+    unfit = [folder for folder in folders if set(folder) & {":", ","}]
     if unfit:  # apptainer's own separators, which it cannot escape
         raise Refused(f"container: given {folder}, allowed: folders without : or , in their names" for folder in unfit)
-    image = profile.container if "://" in profile.container else str(expanded(profile.container))
-    words = ["apptainer", "exec", *(["--nv"] if profile.gpus_by != "none" else [])]
-    words += [word for bind in (*profile.binds, *seen) for word in ("--bind", bind)]
-    words += ["--env", "HF_HUB_OFFLINE=1", "--env", f"PYTHONPATH={seen[0]}"]
-    return shlex.join([*words, image, profile.python or "python"])
+    words = [str(REPOSITORY / "containers" / "run.sh"), "--job", "--image", image_path(profile.container)]
+    words += ["--dev"] if profile.code == "checkout" else []
+    words += ["--gpu"] if given.gpus else []
+    words += ["--writable", folders[0]]
+    words += [word for bind in dict.fromkeys([*folders[1:], *profile.binds]) for word in ("--bind", bind)]
+    return shlex.join([*words, "--", profile.python or "python"])

@@ -187,6 +187,14 @@ def cause_in_log(text: str) -> str | None:
     return "oom" if before == ["oom"] else causes[-1]
 
 
+def refused_in_log(text: str) -> str | None:
+    """The last word of a task that did not get into its container: of containers/run.sh, or of apptainer."""
+    lines = [
+        line for line in text[-LOG_END_CHARS:].splitlines() if line and not line.startswith(("srun:", "slurmstepd"))
+    ]
+    return lines[-1] if lines and lines[-1].startswith(("run.sh: ", "FATAL: ")) else None
+
+
 def _cause_in_line(line: str) -> str | None:
     return next((cause for words, cause in CAUSES_IN_LOG.items() if words in line), None)
 

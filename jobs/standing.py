@@ -20,7 +20,7 @@ from common.run_dir import DEAD_AFTER_SECONDS, read_json
 from jobs.alive import holds
 from jobs.cell import Cell, Sweep, run_on
 from jobs.ledger import Batch, latest
-from jobs.scheduler import CAUSES, Queued, cause_in_log
+from jobs.scheduler import CAUSES, Queued, cause_in_log, refused_in_log
 
 STATES = ("done", "running", "queued", "waiting", "failed", "blocked")
 MACHINE = ("oom", "timeout", "preempted", "node", "lost")  # causes that another attempt may get past
@@ -185,6 +185,8 @@ def _end_of(task: str, outside: Outside) -> tuple[str, str]:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - LOG_END))
             text = file.read().decode(errors="replace")
+    if refusal := refused_in_log(text):
+        return "node", f"job {task}: {refusal}"
     cause = cause_in_log(text)
     if cause:
         return cause, f"job {task}: {text.strip().splitlines()[-1]}"

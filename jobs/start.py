@@ -12,6 +12,7 @@ from jobs import scheduler
 from jobs.asked import Asked, lasting_words, look
 from jobs.cell import Sweep
 from jobs.dry_run import show
+from jobs.image import look_at_image
 from jobs.ledger import Batch, attempts
 from jobs.plan import make_plan
 from jobs.profiles import LOCAL, open_profile
@@ -75,6 +76,7 @@ def _submit_to(asked: Asked, cluster: str) -> int:
     profile = open_profile(cluster)
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise Refused([f"cluster: {cluster} needs SLURM's commands (sbatch, srun), which are not here; allowed: local"])
+    notes = look_at_image(profile.container, profile.code) if profile.container else []
     with asked.ledger.lock():
         if unknown := slurm.mend(asked.ledger, asked.ledger.batches()):
             raise Refused(
@@ -95,6 +97,8 @@ def _submit_to(asked: Asked, cluster: str) -> int:
             print(f"submitted {batch.stage}: {size} as job {batch.job}")
         if made and profile.steward:
             print(f"submitted the steward as job {slurm.submit_steward(site, words, made)}")
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     print(
         f"{asked.sweep.name}: {plan.counted()}" + (f"; {left} do not fit yet, the steward submits them" if left else "")
     )

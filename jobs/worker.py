@@ -3,11 +3,11 @@
 An object of strings, which pickle stores by name: it survives another Python and a container. Signals belong to the
 training while it runs (common/attempt.py): it stops behind its next step with a checkpoint, and comes back here.
 
-- USR2 comes before the time limit, and before preemption where the cluster is set up so: the job asks for another start.
+- USR2 comes before the time limit, and before preemption where the cluster is set up so: the job asks to be requeued.
 - TERM alone comes before preemption or a cancellation: SLURM goes on with either, and the job waits for it.
 
-Asking is a file, which the batch script looks for when this process has ended (jobs/profiles.py): inside a container there
-is no scontrol. There signals arrive twice, from srun and from the container's own parent; the second one changes nothing.
+Asking is a file, which the batch script looks for when this process has ended (jobs/profiles.py): inside a container
+there is no scontrol. Signals come twice there, from srun and through apptainer; the second one changes nothing.
 """
 
 import os

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+pytest_plugins = ["tests.containers.images"]  # for the drills of tests/slurm too
+
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; the scripts they start inherit it
 
 
@@ -23,14 +25,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                     raise pytest.UsageError(f"{item.nodeid} would skip: {mark.kwargs.get('reason')}")
 
 
+OF_IMAGES = ("tests/containers/", "tests/slurm/test_sweeps.py::test_the_quickstart_in_an_image")
+
+
 class ImagesByOneWorker(LoadScopeScheduling):
-    """Each test to whoever is free, but all of tests/containers/ to one: it builds the images that they share.
+    """Each test to whoever is free, but all of those in images to one worker, who builds what they share.
 
     (xdist's own groups have no effect with pytest 9.2, which does not read the names that they give to tests.)
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "tests/containers" if nodeid.startswith("tests/containers/") else nodeid
+        return "images" if nodeid.startswith(OF_IMAGES) else nodeid
 
 
 @pytest.hookimpl(optionalhook=True)

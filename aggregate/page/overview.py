@@ -8,6 +8,7 @@ from typing import Any
 
 from aggregate.collect import Run
 from aggregate.material import Material
+from aggregate.origins import foreign_images, image_of, origins
 from aggregate.page.grid import grid
 from aggregate.tables import Column, Row, Table, number, percent, percent_interval, percent_spread, text
 
@@ -41,6 +42,8 @@ def _facts(material: Material) -> Iterator[tuple[str, str]]:
         yield "Runs started", first if first == last else f"{first} to {last}"
     if material.runs:
         yield "Code", _commits(material.runs)
+    if any(image_of(run) for run in material.runs):
+        yield "Images", _images(material.runs)
 
 
 def _commits(runs: Sequence[Run]) -> str:
@@ -49,6 +52,12 @@ def _commits(runs: Sequence[Run]) -> str:
     dirty = sum(bool(run.provenance.get("dirty")) for run in runs)
     more = f" and {len(others)} other commits" if len(others) > 1 else f" and {others[0][0]}" if others else ""
     return f"{commonest}{more}" + (f"; {dirty} runs with uncommitted changes" if dirty else "")
+
+
+def _images(runs: Sequence[Run]) -> str:
+    images = origins(runs, ["container image"])["container image"]
+    said = ", ".join(f"{image} ({count})" for image, count in images.most_common())
+    return "; ".join([said, *foreign_images(runs)])
 
 
 # --- how far it has got -----------------------------------------------------------------------------------------

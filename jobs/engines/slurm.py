@@ -8,6 +8,7 @@ what did not fit.
 
 import os
 import shlex
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jobs
 from jobs import scheduler
 from jobs.cell import Cell, Sweep
 from jobs.ledger import STEWARD, Batch, Ledger, latest
@@ -25,7 +25,6 @@ from jobs.profiles import Needs, Profile, needs, python_command, sbatch_paramete
 from jobs.standing import Standing
 from jobs.worker import Job
 
-REPOSITORY = Path(str(jobs.__file__)).parent.parent
 USUAL_ARRAY_SIZE = 1001  # of a SLURM that nobody configured
 
 
@@ -152,6 +151,7 @@ def submit(
 
 
 def _submit_group(site: Site, group: Group, waits_for: str | None, escalation: int) -> Batch:
+    python = _python(site, group.needs)  # or a refusal, before anything is written down
     token = uuid.uuid4().hex[:8]
     keys = tuple(cell.key for cell in group.cells)
     batch = Batch(
@@ -160,7 +160,7 @@ def _submit_group(site: Site, group: Group, waits_for: str | None, escalation: i
     site.ledger.intend(batch)
     name = job_name(site.sweep.name, group.stage, token)
     works = [_job(site, cell, group.needs) for cell in group.cells]
-    job = _through_submitit(site, group.needs, name, waits_for, works)
+    job = _through_submitit(site, group.needs, name, waits_for, works, python)
     site.ledger.submitted(token, job)
     return Batch(**{**asdict(batch), "keys": keys, "job": job})
 
@@ -181,20 +181,26 @@ def _job(site: Site, cell: Cell, need: Needs) -> Job:
     )
 
 
-def _through_submitit(site: Site, need: Needs, name: str, waits_for: str | None, works: Sequence[Any]) -> str:
+def _through_submitit(
+    site: Site, need: Needs, name: str, waits_for: str | None, works: Sequence[Any], python: str
+) -> str:
     from submitit import SlurmExecutor
 
     with outside_environment():
-        executor = SlurmExecutor(site.ledger.slurm.absolute() / "%j", python=_python(site))
-        executor.update_parameters(**sbatch_parameters(site.profile, need, name, waits_for))
+        executor = SlurmExecutor(site.ledger.slurm.absolute() / "%j", python=python)
+        executor.update_parameters(**_parameters(site, need, name, waits_for))
         with executor.batch():
             submitted = [executor.submit(work) for work in works]
     return str(submitted[0].job_id).partition("_")[0]
 
 
-def _python(site: Site) -> str:
-    folders = [site.root.absolute(), site.data_dir.absolute()]
-    return python_command(site.profile, folders, REPOSITORY)
+def _parameters(site: Site, need: Needs, name: str, waits_for: str | None) -> dict[str, Any]:
+    return sbatch_parameters(site.profile, need, name, site.ledger.slurm.absolute(), waits_for)
+
+
+def _python(site: Site, need: Needs) -> str:
+    weights = os.environ.get("HF_HOME")  # elsewhere they are in the home folder, which a container sees
+    return python_command(site.profile, need, site.root, [site.data_dir, *([Path(weights)] if weights else [])])
 
 
 @contextmanager
@@ -217,9 +223,9 @@ def script_text(site: Site, group: Group) -> str:
     waits_for = None
     if group.parents:
         waits_for = "aftercorr:TEACHERS" if len(group.parents) > 1 else "afterok:TEACHER"
-    parameters = sbatch_parameters(site.profile, group.needs, job_name(site.sweep.name, group.stage, "XXXX"), waits_for)
+    parameters = _parameters(site, group.needs, job_name(site.sweep.name, group.stage, "XXXX"), waits_for)
     folder = site.ledger.slurm.absolute() / "%j"
-    command = f"{_python(site)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    command = f"{_python(site, group.needs)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
     count: dict[str, Any] = {"map_count": len(group.cells)} if len(group.cells) > 1 else {}
     text: str = _make_sbatch_string(command=command, folder=folder, **parameters, **count)
     return text
@@ -277,6 +283,9 @@ def submit_steward(site: Site, words: Sequence[str], batches: Sequence[Batch]) -
     token = uuid.uuid4().hex[:8]
     site.ledger.intend(Batch(token, site.sweep.name, STEWARD, (), asdict(need), site.profile_name, time.time()))
     name = job_name(site.sweep.name, STEWARD, token)
-    job = _through_submitit(site, need, name, behind, [Steward(tuple(words))])
+    python = _python(site, need)
+    if site.profile.container:  # where there is no sbatch
+        python = shlex.quote(sys.executable)
+    job = _through_submitit(site, need, name, behind, [Steward(tuple(words))], python)
     site.ledger.submitted(token, job)
     return job

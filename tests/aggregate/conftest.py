@@ -48,7 +48,7 @@ def write_run(
     accuracy: float = 0.9,
     commit: str | None = COMMIT,
     dirty: bool = False,
-    container: str = "",
+    container: "str | dict[str, Any]" = "",
     right: "np.ndarray | None" = None,
     parts: dict[str, Any] | None = None,
     **groups: Any,
@@ -60,7 +60,8 @@ def write_run(
     (folder / "config.yaml").write_text(dump_yaml(settings.model_dump()))
     result = result_of(entry, folder.name, settings, accuracy, **(parts or {}))
     (folder / "result.json").write_text(json.dumps(result))
-    origin = {"commit": commit, "dirty": dirty, "container": {"digest": container} if container else {}}
+    image = {"digest": container} if isinstance(container, str) else container
+    origin = {"commit": commit, "dirty": dirty, "container": image}
     (folder / "provenance.json").write_text(json.dumps({**origin, "device": "cpu", "packages": {"torch": "2.15.0"}}))
     (folder / "history.csv").write_text(HISTORY)
     if right is not None:

@@ -75,6 +75,7 @@ def test_several_labels_have_no_error_of_one_share(make_run: MakeRun) -> None:
         ({"commit": None}, "differs in commit: 3a71f28860 (2), unknown (1)"),
         ({"dirty": True}, "differs in uncommitted changes: no (2), yes (1)"),
         ({"container": "sha256:1"}, "differs in container image: none (2), sha256:1 (1)"),
+        ({"container": {"content": "ab" * 32}}, "differs in container image: none (2), ababababab (1)"),
     ],
 )
 def test_runs_of_different_origin_are_marked(odd: dict[str, Any], said: str, make_run: MakeRun) -> None:
@@ -83,6 +84,23 @@ def test_runs_of_different_origin_are_marked(odd: dict[str, Any], said: str, mak
     assert table.notes == [f"a: {said}"]
     assert table.rows[0]["notes"] == "a"
     assert table.cells()[0][-1] == "a"
+
+
+def test_images_are_told_apart_by_what_is_in_them(make_run: MakeRun) -> None:
+    """Docker's image and the file made of it have the same content; a checkout bound over it has not."""
+    image = {"content": "ab" * 32, "digest": "1", "image": "stillhouse"}
+    folders = [make_run(seed=0, container=image), make_run(seed=1, container=image | {"digest": "2", "image": "a.sif"})]
+    assert table_of(summary, *folders).notes == []
+    bound = make_run(seed=2, container=image | {"bound_checkout": True})
+    said = "a: differs in container image: ababababab (2), ababababab with a checkout's code (1)"
+    assert table_of(summary, *folders, bound).notes == [said]
+
+
+def test_runs_in_an_image_of_another_commit_are_marked(make_run: MakeRun) -> None:
+    image = {"content": "c0ffee", "started_by": "b27d227" + "0" * 33}
+    table = table_of(summary, make_run(seed=0, container=image), make_run(seed=1, container=image))
+    said = "run in an image of commit 3a71f28860, started by a checkout of commit b27d227000 (2)"
+    assert table.notes == [f"a: {said}"]
 
 
 def test_runs_of_one_origin_are_not(make_run: MakeRun) -> None:

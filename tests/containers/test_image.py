@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("podman") is None, reason="podman is not installed"),
 ]
 
-Caller = Engine = Image = Any  # of conftest.py
+Caller = Engine = Image = Any  # of images.py
 ABSENT = "cc c++ gcc g++ clang ld as make nvcc git"
 
 
@@ -58,8 +58,13 @@ def test_a_run_says_which_image_it_is_of(inside: Any, image: Image, docker: Call
     origin = json.loads(docker.ok("cat", "/opt/origin.json"))
     assert (told["commit"], told["dirty"]) == (git(checkout, "rev-parse", "HEAD"), bool(git(checkout, "status", "-s")))
     assert (told["commit"], told["dirty"]) == (origin["commit"], origin["dirty"])
-    content = origin["content"]
-    assert told["container"] == {"image": image.name, "digest": image.id, "content": content, "bound_checkout": False}
+    assert told["container"] == {
+        "image": image.name,
+        "digest": image.id,
+        "started_by": origin["commit"],
+        "content": origin["content"],
+        "bound_checkout": False,
+    }
 
 
 def test_a_bound_checkout_is_what_runs(docker: Caller, checkout: Path) -> None:

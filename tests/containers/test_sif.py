@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("apptainer") is None, reason="apptainer is not installed"),
 ]
 
-Caller = Sif = Any  # of conftest.py
+Caller = Sif = Any  # of images.py
 
 
 def ask(*words: str | Path) -> str:
@@ -49,7 +49,13 @@ def test_a_run_says_which_file_it_is_of(inside_sif: Any, inside: Any, sif: Sif) 
     with sif.file.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
     content = image_told["container"]["content"]
-    assert told["container"] == {"image": str(sif.file), "digest": digest, "content": content, "bound_checkout": False}
+    assert told["container"] == {
+        "image": str(sif.file),
+        "digest": digest,
+        "started_by": told["commit"],
+        "content": content,
+        "bound_checkout": False,
+    }
     assert (told["commit"], told["dirty"]) == (image_told["commit"], image_told["dirty"])
     label = json.loads(ask("inspect", "--json", sif.file))["data"]["attributes"]["labels"]["stillhouse.origin"]
     assert json.loads(label) == origin_of(sif.file) | {"content": content}

@@ -1,5 +1,6 @@
 """How cells become arrays that wait for arrays, what they ask for after a failure, and how a cut is mended."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -238,7 +239,7 @@ def given_numbers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None
     """In place of submitit: job 500, 501, ...; and what was asked: name without token, dependency."""
     asked: list[tuple[str, str | None]] = []
 
-    def answer(site: Any, need: Any, name: str, waits_for: str | None, works: Any) -> str:
+    def answer(site: Any, need: Any, name: str, waits_for: str | None, works: Any, python: str) -> str:
         asked.append((name.rpartition("-")[0], waits_for))
         return str(499 + len(asked))
 
@@ -300,6 +301,25 @@ def test_the_steward_is_written_down(world: Any, given_numbers: Any) -> None:
     assert given_numbers[-1] == ("mine-steward", "afterany:500:501:502")
     steward = world.ledger.batches()[-1]
     assert (steward.stage, steward.keys, steward.job, steward.task(0)) == ("steward", (), "503", "503")
+
+
+def test_runs_are_in_the_container_and_the_steward_is_not(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside there is no sbatch."""
+    pythons: list[str] = []
+    monkeypatch.setattr(slurm, "_through_submitit", lambda *given: pythons.append(given[-1]) or str(500 + len(pythons)))
+    monkeypatch.setenv("HF_HOME", "/weights")
+    profile = PROFILE.model_copy(update={"container": "/a.sif"})
+    site = slurm.Site(
+        world.sweep, profile, "default", world.root, world.folder, world.ledger, scheduler.Limits(None, None)
+    )
+    found = dict.fromkeys(world.sweep.cells, WAITING)
+    made, _ = slurm.submit(site, make_plan(world.sweep, found), found, [])
+    slurm.submit_steward(site, ["sweep=mine"], made)
+    *runs, steward = pythons
+    assert len(runs) == 3
+    folders = f"--writable {world.root} --bind {world.folder} --bind /weights"
+    assert all(f"run.sh --job --image /a.sif --gpu {folders} -- python" in run for run in runs)
+    assert steward == sys.executable
 
 
 # --- mending ----------------------------------------------------------------------------------------------------

@@ -32,10 +32,27 @@ from jobs.profiles import (
 
 NAMES = ["a100", "cpu", "default", "devcluster", "h100", "preemptible"]
 NOTHING = Resources()
+LOGS = Path("/logs")
+BEFORE = [
+    "task=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}; task=${task:-$SLURM_JOB_ID}",
+    "export STILLHOUSE_REQUEUE=/logs/$task/requeue",
+    'rm -f "$STILLHOUSE_REQUEUE"',
+]
+AFTER = [
+    "",
+    "",
+    "# teardown",
+    "status=$?",
+    'if [ -e "$STILLHOUSE_REQUEUE" ]; then',
+    '    for _ in 1 2 3; do scontrol requeue "$task" && break; sleep 10; done',
+    "    sleep 60",
+    "fi",
+    "exit $status",
+]
 
 
 def sbatch_text(profile: Profile, given: Needs, name: str = "cnn", dependency: str | None = None, runs: int = 9) -> str:
-    words = sbatch_parameters(profile, given, name, dependency)
+    words = sbatch_parameters(profile, given, name, LOGS, dependency)
     return str(_make_sbatch_string(command="PYTHON", folder="/logs/%j", map_count=runs, **words))
 
 
@@ -149,6 +166,7 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
         ({"time_min": 60, "max_time_min": 30}, "max_time_min: given 30, allowed: at least time_min=60"),
         ({"time_min": 1, "signal_s": 60}, "signal_s: given 60, allowed: less than time_min=1 minutes"),
         ({"binds": ["/scratch"]}, "binds: given without container, allowed: with a container only"),
+        ({"code": "checkout"}, "code: given without container, allowed: with a container only"),
         (
             {"gpus_by": "none", "max_time_min": 30},
             "gpus: given 1 with gpus_by=none, allowed: 0; max_time_min: given 30, allowed: at least time_min=240",
@@ -302,11 +320,13 @@ def test_the_script_of_an_array_on_the_cluster_of_this_machine() -> None:
         "export OMP_NUM_THREADS=1",
         "export HF_HUB_OFFLINE=1",
         f"export PYTHONPATH={REPOSITORY}${{PYTHONPATH:+:$PYTHONPATH}}",
+        *BEFORE,
         "",
         "# command",
         "export SUBMITIT_EXECUTOR=slurm",
         "srun --unbuffered --output /logs/%A_%a/%A_%a_%t_log.out --error /logs/%A_%a/%A_%a_%t_log.err "
         "--cpus-per-task=1 PYTHON",
+        *AFTER,
     ]
 
 
@@ -337,11 +357,13 @@ def test_the_script_of_a_run_on_two_gpus_after_its_teacher() -> None:
         "export OMP_NUM_THREADS=14",
         "export HF_HUB_OFFLINE=1",
         f"export PYTHONPATH={REPOSITORY}${{PYTHONPATH:+:$PYTHONPATH}}",
+        *BEFORE,
         "",
         "# command",
         "export SUBMITIT_EXECUTOR=slurm",
         "srun --unbuffered --output /logs/%A_%a/%A_%a_%t_log.out --error /logs/%A_%a/%A_%a_%t_log.err "
         "--cpus-per-task=14 --kill-on-bad-exit=1 PYTHON",
+        *AFTER,
     ]
 
 
@@ -393,11 +415,14 @@ def test_the_script_of_a_site_with_everything() -> None:
         "export HF_HUB_OFFLINE=1",
         "module load cuda",
         "export OMP_NUM_THREADS=2",
+        f"export PYTHONPATH={REPOSITORY}${{PYTHONPATH:+:$PYTHONPATH}}",
+        *BEFORE,
         "",
         "# command",
         "export SUBMITIT_EXECUTOR=slurm",
         "srun --unbuffered --output /logs/%A_%a/%A_%a_%t_log.out --error /logs/%A_%a/%A_%a_%t_log.err "
         "--cpus-per-task=3 PYTHON",
+        *AFTER,
     ]
 
 
@@ -405,7 +430,7 @@ def test_the_script_of_a_site_with_everything() -> None:
 def test_submitit_takes_the_words_of_every_profile(name: str, tmp_path: Path) -> None:
     profile = open_profile(name)
     executor = SlurmExecutor(tmp_path, max_num_timeout=profile.requeues)
-    executor.update_parameters(**sbatch_parameters(profile, needs(profile, NOTHING), "cnn", "afterok:1"))
+    executor.update_parameters(**sbatch_parameters(profile, needs(profile, NOTHING), "cnn", tmp_path, "afterok:1"))
     assert f"#SBATCH --time={profile.time_min}\n" in executor._make_submission_file_text("true", "uid")
 
 
@@ -413,11 +438,11 @@ def test_submitit_takes_the_words_of_every_profile(name: str, tmp_path: Path) ->
     ("gb", "words"), [(16, "16G"), (0.5, "512M"), (1.5, "1536M"), (0.0001, "1M"), (2.0001, "2049M"), (1024, "1024G")]
 )
 def test_memory_is_rounded_up_to_what_sbatch_reads(gb: float, words: str) -> None:
-    assert sbatch_parameters(Profile(), Needs(0, 1, gb, 10), "x")["mem"] == words
+    assert sbatch_parameters(Profile(), Needs(0, 1, gb, 10), "x", LOGS)["mem"] == words
 
 
 def test_memory_per_core_adds_up_to_at_least_what_is_needed() -> None:
-    words = sbatch_parameters(Profile(mem_per_cpu_gb=1.0), Needs(gpus=2, cpus=3, mem_gb=10, time_min=10), "x")
+    words = sbatch_parameters(Profile(mem_per_cpu_gb=1.0), Needs(gpus=2, cpus=3, mem_gb=10, time_min=10), "x", LOGS)
     assert words["mem_per_cpu"] == "1707M"  # 10 * 1024 / 6 = 1706.7
     assert "mem" not in words
 
@@ -425,21 +450,21 @@ def test_memory_per_core_adds_up_to_at_least_what_is_needed() -> None:
 def test_a_short_stage_is_not_told_to_stop_as_it_starts() -> None:
     profile = Profile(signal_s=90)
     delays = [
-        sbatch_parameters(profile, needs(profile, Resources(time_min=minutes)), "x")["signal_delay_s"]
+        sbatch_parameters(profile, needs(profile, Resources(time_min=minutes)), "x", LOGS)["signal_delay_s"]
         for minutes in (1, 2, 3, 4, 60)
     ]
     assert delays == [30, 60, 90, 90, 90]
 
 
 def test_no_word_is_said_about_what_is_left_to_the_cluster() -> None:
-    words = sbatch_parameters(Profile(gpus=0), Needs(0, 1, None, 10), "x")
+    words = sbatch_parameters(Profile(gpus=0), Needs(0, 1, None, 10), "x", LOGS)
     assert not {"mem", "mem_per_cpu", "gres", "gpus_per_node", "partition", "account", "dependency"} & set(words)
     assert words["additional_parameters"] == {"requeue": True}
 
 
 def test_the_setup_runs_in_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     profile = Profile(setup=["export HF_HUB_OFFLINE=0", "export PYTHONPATH=/module/of/the/site"])
-    setup = sbatch_parameters(profile, needs(profile, NOTHING), "x")["setup"]
+    setup = sbatch_parameters(profile, needs(profile, NOTHING), "x", LOGS)["setup"]
     script = "; ".join([*setup, 'echo "$OMP_NUM_THREADS $HF_HUB_OFFLINE $PYTHONPATH"'])
     done = subprocess.run(["bash", "-ec", script], capture_output=True, text=True, check=True)
     assert done.stdout == f"4 0 {REPOSITORY}:/module/of/the/site\n"
@@ -449,38 +474,73 @@ def test_the_setup_runs_in_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- python -----------------------------------------------------------------------------------------------------
 
 
+ONE_GPU = Needs(gpus=1, cpus=1, mem_gb=1, time_min=10)
+NO_GPU = replace(ONE_GPU, gpus=0)
+
+
+def words_of(profile: Profile, given: Needs = ONE_GPU, *readable: str) -> list[str]:
+    return shlex.split(python_command(profile, given, Path("/runs/x"), [Path(folder) for folder in readable]))
+
+
 def test_python_is_the_one_that_submits_unless_the_profile_names_one() -> None:
-    assert shlex.split(python_command(Profile(), [], Path("/repo"))) == [sys.executable]
-    assert python_command(Profile(python="/opt/my env/bin/python"), [], Path("/repo")) == "'/opt/my env/bin/python'"
-    assert python_command(Profile(python="~/bin/python"), [], Path("/repo")) == f"{Path.home()}/bin/python"
+    assert words_of(Profile()) == [sys.executable]
+    assert words_of(Profile(python="/opt/my env/bin/python")) == ["/opt/my env/bin/python"]
+    assert words_of(Profile(python="~/bin/python")) == [f"{Path.home()}/bin/python"]
 
 
 def test_a_container_sees_the_folders() -> None:
-    profile = Profile(container="/images/a b.sif", binds=["/scratch:/scratch:ro"])
-    folders = [Path("/data"), Path("/runs/x"), Path("/data"), Path("relative")]
-    assert shlex.split(python_command(profile, folders, Path("/repo"))) == [
-        *("apptainer", "exec", "--nv", "--bind", "/scratch:/scratch:ro", "--bind", "/repo"),
-        *("--bind", "/data", "--bind", "/runs/x", "--bind", str(Path.cwd() / "relative")),
-        *("--env", "HF_HUB_OFFLINE=1", "--env", "PYTHONPATH=/repo", "/images/a b.sif", "python"),
+    profile = Profile(container="/images/a b.sif", binds=["/scratch:/scratch:ro", "/data"])
+    assert words_of(profile, ONE_GPU, "/data", "relative") == [
+        *(str(REPOSITORY / "containers" / "run.sh"), "--job", "--image", "/images/a b.sif", "--gpu"),
+        *("--writable", "/runs/x", "--bind", "/data", "--bind", str(Path.cwd() / "relative")),
+        *("--bind", "/scratch:/scratch:ro", "--", "python"),
     ]
+    assert (REPOSITORY / "containers" / "run.sh").is_file()
 
 
 def test_a_container_without_gpus_and_with_its_own_python() -> None:
-    profile = Profile(gpus=0, gpus_by="none", container="docker://ghcr.io/x/y:1", python="/opt/bin/python3")
-    words = shlex.split(python_command(profile, [], Path("/repo")))
-    assert "--nv" not in words
-    assert words[-2:] == ["docker://ghcr.io/x/y:1", "/opt/bin/python3"]
-    home = python_command(Profile(container="~/a.sif"), [], Path("/repo"))
-    assert home.endswith(f" {Path.home()}/a.sif python")
+    profile = Profile(container="docker://ghcr.io/x/y:1", python="/opt/bin/python3", code="checkout")
+    words = words_of(profile, NO_GPU)
+    assert "--gpu" not in words
+    assert words[2:5] == ["--image", "docker://ghcr.io/x/y:1", "--dev"]
+    assert words[-2:] == ["--", "/opt/bin/python3"]
+    assert f"{Path.home()}/a.sif" in words_of(Profile(container="~/a.sif"))
 
 
 def test_folders_that_apptainer_cannot_be_told() -> None:
     with pytest.raises(Refused) as refused:
-        python_command(Profile(container="/a.sif"), [Path("/a:b"), Path("/c,d"), Path("/e")], Path("/repo"))
+        words_of(Profile(container="/a.sif"), ONE_GPU, "/a:b", "/c,d", "/e")
     assert refused.value.problems == [
         "container: given /a:b, allowed: folders without : or , in their names",
         "container: given /c,d, allowed: folders without : or , in their names",
     ]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_job_is_requeued_when_its_run_asked_for_it(asked: bool, tmp_path: Path) -> None:
+    """The lines around srun, in a shell: of task 4 of array 7, whose run ends with code 3."""
+    (tmp_path / "scontrol").write_text('#!/bin/sh\necho "scontrol $*"\n')
+    (tmp_path / "sleep").write_text("#!/bin/sh\n")
+    for command in ("scontrol", "sleep"):
+        (tmp_path / command).chmod(0o755)
+    (tmp_path / "7_4").mkdir()
+    (tmp_path / "7_4" / "requeue").touch()  # of an earlier start
+    words = sbatch_parameters(Profile(), ONE_GPU, "x", tmp_path)
+    run = 'touch "$STILLHOUSE_REQUEUE"; (exit 3)' if asked else "(exit 3)"
+    script = "\n".join([*words["setup"], run, *words["teardown"]])
+    array = {"SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "4"}
+    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", **array}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environ, check=False)
+    assert done.returncode == 3
+    assert done.stdout == ("scontrol requeue 7_4\n" if asked else "")
+    single = subprocess.run(
+        ["bash", "-c", "\n".join([*words["setup"], "echo $task"])],
+        capture_output=True,
+        text=True,
+        env=environ | {"SLURM_ARRAY_JOB_ID": ""},
+        check=True,
+    )
+    assert single.stdout == "12\n"
 
 
 def test_needs_can_be_replaced_but_not_changed() -> None:

@@ -21,6 +21,7 @@ from jobs.scheduler import (
     ended,
     limits,
     queue,
+    refused_in_log,
     requeue,
 )
 
@@ -301,6 +302,23 @@ def test_a_step_cancelled_for_the_memory_of_another_task_is_out_of_memory() -> N
     assert cause_in_log(killed + cancelled * 2) == "oom"
     assert cause_in_log(cancelled + killed) == "oom"
     assert cause_in_log(f"{killed}{AT} DUE TO JOB REQUEUE ***\n{cancelled}") == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("text", "refusal"),
+    [
+        (
+            "run.sh: no GPU driver on n1\nsrun: error: n1: task 0: Exited with exit code 2\n",
+            "run.sh: no GPU driver on n1",
+        ),
+        ("epoch 1\nFATAL: could not open image\nslurmstepd: error: x\n", "FATAL: could not open image"),
+        ("run.sh: no GPU driver on n1\nepoch 1\n", None),  # of an earlier start
+        ("srun: error: n1: task 0: Killed\n", None),
+        ("", None),
+    ],
+)
+def test_a_task_that_did_not_get_into_its_container(text: str, refusal: str | None) -> None:
+    assert refused_in_log(text) == refusal
 
 
 # --- limits and orders ------------------------------------------------------------------------------------------

@@ -239,6 +239,15 @@ def test_gone_without_a_word_by_the_end_of_its_log(world: Any, ended: Any) -> No
     assert "oom_kill event" in found.why
 
 
+def test_a_task_that_did_not_get_into_its_container_says_why(world: Any) -> None:
+    world.submit("cnn", "100")
+    log = world.ledger.slurm / "100" / "100_0_log.err"
+    log.parent.mkdir(parents=True)
+    log.write_text("run.sh: no image /a.sif on n7\nsrun: error: n7: task 0: Exited with exit code 2\n")
+    found = world.look(queue={}, ended={"100": "FAILED"}, logs=world.ledger.slurm)["cnn", 0]
+    assert (found.cause, found.why) == ("node", "job 100: run.sh: no image /a.sif on n7")
+
+
 def test_gone_without_a_trace_is_lost_and_says_so(world: Any) -> None:
     world.submit("cnn", "100")
     found = world.look(queue={}, logs=world.ledger.slurm)["cnn", 0]

@@ -353,3 +353,31 @@ def test_a_queue_that_does_not_answer_for_a_while(
     assert "0 to run" in odd_user.types("submit", f"{ONE} cluster=devcluster", PATH=path)
     odd_user.waits_for_all()
     assert odd_user.results() == undisturbed(ONE)
+
+
+# --- in a container -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.container
+@pytest.mark.apptainer
+@pytest.mark.skipif(shutil.which("podman") is None, reason="podman is not installed")
+@pytest.mark.skipif(shutil.which("apptainer") is None, reason="apptainer is not installed")
+def test_the_quickstart_in_an_image_preempted_and_requeued(
+    user: User, undisturbed: Callable[..., dict[str, bytes]], sif: Any, tmp_path: Path
+) -> None:
+    """One seed of it, of one epoch but for the first run; the image's own code, on nodes that know no python."""
+    words = "sweep=quickstart seeds=0 recipe.epochs=1 cnn.recipe.epochs=15"
+    words += " shift.corruptions=[fog] shift.severities=[5]"
+    user.types("submit", f"{words} {profile(tmp_path, partition='scavenge', container=sif.file)}")
+    task = user.waits_for_an_epoch()
+    user.cluster.run("sbatch", "--partition=urgent", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 4")
+    user.waits_for_all()
+    assert user.results() == undisturbed(words)
+    assert restarts(user, task) >= 1
+    digest = Path(f"{sif.file}.sha256").read_text().split()[0]
+    for path in user.root.glob("*/*/provenance.json"):
+        told = json.loads(path.read_text())
+        assert told["container"]["digest"] == digest
+        assert told["command"].startswith("/opt/venv/bin/python /opt/stillhouse/")
+        assert not told["container"]["bound_checkout"]
+    assert "note:" not in user.types("status", "sweep=quickstart")

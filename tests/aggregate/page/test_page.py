@@ -166,11 +166,23 @@ def test_a_report_of_nothing_is_a_page_too(tmp_path: Path) -> None:
 def test_a_provenance_of_wrong_kinds_makes_a_page(tmp_path: Path) -> None:
     (run,) = make_runs(1, 1)
     wrong = {"commit": {"a": 1}, "dirty": "yes", "started": 7, "command": ["<x-a>"], "device": ["<x-b>"]}
+    wrong["container"] = {"content": 3, "started_by": ["<x-d>"]}
     result = {**run.result, "selection": {"rule": RULE, "digest": "x", "epoch": "<x-c>"}}
     html = page_of(tmp_path, [dataclasses.replace(run, provenance=wrong, result=result)])
     Outline(html)
     assert "<x-" not in html
     assert "&lt;x-a&gt;" in html
+
+
+def test_the_top_names_the_images_and_what_is_odd_about_them(tmp_path: Path) -> None:
+    inside, outside = make_runs(1, 2)
+    container = {"content": "ab" * 32, "started_by": "b27d227" + "0" * 33}
+    assert "<dt>Images</dt>" not in page_of(tmp_path, [outside])
+    html = page_of(
+        tmp_path, [dataclasses.replace(inside, provenance={**inside.provenance, "container": container}), outside]
+    )
+    said = "an image of commit 0000000000, started by a checkout of commit b27d227000 (1)"
+    assert f"<dt>Images</dt><dd>ababababab (1), none (1); {said}</dd>" in html
 
 
 # --- tables -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Provenance: what code a run was made by, inside and outside of a container. (Attempts themselves: test_fit.py.)"""
+"""Provenance: what code a run was made by, inside and outside of a container."""
 
 import json
 import subprocess
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from common.attempt import code_version, container, provenance
+from common.provenance import code_version, container, foreign_image, provenance
+from train import train_cnn
 
 IMAGE = {"commit": "3a71f28", "dirty": False, "content": "c0ffee"}
 
@@ -41,6 +42,7 @@ def test_of_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert container(tmp_path, IMAGE) == {
         "image": "stillhouse.sif",
         "digest": "abc",
+        "started_by": None,
         "content": "c0ffee",
         "bound_checkout": False,
     }
@@ -67,3 +69,26 @@ def test_an_origin_that_cannot_be_read_is_none(content: str, tmp_path: Path, mon
     (tmp_path / "origin.json").write_text(content)
     monkeypatch.setenv("STILLHOUSE_ORIGIN", str(tmp_path / "origin.json"))
     assert provenance([])["container"].get("content") == ("c0ffee" if "c0ffee" in content else None)
+
+
+def test_an_image_of_another_commit_than_the_checkout_that_started_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STILLHOUSE_IMAGE", "stillhouse.sif")
+    monkeypatch.setenv("STILLHOUSE_COMMIT", "b27d227")
+    facts = {**code_version(tmp_path, IMAGE), "container": container(tmp_path, IMAGE)}
+    assert foreign_image(facts) == "an image of commit 3a71f28, started by a checkout of commit b27d227"
+    assert foreign_image(facts | {"commit": "b27d227"}) is None
+    assert foreign_image(facts | {"commit": None}) is None
+    assert foreign_image({"commit": "3a71f28", "container": {}}) is None
+
+
+def test_a_run_in_a_foreign_image_says_so_in_its_log(
+    tmp_path: Path, digits_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STILLHOUSE_IMAGE", "stillhouse.sif")
+    monkeypatch.setenv("STILLHOUSE_COMMIT", "b27d227")
+    assert train_cnn.main(["recipe.epochs=1", f"root={tmp_path}", f"data_dir={digits_dir}"]) == 0
+    (log,) = tmp_path.glob("*/*/log.txt")
+    line = next(line for line in log.read_text().splitlines() if "WARNING" in line)
+    assert line.endswith("started by a checkout of commit b27d227")

@@ -1,0 +1,87 @@
+"""The image that a profile's runs are in: whether it is there, what it was made of, and what is to be said about it.
+
+Nothing here is needed to run in it (containers/run.sh is); it is looked at before hours are spent in the wrong one.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from common.failures import Refused
+from common.provenance import SHORT, code_version
+from common.run_dir import atomic_write, expanded
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+LABELS_S = 20
+
+
+def image_path(container: str) -> str:
+    """As apptainer is given it: a file, or an address of a registry."""
+    return container if "://" in container else str(expanded(container))
+
+
+def look_at_image(container: str, code: str) -> list[str]:
+    """Sentences that the user should read before the jobs start. Refused where the image is not there."""
+    if "://" in container:
+        return [f"{container} is fetched by each job; on nodes without internet, give the path of a file"]
+    path = Path(image_path(container))
+    if not path.exists():
+        raise Refused(
+            [f"container: there is no {path}; containers/build.sh apptainer makes an image, to be copied there"]
+        )
+    if not os.access(path, os.R_OK):
+        raise Refused([f"container: {path} cannot be read"])
+    notes = [] if write_digest(path) else [f"no digest of {path} can be written beside it, so runs will not name one"]
+    if note := _other_code(path, code):
+        notes.append(note)
+    return notes
+
+
+def _other_code(path: Path, code: str) -> str | None:
+    ours, origin = code_version(REPOSITORY, {}), origin_of(path)
+    if code == "checkout" or not origin or not ours["commit"] or origin.get("commit") == ours["commit"]:
+        return None
+    built = str(origin.get("commit") or "an unknown commit")[:SHORT]
+    return (
+        f"{path} was built from {built} and this checkout is at {ours['commit'][:SHORT]}: runs use the image's code. "
+        "Build it anew, or set code: checkout in the profile"
+    )
+
+
+def origin_of(path: Path) -> Mapping[str, Any]:
+    """What the image says it was built from; empty where it does not say, or where no apptainer is to ask."""
+    for command in ("apptainer", "singularity"):
+        try:
+            done = subprocess.run(
+                [command, "inspect", "--labels", "--json", str(path)],
+                capture_output=True,
+                text=True,
+                timeout=LABELS_S,
+                check=True,
+            )
+            labels = json.loads(done.stdout)["data"]["attributes"]["labels"]
+            return dict(json.loads(labels["stillhouse.origin"]))
+        except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError):
+            continue
+    return {}
+
+
+def write_digest(image: Path) -> bool:
+    """Beside the image, as sha256sum writes it, once for all the runs; whether it is there and of this very image."""
+    beside = image.with_name(f"{image.name}.sha256")
+    if image.is_dir():
+        return False
+    if beside.exists() and beside.stat().st_mtime_ns >= image.stat().st_mtime_ns:
+        return True
+    try:
+        with image.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with atomic_write(beside) as out:
+            out.write(f"{digest}  {image.name}\n".encode())
+    except OSError:
+        return False
+    return True
