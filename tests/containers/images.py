@@ -70,6 +70,10 @@ class Engine:
         assert done.returncode == 0, f"podman {words}: {done.stderr}"
         return done.stdout.strip()
 
+    def prune(self) -> None:
+        """Remove what builds left behind without a name, of this image and no other."""
+        self.ask("image", "prune", "--force", "--filter=label=org.opencontainers.image.title=stillhouse")
+
     def build(self, checkout: Path, tag: str, *words: str) -> str:
         """Its output; one line for each step."""
         files = [f"--volume={file}:{file}:ro" for file in NETWORK_FILES]
@@ -150,7 +154,7 @@ def image(engine: Engine, checkout: Path) -> Image:
         subprocess.run([HERE / "make-base.sh", BASE], env=engine.env, check=True)
     engine.build(checkout, IMAGE, *(["--no-cache"] if FROM_NOTHING else []))
     engine.build(checkout, DEPENDENCIES, "--target=dependencies")
-    engine.ask("image", "prune", "--force")
+    engine.prune()
     return Image(IMAGE, engine.ask("image", "inspect", "--format={{.Id}}", IMAGE), DEPENDENCIES)
 
 

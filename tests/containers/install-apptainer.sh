@@ -56,8 +56,8 @@ limit_capabilities() {
 }
 
 if [ ! -e "$folder/env.sh" ]; then
-    rm -rf "$folder"
-    mkdir -p "$folder"
+    mkdir "$folder" # which must be new
+    trap '[ -e "$folder/env.sh" ] || rm -rf "$folder"' EXIT
     fetch
     adapt
     {

@@ -152,6 +152,7 @@ def test_it_is_installed_and_not_editable(docker: Caller) -> None:
 
 def test_labels_and_health(facts: dict[str, Any], checkout: Path) -> None:
     labels = facts["Labels"]
+    assert labels["org.opencontainers.image.title"] == "stillhouse"
     assert labels["org.opencontainers.image.revision"] == git(checkout, "rev-parse", "HEAD")
     assert labels["stillhouse.dirty"] == ("true" if git(checkout, "status", "-s") else "false")
     assert labels["stillhouse.lock"] == sha256((checkout / "requirements.lock").read_bytes()).hexdigest()
@@ -174,7 +175,7 @@ def test_another_line_of_code_costs_seconds(
     finally:
         script.write_text(before)
         engine.ask("image", "rm", "--ignore", "--force", f"{image.name}-changed")
-        engine.ask("image", "prune", "--force")
+        engine.prune()
     layers = dependencies["RootFS"]["Layers"]
     assert changed["RootFS"]["Layers"][: len(layers)] == facts["RootFS"]["Layers"][: len(layers)] == layers
     assert changed["Id"] != image.id
