@@ -30,26 +30,17 @@ def look_at_image(container: str, code: str) -> list[str]:
         return [f"{container} is fetched by each job; on nodes without internet, give the path of a file"]
     path = Path(image_path(container))
     if not path.exists():
-        raise Refused(
-            [f"container: there is no {path}; containers/build.sh apptainer makes an image, to be copied there"]
-        )
+        raise Refused([f"container: there is no {path}; containers/build.sh apptainer makes an image to be put there"])
     if not os.access(path, os.R_OK):
         raise Refused([f"container: {path} cannot be read"])
-    notes = [] if write_digest(path) else [f"no digest of {path} can be written beside it, so runs will not name one"]
-    if note := _other_code(path, code):
-        notes.append(note)
-    return notes
-
-
-def _other_code(path: Path, code: str) -> str | None:
-    ours, origin = code_version(REPOSITORY, {}), origin_of(path)
-    if code == "checkout" or not origin or not ours["commit"] or origin.get("commit") == ours["commit"]:
-        return None
+    ours, origin = code_version(REPOSITORY, {})["commit"], origin_of(path)
+    if code == "checkout" or not origin or not ours or origin.get("commit") == ours:
+        return []
     built = str(origin.get("commit") or "an unknown commit")[:SHORT]
-    return (
-        f"{path} was built from {built} and this checkout is at {ours['commit'][:SHORT]}: runs use the image's code. "
+    return [
+        f"{path} was built from {built} and this checkout is at {ours[:SHORT]}: runs use the image's code. "
         "Build it anew, or set code: checkout in the profile"
-    )
+    ]
 
 
 def origin_of(path: Path) -> Mapping[str, Any]:
@@ -70,18 +61,17 @@ def origin_of(path: Path) -> Mapping[str, Any]:
     return {}
 
 
-def write_digest(image: Path) -> bool:
-    """Beside the image, as sha256sum writes it, once for all the runs; whether it is there and of this very image."""
-    beside = image.with_name(f"{image.name}.sha256")
-    if image.is_dir():
-        return False
-    if beside.exists() and beside.stat().st_mtime_ns >= image.stat().st_mtime_ns:
-        return True
+def write_digest(container: str) -> list[str]:
+    """Beside the image, as sha256sum writes it, once for all the runs, which name it; says so where that cannot be."""
+    path = Path(image_path(container))
+    beside = path.with_name(f"{path.name}.sha256")
+    if "://" in container or (beside.exists() and beside.stat().st_mtime_ns >= path.stat().st_mtime_ns):
+        return []
     try:
-        with image.open("rb") as file:
+        with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         with atomic_write(beside) as out:
-            out.write(f"{digest}  {image.name}\n".encode())
-    except OSError:
-        return False
-    return True
+            out.write(f"{digest}  {path.name}\n".encode())
+    except OSError as error:
+        return [f"{beside} cannot be written ({error.strerror}), so runs will not name the image's digest"]
+    return []
