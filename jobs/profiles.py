@@ -322,8 +322,19 @@ def _more_flags(profile: Profile, dependency: str | None) -> dict[str, str | int
 
 def python_command(profile: Profile, given: Needs, writable: Path, readable: Sequence[Path] = ()) -> str:
     """What srun starts, up to python's own arguments, for the shell; in a container, which sees the folders."""
+    outside = str(expanded(profile.python)) if profile.python else sys.executable
+    inside = _container_words(profile, given, writable, readable)
+    return shlex.join(["sh", "-c", DEAF, "sh", *([*inside, profile.python or "python"] if inside else [outside])])
+
+
+# Before submitit listens to signals, they would end the task as a failure, for which its students are given up. A job
+# that is preempted so early is requeued by SLURM itself.
+DEAF = 'trap "" TERM USR2; exec "$@"'
+
+
+def _container_words(profile: Profile, given: Needs, writable: Path, readable: Sequence[Path]) -> list[str]:
     if not profile.container:
-        return shlex.quote(str(expanded(profile.python)) if profile.python else sys.executable)
+        return []
     folders = [str(folder.absolute()) for folder in (writable, *readable)]
     unfit = [folder for folder in folders if set(folder) & {":", ","}]
     if unfit:  # apptainer's own separators, which it cannot escape
@@ -333,4 +344,4 @@ def python_command(profile: Profile, given: Needs, writable: Path, readable: Seq
     words += ["--gpu"] if given.gpus else []
     words += ["--writable", folders[0]]
     words += [word for bind in dict.fromkeys([*folders[1:], *profile.binds]) for word in ("--bind", bind)]
-    return shlex.join([*words, "--", profile.python or "python"])
+    return [*words, "--"]

@@ -18,6 +18,7 @@ SACCT_DAYS = 30  # sacct looks no further back than this morning unless told to
 FINAL = {
     *("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "DEADLINE", "OUT_OF_MEMORY"),
     *("NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "REVOKED"),
+    "DEPENDENCY_FAILED",  # our word: CANCELLED, by nobody
 }
 # The failure classes of common/failures.py, and cancelled, which is no failure. FAILED alone says nothing.
 CAUSES = {
@@ -28,6 +29,7 @@ CAUSES = {
     "BOOT_FAIL": "node",
     "PREEMPTED": "preempted",
     "CANCELLED": "cancelled",
+    "DEPENDENCY_FAILED": "lost",  # though what it builds on may be finished: its job was not allowed to end well
 }
 # What slurmstepd and srun write into a task's stderr. Capitals count: torch's "out of memory" is of the GPU.
 # Of two in one line the first here is meant: "CANCELLED AT ... DUE TO TIME LIMIT" is a timeout.
@@ -138,6 +140,8 @@ def _state(text: str) -> str:
 
 
 def _final_state(text: str, exit_code: str) -> str:
+    if text.strip() == "CANCELLED":  # whom it names where someone did it
+        return "DEPENDENCY_FAILED"
     state = _state(text)
     killed_for_memory = state == "FAILED" and exit_code.partition(":")[2] == OUT_OF_MEMORY_SIGNAL
     return "OUT_OF_MEMORY" if killed_for_memory else state

@@ -11,6 +11,7 @@ there is no scontrol. Signals come twice there, from srun and through apptainer;
 """
 
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ class Job:
             )
         code = self._run(words, run)
         if code == DONE:
+            _end_in_peace()
             return
         if int(os.environ.get("RANK", "0")) > 0:  # the first process writes down why, and its end ends all of them
             _wait_for_the_end()
@@ -148,6 +150,12 @@ def _held(run: RunDir) -> bool:
     except OSError:
         return False
     return False
+
+
+def _end_in_peace() -> None:
+    """A signal that comes while Python takes itself down would make a failed job of a finished run."""
+    for number in (signal.SIGUSR2, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _wait_for_the_end() -> None:

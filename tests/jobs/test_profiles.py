@@ -479,7 +479,18 @@ NO_GPU = replace(ONE_GPU, gpus=0)
 
 
 def words_of(profile: Profile, given: Needs = ONE_GPU, *readable: str) -> list[str]:
-    return shlex.split(python_command(profile, given, Path("/runs/x"), [Path(folder) for folder in readable]))
+    words = shlex.split(python_command(profile, given, Path("/runs/x"), [Path(folder) for folder in readable]))
+    assert words[:4] == ["sh", "-c", 'trap "" TERM USR2; exec "$@"', "sh"]
+    return words[4:]
+
+
+def test_a_task_that_is_still_starting_is_not_ended_by_a_signal() -> None:
+    """Nor is a Python that has not yet said what it does with them."""
+    signals = (
+        "import os, signal; [os.kill(os.getpid(), each) for each in (signal.SIGTERM, signal.SIGUSR2)]; print('on')"
+    )
+    command = f"{python_command(Profile(), NO_GPU, Path('/runs'))} -c {shlex.quote(signals)}"
+    assert subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout == "on\n"
 
 
 def test_python_is_the_one_that_submits_unless_the_profile_names_one() -> None:

@@ -179,13 +179,14 @@ def test_final_states(fake: Fake) -> None:
 16|FAILED|0:125
 17|FAILED|1:0
 18|TIMEOUT|0:0
+19|CANCELLED|0:0
 12.batch|FAILED|1:0
 13_[1,3,...]|FAILED|1:0
 |FAILED|1:0
 sacct: a warning
 END""",
     )
-    assert ended(["12", "13", "14", "15", "16", "17", "18"]) == {
+    assert ended(["12", "13", "14", "15", "16", "17", "18", "19"]) == {
         "12": "COMPLETED",
         "13_0": "CANCELLED",
         **dict.fromkeys(("13_4", "13_5", "13_6", "13_9"), "CANCELLED"),
@@ -193,9 +194,10 @@ END""",
         "16": "OUT_OF_MEMORY",
         "17": "FAILED",
         "18": "TIMEOUT",
+        "19": "DEPENDENCY_FAILED",
         **dict.fromkeys(("13_1", "13_3"), "FAILED"),
     }
-    assert calls("sacct") == ["-X -n -P -o JobID,State,ExitCode -j 12,13,14,15,16,17,18"]
+    assert calls("sacct") == ["-X -n -P -o JobID,State,ExitCode -j 12,13,14,15,16,17,18,19"]
 
 
 @pytest.mark.parametrize(
@@ -256,7 +258,7 @@ def test_jobs_by_name_from_the_queue_and_from_the_past(fake: Fake) -> None:
 
 
 def test_causes_are_classes_of_failure_and_their_states_are_final() -> None:
-    assert set(CAUSES.values()) == {"oom", "timeout", "node", "preempted", "cancelled"}
+    assert set(CAUSES.values()) == {"oom", "timeout", "node", "preempted", "cancelled", "lost"}
     assert set(CAUSES.values()) - {"cancelled"} <= set(CLASSES)
     assert set(CAUSES) < FINAL
     assert "FAILED" not in CAUSES

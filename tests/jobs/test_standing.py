@@ -217,6 +217,7 @@ def test_a_failure_from_before_the_submission_does_not_count(world: Any) -> None
         ("NODE_FAIL", "node"),
         ("PREEMPTED", "preempted"),
         ("CANCELLED", "cancelled"),
+        ("DEPENDENCY_FAILED", "lost"),
         ("FAILED", "lost"),
         ("COMPLETED", "lost"),  # an exit code of 0 is no result
     ],

@@ -38,3 +38,23 @@ def test_a_job_that_was_requeued_often_enough_fails(tmp_path: Path, monkeypatch:
     with pytest.raises(RunFailed, match=r"requeued 2 times, allowed are 2 \(requeues in the profile\)"):
         Job("key", (), "/runs", "/data", time_min=60, signal_s=90, requeues=2).checkpoint()
     assert not (tmp_path / "requeue").exists()
+
+
+FINISHED = """
+import atexit, os, signal, sys
+sys.path.insert(0, {repository!r})
+from jobs import worker
+worker.Job._run = lambda *_: worker.DONE
+worker.command_of = lambda *_: ([], worker.Path("/run"), "key")
+signal.signal(signal.SIGUSR2, lambda *_: sys.exit(7))
+worker.Job("key", (), "/runs", "/data", time_min=60, signal_s=90, requeues=2)()
+for number in (signal.SIGUSR2, signal.SIGTERM):
+    os.kill(os.getpid(), number)
+    atexit.register(os.kill, os.getpid(), number)
+"""
+
+
+def test_a_job_whose_run_is_finished_ends_well_whatever_comes() -> None:
+    script = FINISHED.format(repository=str(REPOSITORY))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -91,10 +91,13 @@ def test_sacct_knows_how_jobs_ended(cluster: Any) -> None:
         [
             f"{failed}|FAILED|3:0",
             f"{killed}|FAILED|0:9",
-            f"{cancelled}_[2-5%2]|CANCELLED|0:0",
+            f"{cancelled}_[2-5%2]|CANCELLED by {os.getuid()}|0:0",
             f"{waiting}_[2-5%2]|PENDING|0:0",
         ]
     )
+    given_up = cluster.submit(f"--dependency=afterok:{failed}", "--kill-on-invalid-dep=yes", "--wrap", "true")
+    cluster.waits_for_states(given_up, "CANCELLED")
+    assert cluster.run(*SACCT_QUESTION, "-j", given_up).stdout == f"{given_up}|CANCELLED|0:0\n"  # by nobody
     by_name = cluster.run("sacct", "-X", "-n", "-P", "-o", "JobID", "--starttime=now-30days", "--name=to-be-found")
     assert by_name.stdout.split() == [failed]
     as_submitit_asks = cluster.run("sacct", "-o", "JobID,State,NodeList", "--parsable2", "-j", failed, "-j", killed)
