@@ -205,10 +205,15 @@ def test_requeued_by_hand(user: User, undisturbed: Callable[..., dict[str, bytes
 def test_preempted(user: User, undisturbed: Callable[..., dict[str, bytes]], tmp_path: Path) -> None:
     user.types("submit", f"{ONE} {profile(tmp_path, partition='scavenge')}")
     task = user.waits_for_an_epoch()
-    user.cluster.run("sbatch", "--partition=urgent", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 4")
+    preempt(user)
     user.waits_for_all()
     assert user.results() == undisturbed(ONE)
     assert restarts(user, task) >= 1
+
+
+def preempt(user: User) -> None:
+    """Whatever runs in the partition that gives way."""
+    user.cluster.run("sbatch", "--partition=urgent", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 4")
 
 
 def restarts(user: User, task: str) -> int:
@@ -370,7 +375,7 @@ def test_the_quickstart_in_an_image_preempted_and_requeued(
     words += " shift.corruptions=[fog] shift.severities=[5]"
     user.types("submit", f"{words} {profile(tmp_path, partition='scavenge', container=sif.file)}")
     task = user.waits_for_an_epoch()
-    user.cluster.run("sbatch", "--partition=urgent", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 4")
+    preempt(user)
     user.waits_for_all()
     assert user.results() == undisturbed(words)
     assert restarts(user, task) >= 1
