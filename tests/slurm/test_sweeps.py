@@ -203,17 +203,19 @@ def test_requeued_by_hand(user: User, undisturbed: Callable[..., dict[str, bytes
 
 
 def test_preempted(user: User, undisturbed: Callable[..., dict[str, bytes]], tmp_path: Path) -> None:
-    user.types("submit", f"{ONE} {profile(tmp_path, partition='scavenge')}")
+    ends_as_undisturbed_though_preempted(user, undisturbed, ONE, profile(tmp_path, partition="scavenge"))
+
+
+def ends_as_undisturbed_though_preempted(
+    user: User, undisturbed: Callable[..., dict[str, bytes]], words: str, cluster: str
+) -> None:
+    """In the partition that gives way, whose nodes all go to an urgent job in the midst of the first run."""
+    user.types("submit", f"{words} {cluster}")
     task = user.waits_for_an_epoch()
-    preempt(user)
-    user.waits_for_all()
-    assert user.results() == undisturbed(ONE)
-    assert restarts(user, task) >= 1
-
-
-def preempt(user: User) -> None:
-    """Whatever runs in the partition that gives way."""
     user.cluster.run("sbatch", "--partition=urgent", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 4")
+    user.waits_for_all()
+    assert user.results() == undisturbed(words)
+    assert restarts(user, task) >= 1
 
 
 def restarts(user: User, task: str) -> int:
@@ -373,12 +375,8 @@ def test_the_quickstart_in_an_image_preempted_and_requeued(
     """One seed of it, of one epoch but for the first run; the image's own code, on nodes that know no python."""
     words = "sweep=quickstart seeds=0 recipe.epochs=1 cnn.recipe.epochs=15"
     words += " shift.corruptions=[fog] shift.severities=[5]"
-    user.types("submit", f"{words} {profile(tmp_path, partition='scavenge', container=sif.file)}")
-    task = user.waits_for_an_epoch()
-    preempt(user)
-    user.waits_for_all()
-    assert user.results() == undisturbed(words)
-    assert restarts(user, task) >= 1
+    cluster = profile(tmp_path, partition="scavenge", container=sif.file)
+    ends_as_undisturbed_though_preempted(user, undisturbed, words, cluster)
     digest = Path(f"{sif.file}.sha256").read_text().split()[0]
     for path in user.root.glob("*/*/provenance.json"):
         told = json.loads(path.read_text())
