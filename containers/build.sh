@@ -17,8 +17,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 BASE_IMAGE=${BASE_IMAGE:-python:3.11-slim}
-COMMIT=$(git rev-parse HEAD 2>/dev/null || true)
-DIRTY=$([ -n "$(git status --porcelain 2>/dev/null)" ] && echo true || echo false)
+COMMIT=$(git rev-parse HEAD 2>/dev/null) || COMMIT=''
+DIRTY=null # where nobody knows, as of an unpacked archive
+if changes=$(git status --porcelain 2>/dev/null); then DIRTY=$([ -n "$changes" ] && echo true || echo false); fi
 LOCK=$(sha256sum requirements.lock | cut -d' ' -f1)
 
 refuse() {

@@ -163,3 +163,15 @@ def test_what_is_shown_is_what_is_run(image: str, flags: str, machine: Machine) 
     assert shown.stdout == run.stdout
     assert run.stdout.split()[0] == ("docker" if image == "known" else "apptainer")
     assert run.stdout.split()[-3:] == ["python", "train/train_cnn.py", r"model.note=a\;b"]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_nobody_knows_of_the_code_is_not_said(known: bool, machine: Machine) -> None:
+    """Of an unpacked archive there is no commit, and none can be said to have no changes."""
+    machine.install("podman")
+    if not known:
+        (machine.bin / "git").unlink()
+    words = machine.type("build.sh", "podman").stdout.split()
+    told = {word.partition("=")[0]: word.partition("=")[2] for word in words if word.startswith(("COMMIT=", "DIRTY="))}
+    assert re.fullmatch("[0-9a-f]{40}" if known else "''|", told["COMMIT"])
+    assert told["DIRTY"] in ({"true", "false"} if known else {"null"})
