@@ -59,9 +59,14 @@ with_apptainer() {
 }
 
 save() {
-    local engine
-    engine=$(command -v docker || command -v podman) || refuse "no docker or podman here"
-    "$engine" save -o stillhouse.tar "${IMAGE:-stillhouse}"
+    local engine image=${IMAGE:-stillhouse}
+    [ "$(command -v docker podman)" ] || refuse "no docker or podman here"
+    for engine in docker podman; do # docker is often there as a client alone
+        "$engine" image inspect "$image" >/dev/null 2>&1 || continue
+        "$engine" save -o stillhouse.tar "$image"
+        return
+    done
+    refuse "no image $image with docker or podman; containers/build.sh docker makes it"
 }
 
 case ${1:-} in

@@ -152,6 +152,15 @@ def test_build_refuses_where_no_engine_is(machine: Machine) -> None:
     assert machine.refusal("build.sh", "save") == "build.sh: no docker or podman here"
 
 
+def test_save_finds_the_engine_that_has_the_image(machine: Machine) -> None:
+    machine.install("podman")
+    (machine.bin / "docker").write_text("#!/bin/bash\nexit 1\n")  # a client without an engine
+    (machine.bin / "docker").chmod(0o755)
+    assert machine.type("build.sh", "save", IMAGE="known").stdout == "podman save -o stillhouse.tar known \n"
+    message = "build.sh: no image unknown with docker or podman; containers/build.sh docker makes it"
+    assert machine.refusal("build.sh", "save", IMAGE="unknown") == message
+
+
 @pytest.mark.parametrize("image", ["known", "there.sif"])
 @pytest.mark.parametrize("flags", ["", "--dev", "--online"])
 def test_what_is_shown_is_what_is_run(image: str, flags: str, machine: Machine) -> None:
