@@ -31,6 +31,11 @@ class Cell:
     def title(self) -> str:
         return " ".join([self.stage, *(f"{axis}={wording.shown(value)}" for axis, value in self.at.items())])
 
+    @property
+    def parent_role(self) -> str:
+        """What its parent is to it, in words."""
+        return "the run that it tests" if self.settings.PARENT == "run" else "its teacher"
+
 
 @dataclass(frozen=True)
 class Sweep:

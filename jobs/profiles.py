@@ -315,7 +315,7 @@ AFTER = [
 
 def _more_flags(profile: Profile, dependency: str | None) -> dict[str, str | int | bool]:
     flags: dict[str, str | int | bool] = {"requeue" if profile.requeues else "no-requeue": True}
-    if dependency:  # else a run whose teacher failed would wait in the queue for ever
+    if dependency:  # else a run whose parent failed would wait in the queue for ever
         flags["kill-on-invalid-dep"] = "yes"
     return flags | {flag: value for flag, value in profile.flags.items() if value is not False}
 
