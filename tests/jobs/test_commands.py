@@ -120,10 +120,10 @@ def test_status_for_machines(world: Any, typed: Told) -> None:
     code, text = typed("status", "json=true")
     cells = json.loads(text)
     assert code == 1
-    assert [(cell["stage"], cell["seed"], cell["state"], cell["cause"]) for cell in cells] == [
-        ("cnn", 0, "done", None),
-        ("deit", 0, "failed", "oom"),
-        ("small", 0, "blocked", "oom"),
+    assert [(cell["stage"], cell["axes"], cell["state"], cell["cause"]) for cell in cells] == [
+        ("cnn", {"seed": 0}, "done", None),
+        ("deit", {"seed": 0}, "failed", "oom"),
+        ("small", {"seed": 0}, "blocked", "oom"),
     ]
     assert cells[0]["test_accuracy"] == 0.9
     assert cells[1]["run"] == str(world.run("deit").path)
