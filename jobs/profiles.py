@@ -22,6 +22,7 @@ from common.failures import Refused
 from common.run_dir import expanded
 from common.settings import Group, setting
 from common.yaml12 import read_mapping
+from jobs.cell import Resources
 from jobs.image import image_path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -51,15 +52,6 @@ ENGINE_FLAGS = {
 }
 FLAG = re.compile(r"[a-z][a-z0-9]+(-[a-z0-9]+)*")
 NAME: dict[str, Any] = {"pattern": r"^[^\s-]\S*$", "form": "text without spaces, or null"}
-
-
-class Resources(Group):
-    """What a stage of a sweep asks for; null is what the profile gives."""
-
-    gpus: int | None = setting(None, "GPUs of one run, on one node", ge=0)
-    cpus: int | None = setting(None, "CPU cores per task; a run on several GPUs has one task per GPU", ge=1)
-    mem_gb: float | None = setting(None, "memory of one run in GiB", gt=0)
-    time_min: int | None = setting(None, "time limit in minutes; what is not done by then is resumed", ge=1)
 
 
 class Profile(Group):
