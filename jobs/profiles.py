@@ -23,7 +23,7 @@ from common.run_dir import expanded
 from common.settings import Group, setting
 from common.yaml12 import read_mapping
 from jobs.cell import Resources
-from jobs.image import image_path
+from jobs.image import container_path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LOCAL = "local"  # no profile: the engine of this machine
@@ -90,7 +90,7 @@ class Profile(Group):
     )
     container: str | None = setting(
         None,
-        "image to run in, by containers/build.sh apptainer; all else follows from it",
+        "file of containers/build.sh apptainer that the runs are in; all else follows from it",
         pattern=r"^(/|~/|[a-z]+://).",
         form="a path that begins with / or ~/, an address such as docker://..., or null",
     )
@@ -331,7 +331,7 @@ def _container_words(profile: Profile, given: Needs, writable: Path, readable: S
     unfit = [folder for folder in folders if set(folder) & {":", ","}]
     if unfit:  # apptainer's own separators, which it cannot escape
         raise Refused(f"container: given {folder}, allowed: folders without : or , in their names" for folder in unfit)
-    words = [str(REPOSITORY / "containers" / "run.sh"), "--job", "--image", image_path(profile.container)]
+    words = [str(REPOSITORY / "containers" / "run.sh"), "--job", "--image", container_path(profile.container)]
     words += ["--dev"] if profile.code == "checkout" else []
     words += ["--gpu"] if given.gpus else []
     words += ["--writable", folders[0]]

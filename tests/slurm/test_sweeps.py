@@ -371,10 +371,10 @@ def test_a_queue_that_does_not_answer_for_a_while(
 @pytest.mark.apptainer
 @pytest.mark.skipif(shutil.which("podman") is None or os.geteuid() != 0, reason="needs podman, as root")
 @pytest.mark.skipif(shutil.which("apptainer") is None, reason="apptainer is not installed")
-def test_the_quickstart_in_an_image_preempted_and_requeued(
+def test_the_quickstart_in_a_container_preempted_and_requeued(
     user: User, undisturbed: Callable[..., dict[str, bytes]], sif: Any, tmp_path: Path
 ) -> None:
-    """One seed of it, of one epoch but for the first run; with the image's own code."""
+    """One seed of it, of one epoch but for the first run; with the container's own code."""
     words = "sweep=quickstart seeds=0 recipe.epochs=1 cnn.recipe.epochs=15"
     words += " shift.corruptions=[fog] shift.severities=[5]"
     cluster = profile(tmp_path, partition="scavenge", container=sif.file)
