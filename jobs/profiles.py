@@ -90,7 +90,7 @@ class Profile(Group):
     )
     container: str | None = setting(
         None,
-        "file of containers/build.sh apptainer that the runs are in; all else follows from it",
+        "what the runs are in, made by containers/build.sh apptainer; all else follows from it",
         pattern=r"^(/|~/|[a-z]+://).",
         form="a path that begins with / or ~/, an address such as docker://..., or null",
     )
