@@ -18,7 +18,6 @@ from common.config import TRAININGS
 
 NAMED = 3  # settings in a label
 UNKNOWN = "unknown"
-STATUS_FACTS = {"key", "run", "state", "cause", "why", "epoch", "epochs", "job", "test_accuracy", "stage", "seed"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,8 @@ class Cell:
 
 
 def cell_of(facts: Mapping[str, Any]) -> Cell:
-    at = tuple((name, value) for name, value in facts.items() if name not in STATUS_FACTS)
+    axes = dict(facts["axes"])
+    seed = int(axes.pop("seed", 0))
     why = wording.one_line(
         " ".join(
             f"({facts['cause']})" if part == "cause" else str(facts[part])
@@ -57,7 +57,7 @@ def cell_of(facts: Mapping[str, Any]) -> Cell:
         )
     )
     run = Path(facts["run"]) if facts["run"] else None
-    return Cell(str(facts["stage"]), at, int(facts.get("seed", 0)), run, str(facts["state"]), why)
+    return Cell(str(facts["stage"]), tuple(axes.items()), seed, run, str(facts["state"]), why)
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,8 @@ def test_runs_that_share_a_seed_are_averaged_where_seeds_are_paired(make_run: Ma
 
 
 def test_cells_are_read_as_status_tells_them() -> None:
-    facts = {"stage": "cnn", "seed": 3, "data": "digits", "key": "k", "run": None, "state": "failed", "cause": "oom"}
-    found = cell_of({**facts, "why": "too\nlarge", "epoch": None, "epochs": None, "job": None, "test_accuracy": None})
+    axes = {"seed": 3, "data": "digits"}
+    facts = {"stage": "cnn", "axes": axes, "key": "k", "run": None, "state": "failed", "cause": "oom"}
+    found = cell_of({**facts, "why": "too\nlarge", "job": None, "a fact of a later version": 7})
     assert found == Cell("cnn", (("data", "digits"),), 3, None, "failed", "(oom) too\\nlarge")
     assert found.title == "cnn data=digits"

@@ -181,7 +181,7 @@ def test_the_top_names_the_images_and_what_is_odd_about_them(tmp_path: Path) -> 
     html = page_of(
         tmp_path, [dataclasses.replace(inside, provenance={**inside.provenance, "container": container}), outside]
     )
-    said = "an image of commit 0000000000, started by a checkout of commit b27d227000 (1)"
+    said = "a container of commit 0000000000, started by a checkout of commit b27d227000 (1)"
     assert f"<dt>Images</dt><dd>ababababab (1), none (1); {said}</dd>" in html
 
 
