@@ -1,15 +1,20 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aggregate.collect import collect
-from aggregate.methods import Cell, group
-from aggregate.shifted import shift_tables
+from aggregate.methods import Cell, Method, group
+from aggregate.shifted import adaptations, shift
+from aggregate.tables import Table
 
 MakeRun = Callable[..., Path]
+
+
+def shift_tables(methods: Sequence[Method]) -> list[Table]:
+    return [table for table in (shift(methods), adaptations(methods)) if table]
 
 
 def adapted(name: str, severity: int, gain: float) -> dict[str, Any]:
