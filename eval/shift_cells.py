@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from common.compute import Compute
 from common.config import EvalShift
 from common.data.packed import Batches, PackedSet, place_images
-from common.data.shifted_cifar import CORRUPTIONS as CIFAR10_C_PARTS
-from common.data.shifted_cifar import SEVERITIES
 from common.failures import NotFinite
 from common.run_dir import atomic_write
+from common.shift_settings import PUBLISHED_CORRUPTIONS, SEVERITIES
 from common.trained import TrainedRun
 from eval import robustness
 from eval.adaptation import NotAdaptable, adapt, run
@@ -109,7 +108,7 @@ def _corrupting(packed: PackedSet, corruption: str, severity: int, settings: Eva
 
 def _published_corruptions(packed: PackedSet, settings: EvalShift, known: tuple[int, ...]) -> Iterator[Exam]:
     """The publisher's files hold the test images at severity 1, then at 2, and so on."""
-    for corruption in [name for name in settings.shift.corruptions if name in CIFAR10_C_PARTS]:
+    for corruption in [name for name in settings.shift.corruptions if name in PUBLISHED_CORRUPTIONS]:
         n = len(packed.labels(corruption)) // SEVERITIES
         for severity in sorted(settings.shift.severities):
             rows = slice((severity - 1) * n, severity * n)

@@ -11,19 +11,11 @@ from matplotlib.ticker import MaxNLocator
 
 from common.figures import COLOURS, DASHES, legend_above, new_figure, save
 from common.published_line import CIFAR10_1_LINES
-from common.shift_settings import COMMON_CORRUPTIONS
+from common.shift_settings import AVERAGED_FAMILIES, COMMON_CORRUPTIONS
 from eval.shift_reliability import reliability_curves
 
 if TYPE_CHECKING:
     from eval.shift_cells import Cell
-
-# The paper's four families.
-FAMILIES = {
-    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
-    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
-    "weather": ("snow", "frost", "fog", "brightness"),
-    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
-}
 
 
 def draw(
@@ -58,7 +50,7 @@ def severity_curves(cells: Sequence["Cell"], title: str) -> Figure:
     n = next(iter(cells)).n
     figure = new_figure(6.4, 4.8, title, f"n = {n:,} test images, {len(at)} corruptions; severity 0: none")
     axes = figure.subplots()
-    families = {name: [at[each] for each in members if each in at] for name, members in FAMILIES.items()}
+    families = {name: [at[each] for each in members if each in at] for name, members in AVERAGED_FAMILIES.items()}
     lines = {f"{name} ({len(curves)})": curves for name, curves in families.items() if curves}
     lines["mean"] = [curve for curves in families.values() for curve in curves]
     for number, (name, curves) in enumerate(lines.items()):

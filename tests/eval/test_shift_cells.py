@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from common.compute import Compute
 from common.config import ComputeSettings, EvalShift
 from common.data.catalog import DATASETS
-from common.data.shifted_cifar import CORRUPTIONS, read_cifar10_1, read_cifar10_c
+from common.data.shifted_cifar import read_cifar10_1, read_cifar10_c
+from common.shift_settings import PUBLISHED_CORRUPTIONS
 from common.trained import TrainedRun, load_model, open_run
 from eval.adaptation import ADAPTATIONS
 from eval.eval_shift import main
@@ -164,7 +165,7 @@ def cifar(tmp_path_factory: pytest.TempPathFactory, packed: Callable[..., Any]) 
     np.save(raw / "cifar10.1_v6_labels.npy", labels)
     corrupted_labels = np.tile(np.arange(20) % 10, 5)
     np.save(raw / "labels.npy", corrupted_labels.astype(np.uint8))
-    for number, name in enumerate(CORRUPTIONS):
+    for number, name in enumerate(PUBLISHED_CORRUPTIONS):
         np.save(raw / f"{name}.npy", bars(100, 10 + number)[0])
     paths = {path.name: raw / path.name for path in raw.iterdir()}
     for name, parts in (("cifar10_1_v6", read_cifar10_1(paths, version="v6")), ("cifar10_c", read_cifar10_c(paths))):

@@ -8,9 +8,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from common.shift_settings import ADAPTATIONS, COMMON_CORRUPTIONS, EXTRA_CORRUPTIONS, ShiftSettings
+from common.shift_settings import ADAPTATIONS, ALL_CORRUPTIONS, AVERAGED_FAMILIES, COMMON_CORRUPTIONS, ShiftSettings
 from eval.shift_cells import Cell
-from eval.shift_figures import FAMILIES, adaptation_bars, calibration_curves, draw, severity_curves
+from eval.shift_figures import adaptation_bars, calibration_curves, draw, severity_curves
 from eval.shift_summary import summary
 
 TITLE = "cifar10-adaptive_cnn-s0-832f4bfbfe"
@@ -25,7 +25,7 @@ def cell(corruption: str = "clean", severity: int = 0, accuracy: float | None = 
 
 def full() -> list[Cell]:
     cells = [cell(accuracy=0.92)]
-    for place, corruption in enumerate((*COMMON_CORRUPTIONS, *EXTRA_CORRUPTIONS)):
+    for place, corruption in enumerate(ALL_CORRUPTIONS):
         cells += [cell(corruption, s, 0.9 - s * (0.02 + place / 200)) for s in (1, 2, 3, 4, 5)]
         for size in (200, 16):
             cells += [
@@ -51,7 +51,7 @@ def drawn(folder: Path, cells: Sequence[Cell]) -> set[str]:
 
 
 def test_the_families_are_the_papers_fifteen() -> None:
-    assert sorted(name for members in FAMILIES.values() for name in members) == sorted(COMMON_CORRUPTIONS)
+    assert sorted(name for members in AVERAGED_FAMILIES.values() for name in members) == sorted(COMMON_CORRUPTIONS)
 
 
 def test_all_there_is(tmp_path: Path) -> None:
