@@ -20,7 +20,7 @@ from common.compute import Compute, place
 from common.config import TRAININGS, TrainingSettings
 from common.data.packed import Batches
 from common.failures import Refused
-from common.lesson_settings import GateSettings, TeacherSettings
+from common.lesson_settings import REFERENCE_ACCURACY, GateSettings, TeacherSettings
 from common.loop import infer
 from common.models.backbones import Backbone, build_backbone
 from common.models.settings import TimmSettings
@@ -31,14 +31,6 @@ from common.trained import load_model, open_run
 from common.yaml12 import read_mapping
 
 log = logging.getLogger("stillhouse")
-
-# Test accuracy that these networks are published to reach, as far as a teacher may be measured by it.
-PUBLISHED = {
-    ("adaptive_cnn", "mnist"): 0.9975,
-    ("adaptive_cnn", "cifar10"): 0.9555,
-    ("vit", "mnist"): 0.9964,
-    ("vit", "cifar10"): 0.8602,
-}
 
 
 class Teacher:
@@ -184,7 +176,7 @@ def judge(teacher: Teacher, settings: TrainingSettings, gate: GateSettings, root
         doubts.append(
             f"the teacher has {val:.2%} on validation, the same student alone {mean(alone):.2%} (n={len(alone)})"
         )
-    published = PUBLISHED.get((teacher.facts["model"], settings.data.name))
+    published = REFERENCE_ACCURACY.get((teacher.facts["model"], settings.data.name))
     if published is not None and test is not None and test < published - gate.margin:
         doubts.append(
             f"the teacher has {test:.2%} on test, {teacher.facts['model']} is published to reach {published:.2%} "

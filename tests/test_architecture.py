@@ -300,6 +300,16 @@ def test_a_module_says_what_it_is_for(path: Path) -> None:
         assert ast.get_docstring(parse(path))
 
 
+def test_a_cell_is_one_thing() -> None:
+    """Of a sweep: what a report asks about and what a test under shift measures have names of their own."""
+    cells = [name_of(path) for path in MODULES for node in ast.walk(parse(path)) if _is_class(node, "Cell")]
+    assert cells == ["jobs.cell"]
+
+
+def _is_class(node: ast.AST, name: str) -> bool:
+    return isinstance(node, ast.ClassDef) and node.name == name
+
+
 def test_there_are_entries() -> None:
     assert "train.train_cnn" in map(name_of, ENTRIES)
 

@@ -1,10 +1,19 @@
-"""What every network can be told: `model` is one of these groups, told apart by its name."""
+"""What every network can be told: `model` is one of these groups, told apart by its name.
 
+The short names of timm's networks are those that the model presets name: another one is another YAML file.
+"""
+
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Tag, model_validator
 
 from common.settings import Group, setting
+from common.yaml12 import preset_names, read_preset
+
+OWN_NETWORKS = ("adaptive_cnn", "vit")
+# What transformers call themselves in timm; where a name says nothing, the network is taken for a convolutional one.
+TRANSFORMER = re.compile(r"vit|former|^(aimv|beit|cait|coat|deit|eva|hiera|nest|pit|pvt|swin|tnt|twins|volo|xcit)")
 
 
 class AdaptiveCNNSettings(Group):
@@ -77,10 +86,14 @@ def _one_of(names: tuple[str, ...]) -> dict[str, Any]:
     return {"pattern": rf"^({escaped}|timm/[A-Za-z0-9_.-]+)$", "form": (*names, "timm/NAME")}
 
 
-CNN_BACKBONES = ("resnet18", "resnet34", "resnet50", "densenet121", "mobilenetv3_small_050", "efficientnet_b0")
-VIT_BACKBONES = (
-    "vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224", "deit_tiny_patch16_224",
-)  # fmt: skip
+def _backbones() -> list[str]:
+    """The networks of timm that presets name in short; timm/NAME, which every entry takes, needs no list."""
+    names = dict.fromkeys(str(read_preset("model", preset).get("name")) for preset in preset_names("model"))
+    return [name for name in names if name not in OWN_NETWORKS and not name.startswith("timm/")]
+
+
+CNN_BACKBONES = tuple(name for name in _backbones() if not TRANSFORMER.search(name))
+VIT_BACKBONES = tuple(name for name in _backbones() if TRANSFORMER.search(name))
 
 
 class CNNBackboneSettings(TimmSettings):
