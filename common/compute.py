@@ -158,7 +158,9 @@ def start(settings: ComputeSettings) -> Iterator[Compute]:
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if settings.deterministic != torch.are_deterministic_algorithms_enabled():
-        torch.use_deterministic_algorithms(settings.deterministic)  # the call alone imports torch's compiler, for seconds
+        torch.use_deterministic_algorithms(
+            settings.deterministic
+        )  # the call alone imports torch's compiler, for seconds
     if world == 1:
         yield Compute(device, settings)
         return
