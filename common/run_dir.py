@@ -17,8 +17,10 @@ import errno
 import fcntl
 import hashlib
 import io
+import itertools
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -30,6 +32,8 @@ from common.yaml12 import dump_yaml
 
 HEARTBEAT_SECONDS = 5.0  # at most one write in this time
 DEAD_AFTER_SECONDS = 300.0  # a lock holder on another machine that has not written for so long is taken for dead
+LOCK_PATIENCE_SECONDS = 0.5  # for who only looks at a lock, has it but not yet written a name, or removes its folder
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what a file system without locks answers
 
 
 @contextlib.contextmanager
@@ -136,33 +140,64 @@ class RunDir:
         The kernel's lock ends with its process, however that dies, so on one machine (containers included) it is
         exact. Some cluster file systems keep it to one node; there a foreign holder counts as alive while its
         heartbeat is fresh, unless SLURM has requeued that very job here, which proves that it is gone.
+
+        A refusal of the lock removes nothing. Where the work under it is Refused, the folder is taken away again if
+        it was bare when the lock was taken, so that all in it is the holder's own.
         """
-        with self._open_lock() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Refused([self._holder_text(file)]) from None
-            except OSError as error:
-                if error.errno not in {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}:
-                    raise
-            if self._foreign_and_alive(file):
-                raise Refused([self._holder_text(file)])
-            _overwrite(file, json.dumps(_me()))
-            try:
-                yield
-            finally:
-                with contextlib.suppress(OSError):  # a full disk must not hide what went wrong before
-                    _overwrite(file, "")
-
-    def _open_lock(self) -> IO[str]:
+        made: set[Path] = set()
+        unmade = None
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            return (self.path / "lock").open("a+")
-        except OSError as error:
-            raise Refused([f"root: {self.path} cannot be written: {error.strerror}"]) from None
+            with self._take_lock(made) as file:
+                if self._foreign_and_alive():
+                    raise Refused([self._holder_text()])
+                was_bare = self.is_bare()
+                _overwrite(file, json.dumps(_me()))
+                try:
+                    yield
+                except Refused:
+                    unmade = self.set_aside() if was_bare else None  # others wait at the old name, and find it free
+                    raise
+                finally:
+                    with contextlib.suppress(OSError):  # a full disk must not hide what went wrong before
+                        _overwrite(file, "")
+        finally:
+            if unmade:  # only now: a network file system keeps a file in the folder while the lock is open
+                self._remove(unmade, made)
 
-    def _foreign_and_alive(self, file: IO[str]) -> bool:
-        holder, me = _read_holder(file), _me()
+    def _take_lock(self, made: set[Path]) -> IO[str]:
+        """The open and locked file; the folders that are made for it are added to `made`."""
+        end = time.monotonic() + LOCK_PATIENCE_SECONDS
+        while True:
+            try:
+                made |= _make_folders(self.path)
+                return take_lock(self.path / "lock")
+            except BlockingIOError:
+                if _is_there(self.holder()) or time.monotonic() > end:
+                    raise Refused([self._holder_text()]) from None
+            except OSError as error:
+                if not isinstance(error, FileNotFoundError) or time.monotonic() > end:
+                    raise Refused([f"root: {self.path} cannot be written: {error.strerror}"]) from None
+            time.sleep(0.01)
+
+    def is_bare(self) -> bool:
+        """Whether nothing is in the folder but its lock."""
+        return all(path.name == "lock" for path in self.path.iterdir())
+
+    def _remove(self, unmade: Path, made: set[Path]) -> None:
+        """What is left of a run that never came to be, and the folders above that were made for it alone."""
+        shutil.rmtree(unmade, ignore_errors=True)
+        with contextlib.suppress(OSError):  # by now another run lives there
+            for folder in self.path.parents:
+                if folder not in made:
+                    break
+                folder.rmdir()
+
+    def holder(self) -> dict[str, Any] | None:
+        """What the holder of the lock says of itself, or said before it was killed; None where it was given back."""
+        return read_json(self.path / "lock")
+
+    def _foreign_and_alive(self) -> bool:
+        holder, me = self.holder(), _me()
         if not holder or holder.get("boot") == me["boot"]:
             return False
         if holder.get("slurm_job") and holder["slurm_job"] == me["slurm_job"]:
@@ -170,9 +205,9 @@ class RunDir:
         touched = [path.stat().st_mtime for path in (self.heartbeat, self.path / "lock") if path.exists()]
         return time.time() - max(touched) < DEAD_AFTER_SECONDS
 
-    def _holder_text(self, file: IO[str]) -> str:
-        holder = _read_holder(file) or {"pid": "unknown", "host": "unknown", "since": "unknown"}
-        return f"{self.path} is locked by pid {holder['pid']} on {holder['host']} since {holder['since']}"
+    def _holder_text(self) -> str:
+        pid, host, since = ((self.holder() or {}).get(name, "unknown") for name in ("pid", "host", "since"))
+        return f"{self.path} is locked by pid {pid} on {host} since {since}"
 
     def clear_leftovers(self) -> None:
         """Temporary files of a killed attempt. Only for the holder of the lock."""
@@ -180,9 +215,12 @@ class RunDir:
             leftover.unlink(missing_ok=True)
 
     def set_aside(self) -> Path:
-        """Give the folder another name, so that the run can start anew and nothing is lost."""
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        aside = self.path.with_name(f"{self.path.name}.aside-{stamp}")
+        """Give the folder another name, so that the run can start anew and nothing is lost. Only for the holder."""
+        name = f"{self.path.name}.aside-{time.strftime('%Y%m%d-%H%M%S')}"
+        for number in itertools.count():  # of two in the same second, one name has a number
+            aside = self.path.with_name(f"{name}-{number}" if number else name)
+            if not aside.exists():
+                break
         self.path.rename(aside)
         return aside
 
@@ -239,13 +277,50 @@ def _me() -> dict[str, Any]:
     }
 
 
-def _read_holder(file: IO[str]) -> dict[str, Any] | None:
-    file.seek(0)
+def _is_there(holder: dict[str, Any] | None) -> bool:
+    """Whether the holder of a lock is the one who is named in it: of this machine, a process that was killed is not."""
+    if not holder:
+        return False
+    return holder.get("boot") != _me()["boot"] or Path(f"/proc/{holder.get('pid')}").exists()
+
+
+def _make_folders(folder: Path) -> set[Path]:
+    """Make the folder and those above it; returns those that were made by this process and no other."""
+    made = set()
+    for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
+        with contextlib.suppress(FileExistsError):
+            missing.mkdir()
+            made.add(missing)
+    return made
+
+
+def take_lock(path: Path) -> IO[str]:
+    """Open the file and lock it, until it is closed, against all that do so; BlockingIOError where another has it."""
+    while True:
+        file = path.open("a+")
+        try:
+            _flock(file)
+            if _is_at(path, file):
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # it was removed or renamed while it was opened: no one else would see this lock
+
+
+def _flock(file: IO[str]) -> None:
     try:
-        holder = json.loads(file.read())
-    except ValueError:
-        return None
-    return holder if isinstance(holder, dict) else None
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+
+
+def _is_at(path: Path, file: IO[str]) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _overwrite(file: IO[str], text: str) -> None:

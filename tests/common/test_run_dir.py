@@ -77,6 +77,16 @@ def test_the_lock_ends_with_its_process_however_it_dies(run: RunDir, holder: sub
     assert (run.path / "lock").read_text() == ""
 
 
+@pytest.mark.parametrize("text", ["", "{", "{}", "[7]", '{"host": null}'])
+def test_a_lock_that_names_nobody_refuses_all_the_same(
+    run: RunDir, holder: subprocess.Popen[str], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.run_dir.LOCK_PATIENCE_SECONDS", 0.02)
+    (run.path / "lock").write_text(text)
+    with pytest.raises(Refused, match="is locked by pid unknown on "), run.lock():
+        pytest.fail("two writers")
+
+
 def leave_foreign_lock(run: RunDir, slurm_job: str | None, age_seconds: float) -> None:
     """The mark of a holder on another machine, whose kernel lock this file system does not show us."""
     run.path.mkdir(parents=True)
@@ -154,3 +164,12 @@ def test_setting_aside_keeps_everything_under_another_name(run: RunDir) -> None:
     aside = run.set_aside()
     assert not run.path.exists()
     assert (aside / "config.yaml").read_text() == "x"
+
+
+def test_two_folders_of_the_same_second_have_two_names(run: RunDir) -> None:
+    for text in ("one", "two"):
+        run.path.mkdir()
+        run.config.write_text(text)
+        run.set_aside()
+    asides = sorted(run.path.parent.glob("run.aside-*"), key=lambda path: len(path.name))
+    assert [(aside / "config.yaml").read_text() for aside in asides] == ["one", "two"]
