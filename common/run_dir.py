@@ -4,6 +4,7 @@
         config.yaml provenance.json log.txt heartbeat.json history.csv
         checkpoints/{last,previous}.pt  checkpoints/best.safetensors
         predictions/<set>.npz figures/ lock
+        tensorboard/                  where it is wanted
         cells.csv reliability.csv     of a test under shift, which is not trained
         failure.json      an attempt failed (and no later one succeeded)
         result.json       written last: the run is finished
@@ -13,8 +14,6 @@ A reader never sees half a file: every write goes to a temporary name, is flushe
 
 import contextlib
 import csv
-import errno
-import fcntl
 import hashlib
 import io
 import itertools
@@ -28,12 +27,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from common.failures import Refused
+from common.locks import LOCK, is_taken, take_lock
 from common.yaml12 import dump_yaml
 
 HEARTBEAT_SECONDS = 5.0  # at most one write in this time
 DEAD_AFTER_SECONDS = 300.0  # a lock holder on another machine that has not written for so long is taken for dead
+ASIDE = ".aside-"
 LOCK_PATIENCE_SECONDS = 0.5  # for who only looks at a lock, has it but not yet written a name, or removes its folder
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what a file system without locks answers
 
 
 @contextlib.contextmanager
@@ -116,6 +116,7 @@ class RunDir:
         self.previous = self.checkpoints / "previous.pt"
         self.best = self.checkpoints / "best.safetensors"
         self.figures = path / "figures"
+        self.tensorboard = path / "tensorboard"
         self.failure = path / "failure.json"
         self.result = path / "result.json"
         self._last_beat = 0.0
@@ -170,7 +171,7 @@ class RunDir:
         while True:
             try:
                 made |= _make_folders(self.path)
-                return take_lock(self.path / "lock")
+                return take_lock(self.path)
             except BlockingIOError:
                 if _is_there(self.holder()) or time.monotonic() > end:
                     raise Refused([self._holder_text()]) from None
@@ -181,7 +182,7 @@ class RunDir:
 
     def is_bare(self) -> bool:
         """Whether nothing is in the folder but its lock."""
-        return all(path.name == "lock" for path in self.path.iterdir())
+        return all(path.name == LOCK for path in self.path.iterdir())
 
     def _remove(self, unmade: Path, made: set[Path]) -> None:
         """What is left of a run that never came to be, and the folders above that were made for it alone."""
@@ -194,7 +195,17 @@ class RunDir:
 
     def holder(self) -> dict[str, Any] | None:
         """What the holder of the lock says of itself, or said before it was killed; None where it was given back."""
-        return read_json(self.path / "lock")
+        return read_json(self.path / LOCK)
+
+    def is_locked(self) -> bool | None:
+        """Whether a process of this machine works in the folder; None where that cannot be known from here."""
+        holder, lock = self.holder(), self.path / LOCK
+        try:
+            if not lock.stat().st_size:
+                return False  # given back
+            return is_taken(self.path) if holder and holder.get("boot") == _me()["boot"] else None
+        except OSError:  # no lock yet, or a file system without
+            return None
 
     def _foreign_and_alive(self) -> bool:
         holder, me = self.holder(), _me()
@@ -202,7 +213,7 @@ class RunDir:
             return False
         if holder.get("slurm_job") and holder["slurm_job"] == me["slurm_job"]:
             return False
-        touched = [path.stat().st_mtime for path in (self.heartbeat, self.path / "lock") if path.exists()]
+        touched = [path.stat().st_mtime for path in (self.heartbeat, self.path / LOCK) if path.exists()]
         return time.time() - max(touched) < DEAD_AFTER_SECONDS
 
     def _holder_text(self) -> str:
@@ -216,7 +227,7 @@ class RunDir:
 
     def set_aside(self) -> Path:
         """Give the folder another name, so that the run can start anew and nothing is lost. Only for the holder."""
-        name = f"{self.path.name}.aside-{time.strftime('%Y%m%d-%H%M%S')}"
+        name = f"{self.path.name}{ASIDE}{time.strftime('%Y%m%d-%H%M%S')}"
         for number in itertools.count():  # of two in the same second, one name has a number
             aside = self.path.with_name(f"{name}-{number}" if number else name)
             if not aside.exists():
@@ -263,6 +274,12 @@ class RunDir:
                 self.last.replace(self.previous)  # killed here, the next attempt finds `previous`
 
 
+def finished_runs(root: Path, folders: str) -> list[RunDir]:
+    """All under a root whose folder fits the pattern `entry/name`, but for those that were set aside."""
+    runs = (RunDir(folder) for folder in sorted(root.glob(folders)) if ASIDE not in folder.name)
+    return [run for run in runs if run.result.is_file()]
+
+
 def _me() -> dict[str, Any]:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -292,35 +309,6 @@ def _make_folders(folder: Path) -> set[Path]:
             missing.mkdir()
             made.add(missing)
     return made
-
-
-def take_lock(path: Path) -> IO[str]:
-    """Open the file and lock it, until it is closed, against all that do so; BlockingIOError where another has it."""
-    while True:
-        file = path.open("a+")
-        try:
-            _flock(file)
-            if _is_at(path, file):
-                return file
-        except BaseException:
-            file.close()
-            raise
-        file.close()  # it was removed or renamed while it was opened: no one else would see this lock
-
-
-def _flock(file: IO[str]) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-
-
-def _is_at(path: Path, file: IO[str]) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
 
 
 def _overwrite(file: IO[str], text: str) -> None:
