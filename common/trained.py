@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from common.compute import Compute
 
-KEYS_SHOWN = 3
+# --- the finished run: files alone ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def find_folder(given: str, root: Path, word: str) -> Path:
     """Of a run, by its folder, its name or its hash."""
     path = expanded(given)
     if path.is_dir():
-        if (path / "config.yaml").is_file():
+        if RunDir(path).config.is_file():
             return path
         raise Refused([f"{word}: {path} is not a run folder (it has no config.yaml)"])
     names = {folder.name: folder for entry in ENTRIES for folder in sorted(root.glob(f"{entry}/*")) if folder.is_dir()}
@@ -103,6 +103,11 @@ def _settings(run: RunDir, word: str) -> TrainingSettings:
         problems = error.errors(include_url=False)
         kind = TRAININGS[entry]
         raise Refused([f"{word}: {run.config}: {wording.problem(kind, each)}" for each in problems]) from None
+
+
+# --- its model: torch and the networks --------------------------------------------------------------------------
+
+KEYS_SHOWN = 3
 
 
 def load_model(trained: TrainedRun, compute: "Compute", word: str = "run") -> "nn.Module":

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from common.locks import LOCK
+from common.run_dir import RunDir
+
 REPOSITORY = Path(__file__).parent.parent
 PACKAGES = ("aggregate", "common", "eval", "jobs", "slurm", "train")
 MODULES = sorted(path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py"))
@@ -29,7 +32,19 @@ TOP_LEVEL = {
     *(".ci", ".gitignore"),
 }
 WITHOUT_TORCH = (
-    *("compose", "config", "wording", "yaml12", "attempt", "run_dir", "failures", "settings", "inputs", "trained"),
+    *(
+        "compose",
+        "config",
+        "wording",
+        "yaml12",
+        "attempt",
+        "run_dir",
+        "locks",
+        "failures",
+        "settings",
+        "inputs",
+        "trained",
+    ),
     *("metrics", "multilabel", "scoring", "figures", "roc_figure", "published_line", "data.catalog"),
     *("planes", "models.timm_names", "models.settings"),
 )
@@ -277,6 +292,80 @@ def test_the_law_leaves_others_alone(law: Callable[[ast.Module], list[str]]) -> 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_every_module_keeps_the_law(path: Path, law: Callable[[ast.Module], list[str]]) -> None:
     assert law(parse(path)) == []
+
+
+# --- one owner of run folders -----------------------------------------------------------------------------------
+
+
+def run_files() -> set[str]:
+    """The names of what lies in a run folder, as its owner says."""
+    run = RunDir(Path())
+    paths = [*vars(run).values(), run.predictions("test"), run.evaluation("explain"), Path(LOCK)]
+    return {path.parts[0] for path in paths if isinstance(path, Path) and path.parts} | {
+        path.name for path in (run.last, run.previous, run.best)
+    }
+
+
+def run_files_named(tree: ast.Module) -> list[str]:
+    """A file of a run folder by its own name: with a suffix anywhere, without one where it is part of a path."""
+    texts = [
+        (node, node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value.split()) == 1
+    ]
+    in_paths = {id(inner) for node in ast.walk(tree) if is_path(node) for inner in ast.walk(node)}
+    return [
+        f"line {node.lineno}: {text}"
+        for node, text in texts
+        if (name := text.rpartition("/")[2]) in run_files() and ("." in name or id(node) in in_paths)
+    ]
+
+
+def is_path(node: ast.AST) -> bool:
+    """A piece joined to a path by / or by a method of paths."""
+    if isinstance(node, ast.Call):
+        return ast.unparse(node.func).rpartition(".")[2] in {"Path", "joinpath", "with_name", "glob", "rglob"}
+    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
+
+
+def locks(tree: ast.Module) -> list[str]:
+    return [name for name in imports(tree) if name.partition(".")[0] == "fcntl"]
+
+
+OWNERS = {run_files_named: {"common.run_dir"}, locks: {"common.locks"}}
+OTHERS = {("common.models.weights", "checkpoints")}  # torch hub keeps its weights in a folder of that name
+
+
+def test_run_files_are_known() -> None:
+    assert {"result.json", "config.yaml", "lock", "predictions", "checkpoints", "last.pt", "log.txt"} <= run_files()
+
+
+@pytest.mark.parametrize(
+    ("law", "text"),
+    [
+        (run_files_named, 'path / "lock"'),
+        (run_files_named, 'folder.glob("predictions")'),
+        (run_files_named, 'pattern = f"{entry}/*/result.json"'),
+        (run_files_named, 'NAME = "log.txt"'),
+        (locks, "import fcntl"),
+        (locks, "from fcntl import flock"),
+    ],
+)
+def test_who_reaches_into_a_run_folder_is_found(law: Callable[[ast.Module], list[str]], text: str) -> None:
+    assert law(ast.parse(text))
+
+
+def test_who_speaks_of_a_run_folder_is_not() -> None:
+    text = 'FOLDER = "figures"\n{"tensorboard": on}\nprint("result.json has no test")\nfolder / "manifest.json"'
+    assert run_files_named(ast.parse(text)) == []
+
+
+@pytest.mark.parametrize("law", OWNERS)
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_run_folders_and_locks_have_one_owner(path: Path, law: Callable[[ast.Module], list[str]]) -> None:
+    if name_of(path) not in OWNERS[law]:
+        names = [place.rpartition(" ")[2] for place in law(parse(path))]
+        assert [name for name in names if (name_of(path), name) not in OTHERS] == []
 
 
 # --- sizes and names --------------------------------------------------------------------------------------------

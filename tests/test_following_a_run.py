@@ -29,6 +29,7 @@ LIBRARIES = {
     for name in (
         "models/settings",
         "data/image_ops",
+        "locks",
         "losses",
         "metrics",
         "provenance",
@@ -40,7 +41,7 @@ LIBRARIES = {
 
 
 def test_one_run_is_followed_through_about_twelve_files(digits_dir: Path, tmp_path: Path) -> None:
-    """Every file of ours that runs, but for libraries of plain functions: pixels, losses, metrics, provenance, YAML."""
+    """Every file of ours that runs, but for libraries of plain functions: pixels, losses, metrics, locks, YAML, ..."""
     words = ["recipe.epochs=1", "recipe.batch_size=512", f"data_dir={digits_dir}", f"root={tmp_path}"]
     done = subprocess.run([sys.executable, "-c", TRACE, str(REPOSITORY), *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
