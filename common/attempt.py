@@ -7,7 +7,6 @@ its class (1). Torch is not imported here, so that a refusal or a finished run a
 
 import logging
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -15,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, TypeVar
@@ -109,43 +108,41 @@ def carry_out(command: Command, body: Body, words: list[str]) -> int:
         print(f"# folder: {run.path}{' (finished)' if done else ''}")
         return DONE
     if done and not command.force:
-        print(f"finished: {run.path}{_headline(done)}")
-        return DONE
+        return _say_finished(run, done)
     if int(os.environ.get("RANK", "0")) > 0:
         return _compute_along(command, run, body)
     return _own(command, run, body, words)
 
 
 def _own(command: Command, run: RunDir, body: Body, words: list[str]) -> int:
-    """Lock the folder and work in it. With force=true a used folder is first given another name."""
-    made = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
-    aside = None
+    """Lock the folder and work in it. With force=true a used folder is first given another name.
+
+    Where the work itself refuses, as with torch at hand it does when a GPU is missing, all is left as it was.
+    """
+    with run.lock():
+        if not command.force or run.is_bare():
+            return _work(command, run, body, words)
+        aside = run.set_aside()
     try:
-        with run.lock():
-            if not command.force or not run.config.exists():
-                return _work(command, run, body, words)
-            aside = run.set_aside()
         with run.lock():
             print(f"starting anew; the old folder is {aside}")
             return _work(command, run, body, words)
-    except Refused:  # found out only with torch at hand, such as a missing GPU: leave everything as it was
-        if made or aside:
-            _unmake(made or [run.path])
-        if aside:
-            aside.rename(run.path)
-        raise
+    except Refused as refused:
+        raise Refused([*refused.problems, *_put_back(aside, run)]) from None
 
 
-def _unmake(folders: list[Path]) -> None:
-    """Remove a run folder that never came to be, and the folders above it that were made for it alone."""
-    shutil.rmtree(folders[0], ignore_errors=True)
-    with suppress(OSError):  # by now another run lives there
-        for folder in folders[1:]:
-            folder.rmdir()
+def _put_back(aside: Path, run: RunDir) -> list[str]:
+    try:
+        aside.rename(run.path)  # over nothing, or over an empty folder
+    except OSError:
+        return [f"{run.path} is another process's by now; the old folder is {aside}"]
+    return []
 
 
 def _work(command: Command, run: RunDir, body: Body, words: list[str]) -> int:
     settings = command.settings
+    if done := run.finished():  # by another process, since the door
+        return _say_finished(run, done)
     run.clear_leftovers()
     monitors = _open_monitors(settings, run)
     attempt = Attempt(command, run, monitors)
@@ -195,6 +192,11 @@ def _record_failure(run: RunDir, error: BaseException, stop_signal: str | None) 
     except OSError as second:
         log.error("failure.json could not be written either: %s", second)  # noqa: TRY400 - the first error matters
     return FAILED
+
+
+def _say_finished(run: RunDir, result: dict[str, Any]) -> int:
+    print(f"finished: {run.path}{_headline(result)}")
+    return DONE
 
 
 def _headline(result: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from common.data.catalog import DATASETS
 from common.failures import Refused
 from common.lesson_settings import CSTSettings
 from common.models.settings import ViTSettings
-from common.run_dir import digest_of, expanded, read_json
+from common.run_dir import RunDir, digest_of, expanded, read_json
 from common.trained import TrainedRun, find_folder, open_run
 
 Problems = dict[str, str]  # what is wrong, by the word or the setting it is about; what is found first says most
@@ -208,7 +208,7 @@ def _find_baseline(shift: dict[str, Any], root: Path) -> Problems:
         path, _ = open_shift_run(shift["baseline"], root)
     except Refused as refused:
         return {"shift.baseline": "; ".join(refused.problems)}
-    digest, given = digest_of(path / "result.json"), shift.get("baseline_digest")
+    digest, given = digest_of(RunDir(path).result), shift.get("baseline_digest")
     shift["baseline_digest"] = digest
     if given not in {None, digest}:
         return {
@@ -220,7 +220,7 @@ def _find_baseline(shift: dict[str, Any], root: Path) -> Problems:
 def open_shift_run(given: str, root: Path) -> tuple[Path, dict[str, Any]]:
     """Folder and result of a finished test under shift; else Refused."""
     path = find_folder(given, root, "shift.baseline")
-    result = read_json(path / "result.json")
+    result = RunDir(path).finished()
     if result is None or "shift" not in result:
         raise Refused([f"shift.baseline: {path} is no finished run of eval_shift"])
     return path, result

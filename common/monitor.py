@@ -30,7 +30,7 @@ class TensorBoard:
     def __init__(self, run: RunDir) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(run.path / "tensorboard"))
+        self._writer = SummaryWriter(str(run.tensorboard))
 
     def row(self, row: dict[str, Any]) -> None:
         for name, value in _numbers(row).items():

@@ -25,7 +25,7 @@ from common.loop import infer
 from common.models.backbones import Backbone, build_backbone
 from common.models.settings import TimmSettings
 from common.models.vit import Outputs, ViT
-from common.run_dir import read_json
+from common.run_dir import finished_runs
 from common.settings import identity
 from common.trained import load_model, open_run
 from common.yaml12 import read_mapping
@@ -155,10 +155,10 @@ def students_alone(settings: TrainingSettings, root: Path) -> list[dict[str, Any
     """Results of finished runs that trained the same network on the same split without a teacher."""
     found = []
     for entry in ("train_cnn", "train_vit"):
-        for path in sorted(root.glob(f"{entry}/{settings.data.name}-*/result.json")):
-            result = read_json(path)
+        for run in finished_runs(root, f"{entry}/{settings.data.name}-*"):
+            result = run.finished()
             try:
-                alone = TRAININGS[entry].model_validate(read_mapping(path.with_name("config.yaml")))
+                alone = TRAININGS[entry].model_validate(read_mapping(run.config))
             except (ValueError, Refused):
                 continue
             if result and result.get("val") and _same_network(alone, settings) and alone.data == settings.data:

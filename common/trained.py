@@ -71,7 +71,7 @@ def find_folder(given: str, root: Path, word: str) -> Path:
     """Of a run, by its folder, its name or its hash."""
     path = expanded(given)
     if path.is_dir():
-        if (path / "config.yaml").is_file():
+        if RunDir(path).config.is_file():
             return path
         raise Refused([f"{word}: {path} is not a run folder (it has no config.yaml)"])
     names = {folder.name: folder for entry in ENTRIES for folder in sorted(root.glob(f"{entry}/*")) if folder.is_dir()}

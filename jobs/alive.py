@@ -1,10 +1,8 @@
-"""Which processes of this machine still live: the holder of a run's lock, and who runs a sweep here.
+"""Which processes of this machine still live: who runs a sweep here.
 
 Of another machine nothing can be said from here, and the answer is None.
 """
 
-import fcntl
-import json
 import os
 import signal
 import socket
@@ -25,23 +23,6 @@ def lives(process: dict[str, Any]) -> bool | None:
         return None
     started = _started(int(process["pid"]))
     return started is not None and started == process.get("started")
-
-
-def holds(run: Path) -> bool | None:
-    """Whether a process of this machine works in the run's folder. Its lock ends with it, however it dies."""
-    try:
-        with (run / "lock").open() as file:
-            text = file.read()
-            if not text:
-                return False  # given back
-            if json.loads(text).get("boot") != _boot():
-                return None
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except (OSError, ValueError):  # no lock yet, or a file system without
-        return None
-    return False
 
 
 def tell(pid: int) -> bool:

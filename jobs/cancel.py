@@ -13,10 +13,10 @@ from collections.abc import Collection
 from common import wording
 from common.compose import DONE, FAILED, answer, parse, runs_root
 from common.failures import Refused
-from common.run_dir import read_json
+from common.run_dir import RunDir
 from common.settings import Group, setting
 from jobs import scheduler
-from jobs.alive import holds, tell
+from jobs.alive import tell
 from jobs.asked import Asked, look, read_again
 from jobs.ledger import STEWARD, Batch
 from jobs.standing import Standing, find_cell
@@ -68,8 +68,8 @@ def _stop_here(asked: Asked, found: dict[str, Standing], keys: Collection[str]) 
     told = 0
     for key in keys:
         run = found[key].run
-        if found[key].state == "running" and not found[key].task and run and holds(run):
-            holder = read_json(run / "lock") or {}
+        if found[key].state == "running" and not found[key].task and run and RunDir(run).is_locked():
+            holder = RunDir(run).holder() or {}
             if "pid" in holder and tell(int(holder["pid"])):
                 print(f"told {asked.sweep.cells[key].title} (pid {holder['pid']}) to stop")
                 told += 1

@@ -12,7 +12,6 @@ The line before is what makes a submission safe to kill: its job is found again 
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from common.failures import Refused
+from common.locks import take_lock
 from common.run_dir import atomic_write, read_json, write_json
 from common.wording import nearest
 from common.yaml12 import dump_yaml, read_mapping
@@ -63,14 +63,12 @@ class Ledger:
         """Two submissions at once would both find the same cells free."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            file = (self.folder / "lock").open("a")
+            file = take_lock(self.folder)
+        except BlockingIOError:
+            raise Refused([f"root: another submission to {self.folder} is under way; wait for it"]) from None
         except OSError as error:
             raise Refused([f"root: {self.folder} cannot be written: {error.strerror}"]) from None
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Refused([f"root: another submission to {self.folder} is under way; wait for it"]) from None
             yield
 
     # --- submissions ------------------------------------------------------------------------------------------

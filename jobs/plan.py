@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from common.config import TrainingSettings
-from common.run_dir import read_json
+from common.run_dir import finished_runs
 from jobs.cell import Cell, Sweep
 from jobs.standing import MACHINE, Standing
 from jobs.worker import Lineage
@@ -100,9 +100,8 @@ def _epochs(cell: Cell) -> int:
 
 def _seconds_per_epoch(root: Path, entry: str, data: str, model: str) -> float | None:
     found = []
-    pattern = f"{entry}/{data}-{model.removeprefix('timm/')}-s*/result.json"
-    for path in sorted(root.glob(pattern))[:RUNS_LOOKED_AT]:
-        cost = (read_json(path) or {}).get("cost", {})
+    for run in finished_runs(root, f"{entry}/{data}-{model.removeprefix('timm/')}-s*")[:RUNS_LOOKED_AT]:
+        cost = (run.finished() or {}).get("cost", {})
         if cost.get("epochs"):
             found.append(cost["train_seconds"] / cost["epochs"])
         elif "seconds" in cost:

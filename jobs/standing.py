@@ -16,8 +16,7 @@ from typing import Any
 
 from common import wording
 from common.failures import Refused
-from common.run_dir import DEAD_AFTER_SECONDS, read_json
-from jobs.alive import holds
+from common.run_dir import DEAD_AFTER_SECONDS, RunDir, read_json
 from jobs.cell import Cell, Sweep, run_on
 from jobs.ledger import Batch, latest
 from jobs.scheduler import CAUSES, Queued, cause_in_log, refused_in_log
@@ -109,10 +108,10 @@ def _hindrance(sweep: Sweep, cell: Cell, parent: Standing | None) -> str:
 
 def _standing(seen: Seen, outside: Outside) -> Standing:
     run, task = seen.run, seen.task
-    result = read_json(run / "result.json") if run else None
+    result = RunDir(run).finished() if run else None
     if result is not None:
         return Standing("done", run, result=result, task=task)
-    beat = read_json(run / "heartbeat.json") if run else None
+    beat = read_json(RunDir(run).heartbeat) if run else None
     epoch = (beat["epoch"], beat["epochs"]) if beat and "epochs" in beat else None
     queued = (outside.queue or {}).get(task or "")
     if queued and queued.live:
@@ -137,7 +136,7 @@ def _as_queued(queued: Queued, run: Path | None, epoch: tuple[int, int] | None, 
 def _as_failed(run: Path, seen: Seen, outside: Outside, epoch: tuple[int, int] | None) -> Standing | None:
     """What the run says of its last end, unless it has been submitted since."""
     batch, task = seen.batch, seen.task
-    failure = read_json(run / "failure.json")
+    failure = read_json(RunDir(run).failure)
     if failure is None or (batch and not _changed(run, batch.submitted)):
         return None
     kind, message = str(failure.get("class")), str(failure.get("message"))
@@ -163,13 +162,13 @@ def _as_submitted(seen: Seen, outside: Outside, epoch: tuple[int, int] | None) -
 
 def _beats(run: Path, last: float) -> bool:
     """Whether a fresh heartbeat is of a process that may still live."""
-    return time.time() - last < DEAD_AFTER_SECONDS and not _changed(run, last) and holds(run) is not False
+    return time.time() - last < DEAD_AFTER_SECONDS and not _changed(run, last) and RunDir(run).is_locked() is not False
 
 
 def _changed(run: Path, when: float) -> bool:
     """Whether the run failed after that time."""
     try:
-        return (run / "failure.json").stat().st_mtime >= when
+        return RunDir(run).failure.stat().st_mtime >= when
     except OSError:
         return False
 

@@ -101,7 +101,7 @@ class Job:
         script, main = SCRIPTS[entry], MAINS[entry]
         sys.argv = [str(script), *words]  # as if it had been started by hand: provenance says so
         code = main(words)
-        while code == REFUSED and _held(run):
+        while code == REFUSED and run.is_locked():
             time.sleep(LOCKED_RETRY)  # another process has the run: its result is ours
             code = main(words)
         return code
@@ -137,19 +137,6 @@ def _join_processes() -> None:
             "MASTER_ADDR": "127.0.0.1",  # all on one node
             "MASTER_PORT": str(20000 + job % 20000),
         }
-
-
-def _held(run: RunDir) -> bool:
-    import fcntl
-
-    try:
-        with (run.path / "lock").open("a+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _end_in_peace() -> None:

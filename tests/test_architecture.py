@@ -6,6 +6,8 @@ floors, and what is counted how, stand in tests/house.py; `python tests/house.py
 """
 
 import ast
+import functools
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from common import locks
+from common.locks import LOCK
+from common.run_dir import RunDir
 from tests.house import (
     ORDER,
     PACKAGES,
@@ -55,6 +60,12 @@ WITHOUT_TORCH = (
     *("common/figures", "common/run", "common/cli", "common/data/publishers/catalog.py"),
 )
 LOOP = "common/training/loop.py"
+
+# Run folders and locks have one owner each, wherever that lives.
+OWNER_OF_RUNS, OWNER_OF_LOCKS = (
+    Path(inspect.getfile(owner)).relative_to(REPOSITORY).as_posix() for owner in (RunDir, locks)
+)
+TORCH_HUB = {"common/models/weights.py": "checkpoints"}  # it keeps its weights in a folder of that name
 
 MOST_ROOMS = 16  # of a folder
 MOST_LINES = 349  # of a module
@@ -269,6 +280,46 @@ def suppresses_all(call: ast.Call) -> bool:
     return any(ast.unparse(argument) in {"Exception", "BaseException"} for argument in call.args)
 
 
+@functools.cache
+def run_files() -> set[str]:
+    """Name what lies in a run folder, as its owner says."""
+    run = RunDir(Path())
+    paths = [*vars(run).values(), run.predictions("test"), run.evaluation("explain"), Path(LOCK)]
+    return {path.parts[0] for path in paths if isinstance(path, Path) and path.parts} | {
+        path.name for path in (run.last, run.previous, run.best)
+    }
+
+
+def run_files_named(module: Module) -> list[str]:
+    """No other module names a file of a run folder: with a suffix anywhere, without one where it is part of a path."""
+    in_paths = {id(inner) for node in ast.walk(module.tree) if is_path(node) for inner in ast.walk(node)}
+    places = [
+        (node, node.value.rpartition("/")[2])
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value.split()) == 1
+    ]
+    return [
+        f"line {node.lineno}: {node.value}"
+        for node, name in places
+        if name in run_files()
+        and ("." in name or id(node) in in_paths)
+        and module.path != OWNER_OF_RUNS
+        and TORCH_HUB.get(module.path) != name
+    ]
+
+
+def is_path(node: ast.AST) -> bool:
+    """Tell whether it is joined to a path by / or by a method of paths."""
+    if isinstance(node, ast.Call):
+        return ast.unparse(node.func).rpartition(".")[2] in {"Path", "joinpath", "with_name", "glob", "rglob"}
+    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
+
+
+def locks_of_its_own(module: Module) -> list[str]:
+    taken = [name for name in imports(module.tree) if name.partition(".")[0] == "fcntl"]
+    return [] if module.path == OWNER_OF_LOCKS else taken
+
+
 def futures(module: Module) -> list[str]:
     return [name for name in imports(module.tree) if name == "__future__"]
 
@@ -329,6 +380,14 @@ LAWS: dict[Callable[[Module], list[str]], list[Module]] = {
         Module(ROOM, "try:\n    f()\nexcept Exception:\n    pass"),
         Module(ROOM, "with contextlib.suppress(Exception):\n    f()"),
     ],
+    run_files_named: [
+        Module(ROOM, 'path / "lock"'),
+        Module(ROOM, 'folder.glob("predictions")'),
+        Module(ROOM, 'pattern = f"{entry}/*/result.json"'),
+        Module(ROOM, 'NAME = "log.txt"'),
+        Module("common/models/weights.py", 'path / "predictions"'),
+    ],
+    locks_of_its_own: [Module(ROOM, "import fcntl"), Module(ROOM, "from fcntl import flock")],
     futures: [Module(ROOM, "from __future__ import annotations")],
     strangers: [
         Module("common/data/room.py", "def f():\n    from train import train_cnn"),
@@ -347,6 +406,10 @@ class Numbers(pickle.Unpickler):
     def find_class(self, module, name): ...
 getattr(settings, name), getattr(torch, "compile"), importlib.import_module("wandb")
 subprocess.run(["ls"], check=True)
+FOLDER = "figures"
+{"tensorboard": on}
+print("result.json has no test")
+folder / "manifest.json"
 try:
     f()
 except OSError:
@@ -357,11 +420,14 @@ def g():
     + "    x = 1\n" * 58
 )
 LAWFUL_MODULES = (
-    Module("jobs/planning/plan.py", LAWFUL + "x = 1\n" * 274),
+    Module("jobs/planning/plan.py", LAWFUL + "x = 1\n" * 270),
     Module("eval/explain.py", '"""An entry of a few lines."""\ndef main(): ...\n'),
     Module("eval/explain.py", '"""An entry of many lines."""\ndef main(): ...\n' + LONG[: 6 * 148]),
     Module("common/data/table.py", '"""A table of few lines."""\nimport re\nSIDES: dict[str, int] = {"digits": 8}\n'),
     Module("common/data/__init__.py", ""),
+    Module(OWNER_OF_RUNS, '"""The owner of run folders."""\nRESULT = "result.json"\n'),
+    Module(OWNER_OF_LOCKS, '"""The owner of locks."""\nimport fcntl\n'),
+    Module("common/models/weights.py", '"""A folder of weights."""\nHUB = Path("hub") / "checkpoints"\n'),
 )
 
 
@@ -518,6 +584,10 @@ def test_the_house_keeps_the_law(law: Callable[[House], list[str]]) -> None:
     assert [number for number, breaker in enumerate(breakers) if not law(breaker)] == [], "the law does not see them"
     assert law(lawful) == [], "the law blames the innocent"
     assert law(HOUSE) == []
+
+
+def test_run_files_are_known() -> None:
+    assert {"result.json", "config.yaml", "lock", "predictions", "checkpoints", "last.pt", "log.txt"} <= run_files()
 
 
 def test_packages_and_entries_are_where_the_laws_look_for_them() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.failures import Refused
-from common.run_dir import DEAD_AFTER_SECONDS, RunDir, atomic_write, read_json, write_json
+from common.run_dir import DEAD_AFTER_SECONDS, RunDir, atomic_write, finished_runs, read_json, write_json
 
 HOLD = """
 import sys, time
@@ -75,6 +75,38 @@ def test_the_lock_ends_with_its_process_however_it_dies(run: RunDir, holder: sub
     with run.lock():
         assert json.loads((run.path / "lock").read_text())["pid"] == os.getpid()
     assert (run.path / "lock").read_text() == ""
+
+
+def test_the_holder_is_seen_until_it_dies(run: RunDir) -> None:
+    assert run.is_locked() is None
+    with run.lock():
+        assert run.is_locked() is True
+    assert run.is_locked() is False
+
+
+def test_the_name_that_a_killed_holder_left_is_no_holder(run: RunDir, holder: subprocess.Popen[str]) -> None:
+    assert run.is_locked() is True
+    holder.kill()
+    holder.wait()
+    assert (run.holder() or {})["pid"] == holder.pid  # it had no time to give it back
+    assert run.is_locked() is False
+
+
+@pytest.mark.parametrize("text", ['{"boot": "other", "pid": 7}', "{}", "["])
+def test_of_another_machines_holder_nothing_is_known(run: RunDir, text: str) -> None:
+    run.path.mkdir()
+    (run.path / "lock").write_text(text)
+    assert run.is_locked() is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "[7]", '{"host": null}'])
+def test_a_lock_that_names_nobody_refuses_all_the_same(
+    run: RunDir, holder: subprocess.Popen[str], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.run_dir.LOCK_PATIENCE_SECONDS", 0.02)
+    (run.path / "lock").write_text(text)
+    with pytest.raises(Refused, match="is locked by pid unknown on "), run.lock():
+        pytest.fail("two writers")
 
 
 def leave_foreign_lock(run: RunDir, slurm_job: str | None, age_seconds: float) -> None:
@@ -154,3 +186,21 @@ def test_setting_aside_keeps_everything_under_another_name(run: RunDir) -> None:
     aside = run.set_aside()
     assert not run.path.exists()
     assert (aside / "config.yaml").read_text() == "x"
+
+
+def test_two_folders_of_the_same_second_have_two_names(run: RunDir) -> None:
+    for text in ("one", "two"):
+        run.path.mkdir()
+        run.config.write_text(text)
+        run.set_aside()
+    asides = sorted(run.path.parent.glob("run.aside-*"), key=lambda path: len(path.name))
+    assert [(aside / "config.yaml").read_text() for aside in asides] == ["one", "two"]
+
+
+def test_finished_runs_of_a_root_are_those_with_a_result_that_were_not_set_aside(tmp_path: Path) -> None:
+    runs = [RunDir(tmp_path / folder) for folder in ("train_cnn/digits-a", "train_cnn/digits-b", "train_vit/digits-c")]
+    for run in runs:
+        write_json(run.result, {})
+    write_json(RunDir(tmp_path / "train_cnn" / "digits-d").failure, {})
+    RunDir(tmp_path / "train_cnn" / "digits-b").set_aside()
+    assert [run.path for run in finished_runs(tmp_path, "*/digits-*")] == [runs[0].path, runs[2].path]

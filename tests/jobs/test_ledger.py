@@ -1,14 +1,12 @@
 """The ledger survives writers that are killed, and tells what was submitted last."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from common.failures import Refused
-from jobs.alive import holds, lives, this_process
+from jobs.alive import lives, this_process
 from jobs.ledger import Batch, Ledger, attempts, latest
 
 REPOSITORY = Path(__file__).parents[2]
@@ -120,23 +118,6 @@ def test_another_process_of_that_number_is_another_process(ledger: Ledger, chang
 def test_of_another_machine_nothing_is_known() -> None:
     assert lives({**this_process(), "boot": "elsewhere"}) is None
     assert lives(this_process()) is True
-
-
-def test_the_holder_of_a_run_is_seen_until_it_dies(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    assert holds(run) is None
-    code = "import sys, time; from pathlib import Path; from common.run_dir import RunDir\n"
-    code += "with RunDir(Path(sys.argv[1])).lock(): print('held', flush=True); time.sleep(60)"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(run)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
-    ) as holder:
-        assert holder.stdout
-        assert holder.stdout.readline() == "held\n"
-        assert holds(run) is True
-        holder.kill()
-        holder.wait()
-    assert json.loads((run / "lock").read_text())["pid"] == holder.pid  # it had no time to give it back
-    assert holds(run) is False
 
 
 # --- sweeps -----------------------------------------------------------------------------------------------------
