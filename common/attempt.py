@@ -17,16 +17,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tqdm import tqdm
 
-from common.compose import DONE, FAILED, Command, RunWords, answer, compose, presets_of
+from common.compose import DONE, FAILED, Command, RunWords, answer, compose, presets_of, starting_points_of
 from common.config import LogSettings, RunSettings, TrainingSettings, run_name
 from common.failures import Interrupted, Refused, classify
 from common.provenance import foreign_image, now, provenance
 from common.run_dir import RunDir, headline, read_json, write_json
 from common.yaml12 import dump_yaml
+
+if TYPE_CHECKING:
+    from common.monitor import Monitor
 
 log = logging.getLogger("stillhouse")
 
@@ -35,18 +38,10 @@ T = TypeVar("T")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
-class Monitor(Protocol):
-    """Someone who watches a run from outside its folder (common/monitor.py)."""
-
-    def row(self, row: dict[str, Any]) -> None: ...
-
-    def close(self) -> None: ...
-
-
 class Attempt:
     """What an entry is given: its settings, its folder, and the outside world's wish that it stop."""
 
-    def __init__(self, command: Command, run: RunDir, monitors: Iterable[Monitor] = ()) -> None:
+    def __init__(self, command: Command, run: RunDir, monitors: "Iterable[Monitor]" = ()) -> None:
         self.settings, self.run, self.monitors = command.settings, run, list(monitors)
         self.root, self.data_folder = command.root, command.data_dir / command.settings.data.name
         self.stop_signal: str | None = None
@@ -96,7 +91,15 @@ def run_entry(entry: type[RunSettings], body: Body, argv: list[str] | None, *, s
     def work(words: list[str]) -> int:
         return carry_out(compose(entry, words), body, words)
 
-    return answer(work, argv, script=script, about=about, models=(RunWords, entry), preset_names=presets_of(entry))
+    return answer(
+        work,
+        argv,
+        script=script,
+        about=about,
+        models=(RunWords, entry),
+        preset_names=presets_of(entry),
+        starting_points=starting_points_of(entry),
+    )
 
 
 def carry_out(command: Command, body: Body, words: list[str]) -> int:
@@ -204,7 +207,7 @@ def _headline(result: dict[str, Any]) -> str:
     return f", {told[0]} {told[1]:.2%}" if told else ""
 
 
-def _open_monitors(settings: RunSettings, run: RunDir) -> list[Monitor]:
+def _open_monitors(settings: RunSettings, run: RunDir) -> "list[Monitor]":
     if not (settings.log.tensorboard or settings.log.wandb):
         return []
     from common.monitor import open_monitors

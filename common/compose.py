@@ -24,22 +24,132 @@ from pydantic import BaseModel, ValidationError
 from common import wording
 from common.config import RunSettings
 from common.data.catalog import DATASETS
-from common.failures import Failure
-from common.failures import Refused as Refused
+from common.failures import Failure, Refused
 from common.inputs import Problems, find_data, find_run, find_sets, find_teacher, find_weights, no_training_images
 from common.run_dir import expanded
 from common.settings import Group, every_setting, groups_of, setting
 from common.yaml12 import load_yaml, read_mapping
 
-PRESETS = Path(__file__).parent / "presets"
-PRESET_GROUPS = ("data", "model", "recipe", "augment", "distill", "shift", "memory")
-SPREAD = "memory"  # sets fields of other groups, so it comes last
+# --- every command ----------------------------------------------------------------------------------------------
 
 DONE, FAILED, REFUSED = 0, 1, 2  # the exit codes of every command
 
 KEY_VALUE = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*=")
 
 M = TypeVar("M", bound=BaseModel)
+
+
+def runs_root(given: str | None = None) -> Path:
+    return expanded(given or os.environ.get("STILLHOUSE_RUNS") or "runs")
+
+
+def data_root(given: str | None = None) -> Path:
+    return expanded(given or os.environ.get("STILLHOUSE_DATA") or "data")
+
+
+def answer(
+    work: Callable[[list[str]], int],
+    argv: list[str] | None,
+    *,
+    script: str,
+    about: str | None,
+    models: Sequence[type[BaseModel]],
+    preset_names: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    starting_points: Mapping[str, str] = MappingProxyType({}),
+) -> int:
+    """The manners every command shares: --help answers, a refusal is one line per problem and exit code 2."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if any(word in {"--help", "-h", "help"} for word in argv):
+        with suppress(BrokenPipeError):  # --help | head
+            print(wording.help_text(script, about or "", models, preset_names, starting_points), flush=True)
+        return DONE
+    try:
+        return work(argv)
+    except Refused as refused:
+        for problem in refused.problems:
+            print(wording.one_line(problem), file=sys.stderr)
+        return REFUSED
+    except Failure as failure:  # of a training, its folder tells; this is for commands that have none
+        print(f"failed ({failure.kind}): {wording.one_line(str(failure))}", file=sys.stderr)
+        return FAILED
+
+
+def parse(command: type[M], argv: Iterable[str], loose: str | None = None) -> M:
+    """A plain command's words, or Refused with every problem at once.
+
+    loose: the setting that takes all words which are not of the form key=value, such as file names.
+    """
+    words = list(argv)
+    found = [word for word in words if loose and not KEY_VALUE.match(word)]
+    values, problems = read_words([word for word in words if word not in found], (command,))
+    tree: dict[str, Any] = {loose: found} if loose and found else {}
+    for key, value in values.items():
+        _plant(tree, key, value)
+    checked, wrong = check(command, tree)
+    if problems or checked is None:
+        raise Refused((problems | _unless_said(wrong, problems)).values())
+    return checked
+
+
+def _unless_said(wrong: Problems, problems: Problems) -> Problems:
+    return {key: problem for key, problem in wrong.items() if key not in problems}
+
+
+def read_words(
+    argv: Iterable[str], models: Sequence[type[BaseModel]], groups: Sequence[str] = ()
+) -> tuple[dict[str, Any], Problems]:
+    """The values of the words whose key is a setting of the models, or one of the groups; what is wrong with others."""
+    known = {*groups, *(name for model in models for name in every_setting(model))}
+    values: dict[str, Any] = {}
+    problems: Problems = {}
+    for word in argv:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            problems[word] = f"{word}: not of the form key=value (--help lists the keys)"
+        elif key not in known:
+            problems[key] = wording.no_such_setting(key, models)
+        else:
+            try:
+                values[key] = _read_value(text)
+                problems.pop(key, None)  # the later word wins
+            except ValueError as error:
+                problems[key] = f"{key}: given {wording.shown(text)!r}, {error}"
+    return values, problems
+
+
+def _read_value(text: str) -> Any:
+    """Nothing is nothing only if it is spelt out: `config=$FILE` with FILE unset must not mean the defaults."""
+    try:
+        value = load_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"which is not YAML: {error}") from None
+    if value is None and text.strip().lower() != "null":
+        raise ValueError("which is no value; where none is allowed, it is written null")
+    return value
+
+
+def _plant(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *groups, field = dotted.split(".")
+    for group in groups:
+        tree = tree.setdefault(group, {})
+        if not isinstance(tree, dict):
+            return  # a snapshot's mistake, which the check of the whole will name
+    tree[field] = value
+
+
+def check(model: type[M], tree: Mapping[str, Any]) -> tuple[M | None, Problems]:
+    try:
+        return model.model_validate(dict(tree)), {}
+    except ValidationError as error:
+        items = error.errors(include_url=False)
+        return None, {wording.located(model, item["loc"])[0]: wording.problem(model, item) for item in items}
+
+
+# --- a run ------------------------------------------------------------------------------------------------------
+
+PRESETS = Path(__file__).parent / "presets"
+PRESET_GROUPS = ("data", "model", "recipe", "augment", "distill", "shift", "memory")
+SPREAD = "memory"  # sets fields of other groups, so it comes last
 
 
 class RunWords(Group):
@@ -59,14 +169,6 @@ class Command:
     data_dir: Path
     force: bool
     dry_run: bool
-
-
-def runs_root(given: str | None = None) -> Path:
-    return expanded(given or os.environ.get("STILLHOUSE_RUNS") or "runs")
-
-
-def data_root(given: str | None = None) -> Path:
-    return expanded(given or os.environ.get("STILLHOUSE_DATA") or "data")
 
 
 def compose(entry: type[RunSettings], argv: Iterable[str], *, taught_later: bool = False) -> Command:
@@ -105,61 +207,7 @@ def _taken_from_parent(entry: type[RunSettings], values: dict[str, Any]) -> Prob
     return {key: f"{key}: given {wording.shown(values.pop(key))}, but it is that of the run" for key in foreign}
 
 
-def parse(command: type[M], argv: Iterable[str], loose: str | None = None) -> M:
-    """A plain command's words, or Refused with every problem at once.
-
-    loose: the setting that takes all words which are not of the form key=value, such as file names.
-    """
-    words = list(argv)
-    found = [word for word in words if loose and not KEY_VALUE.match(word)]
-    values, problems = read_words([word for word in words if word not in found], (command,))
-    tree: dict[str, Any] = {loose: found} if loose and found else {}
-    for key, value in values.items():
-        _plant(tree, key, value)
-    checked, wrong = check(command, tree)
-    if problems or checked is None:
-        raise Refused((problems | _unless_said(wrong, problems)).values())
-    return checked
-
-
-def _unless_said(wrong: Problems, problems: Problems) -> Problems:
-    return {key: problem for key, problem in wrong.items() if key not in problems}
-
-
-# --- reading ----------------------------------------------------------------------------------------------------
-
-
-def read_words(
-    argv: Iterable[str], models: Sequence[type[BaseModel]], groups: Sequence[str] = ()
-) -> tuple[dict[str, Any], Problems]:
-    """The values of the words whose key is a setting of the models, or one of the groups; what is wrong with others."""
-    known = {*groups, *(name for model in models for name in every_setting(model))}
-    values: dict[str, Any] = {}
-    problems: Problems = {}
-    for word in argv:
-        key, equals, text = word.partition("=")
-        if not equals or not key:
-            problems[word] = f"{word}: not of the form key=value (--help lists the keys)"
-        elif key not in known:
-            problems[key] = wording.no_such_setting(key, models)
-        else:
-            try:
-                values[key] = _read_value(text)
-                problems.pop(key, None)  # the later word wins
-            except ValueError as error:
-                problems[key] = f"{key}: given {wording.shown(text)!r}, {error}"
-    return values, problems
-
-
-def _read_value(text: str) -> Any:
-    """Nothing is nothing only if it is spelt out: `config=$FILE` with FILE unset must not mean the defaults."""
-    try:
-        value = load_yaml(text)
-    except ValueError as error:
-        raise ValueError(f"which is not YAML: {error}") from None
-    if value is None and text.strip().lower() != "null":
-        raise ValueError("which is no value; where none is allowed, it is written null")
-    return value
+# --- presets ----------------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -191,6 +239,20 @@ def _preset(group: str, name: str) -> dict[str, Any]:
 @functools.cache
 def _defaults() -> dict[str, Any]:
     return read_mapping(PRESETS / "defaults.yaml")
+
+
+@functools.cache
+def starting_points_of(entry: type[RunSettings]) -> dict[str, str]:
+    """Data sets -> the presets that an entry takes for them; none for one that takes all from another run."""
+    table = _defaults().get(entry.model_fields["entry"].default, {})
+    return {
+        _said(data): " ".join(f"{group}={preset}" for group, preset in chosen.items()) for data, chosen in table.items()
+    }
+
+
+def _said(data: str) -> str:
+    """A row of defaults.yaml is for a data set, for a family of them, or for any other."""
+    return f"data={data}" if data in DATASETS else "any other" if data == "any" else f"sets of {data}"
 
 
 # --- composing --------------------------------------------------------------------------------------------------
@@ -272,15 +334,6 @@ def _no_such_preset(group: str, name: Any, options: Sequence[str]) -> str:
     return wording.unknown(group, name, options)
 
 
-def _plant(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    *groups, field = dotted.split(".")
-    for group in groups:
-        tree = tree.setdefault(group, {})
-        if not isinstance(tree, dict):
-            return  # a snapshot's mistake, which the check of the whole will name
-    tree[field] = value
-
-
 def _check_folder(key: str, folder: Path) -> Problems:
     """What is not there yet will be made; what stands in its way is said now."""
     try:
@@ -290,58 +343,3 @@ def _check_folder(key: str, folder: Path) -> Problems:
     except (OSError, ValueError) as error:
         return {key: f"{key}: {folder} cannot be used: {getattr(error, 'strerror', None) or error}"}
     return {} if is_folder else {key: f"{key}: {folder} is not a folder"}
-
-
-# --- checking ---------------------------------------------------------------------------------------------------
-
-
-def check(model: type[M], tree: Mapping[str, Any]) -> tuple[M | None, Problems]:
-    try:
-        return model.model_validate(dict(tree)), {}
-    except ValidationError as error:
-        items = error.errors(include_url=False)
-        return None, {wording.located(model, item["loc"])[0]: wording.problem(model, item) for item in items}
-
-
-# --- answering --------------------------------------------------------------------------------------------------
-
-
-def answer(
-    work: Callable[[list[str]], int],
-    argv: list[str] | None,
-    *,
-    script: str,
-    about: str | None,
-    models: Sequence[type[BaseModel]],
-    preset_names: Mapping[str, Sequence[str]] = MappingProxyType({}),
-) -> int:
-    """The manners every command shares: --help answers, a refusal is one line per problem and exit code 2."""
-    argv = sys.argv[1:] if argv is None else list(argv)
-    if any(word in {"--help", "-h", "help"} for word in argv):
-        with suppress(BrokenPipeError):  # --help | head
-            print(wording.help_text(script, about or "", models, preset_names, _starting_points(models)), flush=True)
-        return DONE
-    try:
-        return work(argv)
-    except Refused as refused:
-        for problem in refused.problems:
-            print(wording.one_line(problem), file=sys.stderr)
-        return REFUSED
-    except Failure as failure:  # of a training, its folder tells; this is for commands that have none
-        print(f"failed ({failure.kind}): {wording.one_line(str(failure))}", file=sys.stderr)
-        return FAILED
-
-
-def _starting_points(models: Iterable[type[BaseModel]]) -> dict[str, str]:
-    """Data sets -> the presets that an entry takes for them."""
-    entries = [model.model_fields["entry"].default for model in models if issubclass(model, RunSettings)]
-    return {
-        _said(data): " ".join(f"{group}={preset}" for group, preset in chosen.items())
-        for entry in entries
-        for data, chosen in _defaults()[entry].items()
-    }
-
-
-def _said(data: str) -> str:
-    """A row of defaults.yaml is for a data set, for a family of them, or for any other."""
-    return f"data={data}" if data in DATASETS else "any other" if data == "any" else f"sets of {data}"

@@ -1,12 +1,19 @@
 """Watching a run from outside its folder: TensorBoard events and Weights & Biases. Both are optional extras."""
 
 import importlib.util
-from typing import Any
+from typing import Any, Protocol
 
-from common.attempt import Monitor
 from common.config import RunSettings
 from common.failures import Refused
 from common.run_dir import RunDir
+
+
+class Monitor(Protocol):
+    """Someone who watches a run from outside its folder."""
+
+    def row(self, row: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def open_monitors(settings: RunSettings, run: RunDir) -> list[Monitor]:
