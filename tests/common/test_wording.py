@@ -7,12 +7,26 @@ from typing import Any, Literal
 import pytest
 from pydantic import Field
 
-from common.compose import RunWords, check, presets_of
-from common.config import ENTRIES, TrainCNN
+from common.compose import PRESETS, RunWords, check, presets_of
+from common.config import ENTRIES, TRAININGS
+from common.data.catalog import DATASETS
 from common.settings import Group, every_setting, setting
 from common.wording import allowed, folded, help_text, no_such_setting, one_line, shown, unknown
+from common.yaml12 import read_mapping
+from eval.eval_shift import main as eval_shift
 from jobs.prepare import main as prepare
+from train.distill_cst import main as distill_cst
+from train.distill_kd import main as distill_kd
 from train.train_cnn import main as train_cnn
+from train.train_vit import main as train_vit
+
+MAINS = {
+    "train_cnn": train_cnn,
+    "train_vit": train_vit,
+    "distill_kd": distill_kd,
+    "distill_cst": distill_cst,
+    "eval_shift": eval_shift,
+}
 
 
 class Inner(Group):
@@ -108,30 +122,6 @@ def test_a_problem_says_what_was_given_what_is_allowed_and_what_is_near(tree: di
     assert list(problems.values()) == [problem]
 
 
-@pytest.mark.parametrize(
-    ("key", "nearest"),
-    [
-        ("epochs", "recipe.epochs"),
-        ("flp", "augment.flip"),
-        ("lr", "recipe.lr"),
-        ("model.lr", "recipe.lr"),
-        ("recipe.dropout", "model.dropout"),
-        ("recipe.epoch", "recipe.epochs"),
-        ("recipe.optimiser", "recipe.optimizer"),
-        ("recipie.lr", "recipe.lr"),
-        ("Recipe.LR", "recipe.lr"),
-        ("sed", "seed"),
-        ("dryrun", "dry_run"),
-        ("data-dir", "data_dir"),
-        ("device", "compute.device"),
-        ("qqqq", ""),
-    ],
-)
-def test_the_nearest_setting(key: str, nearest: str) -> None:
-    text = no_such_setting(key, [RunWords, ENTRIES["train_cnn"]])
-    assert text.startswith(f"{key}: no such setting{', nearest: ' + nearest if nearest else ''}; allowed: ")
-
-
 def test_a_group_is_no_setting() -> None:
     assert no_such_setting("inner", [Words]) == "inner: a group of settings, allowed: inner.share, inner.rate"
 
@@ -196,11 +186,17 @@ def printed(main: Any, capsys: pytest.CaptureFixture[str]) -> str:
     return out
 
 
-def test_help_lists_every_setting_with_default_meaning_and_type(capsys: pytest.CaptureFixture[str]) -> None:
-    listed = dict(rows(printed(train_cnn, capsys)))
-    for model in (RunWords, ENTRIES["train_cnn"]):
+def test_every_entry_is_asked_for_help() -> None:
+    assert MAINS.keys() == ENTRIES.keys()
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_help_lists_every_setting_with_default_meaning_and_type(entry: str, capsys: pytest.CaptureFixture[str]) -> None:
+    listed = dict(rows(printed(MAINS[entry], capsys)))
+    for model in (RunWords, ENTRIES[entry]):
         for name, field in every_setting(model).items():
-            assert listed[f"{name}={shown(field.default)}"] == f"{field.description} [{allowed(field)}]"
+            if name.partition(".")[0] not in ENTRIES[entry].FROM_PARENT:
+                assert listed[f"{name}={shown(field.default)}"] == f"{field.description} [{allowed(field)}]"
 
 
 def test_help_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,12 +206,22 @@ def test_help_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
     assert listed["recipe.clip_norm=1.0"].endswith("null does not clip [number, above 0, or null]")
 
 
-def test_help_lists_every_preset_and_what_each_data_set_takes(capsys: pytest.CaptureFixture[str]) -> None:
-    listed = dict(rows(printed(train_cnn, capsys)))
-    for group, names in presets_of(TrainCNN).items():
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_help_lists_every_preset(entry: str, capsys: pytest.CaptureFixture[str]) -> None:
+    listed = dict(rows(printed(MAINS[entry], capsys)))
+    for group, names in presets_of(ENTRIES[entry]).items():
         assert listed[f"{group}=NAME"] == ", ".join(folded(names))
-    assert listed["data=mnist"] == "model=adaptive_cnn recipe=cnn_mnist augment=mnist"
-    assert listed["any other"] == "model=adaptive_cnn recipe=cnn augment=light"
+
+
+@pytest.mark.parametrize("entry", TRAININGS)
+def test_help_says_what_each_data_set_takes(entry: str, capsys: pytest.CaptureFixture[str]) -> None:
+    listed = dict(rows(printed(MAINS[entry], capsys)))
+    defaults = read_mapping(PRESETS / "defaults.yaml")[entry]
+    assert "any" in defaults
+    for data, chosen in defaults.items():
+        row = f"data={data}" if data in DATASETS else f"sets of {data}"
+        presets = "model={model} recipe={recipe} augment={augment}".format(**chosen)
+        assert listed["any other" if data == "any" else row] == presets
 
 
 def test_help_has_the_groups_in_order_under_their_headings(capsys: pytest.CaptureFixture[str]) -> None:
@@ -226,7 +232,7 @@ def test_help_has_the_groups_in_order_under_their_headings(capsys: pytest.Captur
     assert out.index("\n  seed=0") < places[0]
 
 
-@pytest.mark.parametrize("main", [train_cnn, prepare])
+@pytest.mark.parametrize("main", [*MAINS.values(), prepare])
 def test_help_fits_a_terminal_and_says_how_it_ends(main: Any, capsys: pytest.CaptureFixture[str]) -> None:
     out = printed(main, capsys)
     assert out.isascii()

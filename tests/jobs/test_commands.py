@@ -58,7 +58,7 @@ def test_a_run_that_is_none_is_refused_with_the_nearest(typed: Told, command: st
 @pytest.mark.parametrize(
     ("command", "given", "problem"),
     [
-        ("retry", "class=oon", "class: given oon, allowed: oom, .*, lost, cancelled, nearest: oom"),
+        ("retry", "class=oon", f"class: given oon, allowed: {', '.join(retry.RETRIED)}, nearest: oom"),
         ("cancel", "stage=cn", "stage: given cn, allowed: cnn, deit, small, nearest: cnn"),
         ("logs", "lines=-1", "lines: given -1, allowed: .*"),
         ("status", "jason=true", "jason: no such setting, nearest: json; .*"),
