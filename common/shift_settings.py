@@ -15,7 +15,7 @@ COMMON_CORRUPTIONS = (
 )  # fmt: skip
 EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")  # outside the averages, as in the paper
 ADAPTATIONS = ("source", "bn_stats", "adabn", "tent", "t3a", "lame")
-VIEWS = ("flip", "translate", "flip_translate", "multi_crop")
+VIEWS = ("flip", "translate", "flip_translate", "multi_crop", "shift", "flip_shift")
 OWN_TEST_IMAGES = "test"  # where a packed set would be named
 
 T = TypeVar("T", int, str)

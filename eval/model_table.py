@@ -114,7 +114,11 @@ def _settings(name: str) -> tuple[models.AnyModel | None, list[str]]:
     if name not in presets and not name.startswith("timm/"):
         return None, [wording.unknown("models", name, [*presets, "timm/NAME"])]
     tree = read_mapping(PRESETS / "model" / f"{name}.yaml") if name in presets else {"name": name}
-    kinds: dict[str, type[models.AnyModel]] = {"adaptive_cnn": models.AdaptiveCNNSettings, "vit": models.ViTSettings}
+    kinds: dict[str, type[models.AnyModel]] = {
+        "adaptive_cnn": models.AdaptiveCNNSettings,
+        "fast_cnn": models.FastCNNSettings,
+        "vit": models.ViTSettings,
+    }
     settings, wrong = check(kinds.get(tree["name"], models.TimmSettings), tree)
     return settings, [f"models: {problem}" for problem in wrong.values()]
 
