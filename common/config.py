@@ -94,7 +94,7 @@ class RecipeSettings(Group):
     epochs: int = setting(30, "passes over the training set", ge=1)
     batch_size: int = setting(128, "images per optimizer step, over all processes", ge=1)
     optimizer: Literal["sgd", "adam", "adamw", "muon"] = setting(
-        "sgd", "sgd is with Nesterov momentum; muon leaves biases, norms, tokens and the classifier to adamw"
+        "sgd", "sgd is with Nesterov momentum; muon leaves all but inner kernels and matrices to adamw"
     )
     lr: float = setting(0.1, "peak learning rate", gt=0)
     bias_lr: float = setting(

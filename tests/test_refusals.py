@@ -17,8 +17,11 @@ REPOSITORY = Path(__file__).parent.parent
 DATA = (
     "digits, mnist, fashion_mnist, cifar10, cifar100, tiny_imagenet, stl10, pathmnist[_64|_128|_224], chestmnist[_64|"
 )
-RECIPES = "backbone, cascade, cnn, cnn_cifar, cnn_cifar_short, cnn_digits, cnn_mnist, cnn_mnist_12, cnn_mnist_short, "
-AUGMENTS = "cifar, digits, fashion_mnist, light, mnist, none, vit_tuned"
+RECIPES = (
+    "backbone, cascade, cifar_fast, cifar_fast96, cnn, cnn_cifar, cnn_cifar_short, cnn_digits, cnn_mnist, "
+    "cnn_mnist_12, cnn_mnist_short, "
+)
+AUGMENTS = "cifar, cifar_fast, cifar_fast96, digits, fashion_mnist, light, mnist, none, vit_tuned"
 TOP = "root, data_dir, config, force, dry_run, entry, seed, data, model, compute, log, augment, recipe"
 SEEDS = "whole number, 0 to 4294967295"
 
@@ -154,7 +157,7 @@ TRAINING: list[tuple[str | list[str], list[str]]] = [
     ("recipe.select=f1", ["recipe.select: given f1, allowed: accuracy | auc | f1_score | loss"]),
     ("recipe=../recipe/cnn", [f"recipe: given ../recipe/cnn, allowed: {RECIPES}"]),
     ("recipe=5", [f"recipe: given 5, allowed: {RECIPES}"]),
-    (["recipe={lr: 1}"], ["recipe: given {'lr': 1}, allowed: backbone, cascade, cnn, "]),
+    (["recipe={lr: 1}"], ["recipe: given {'lr': 1}, allowed: backbone, cascade, cifar_fast, "]),
     ("augment=null", [f"augment: given null, allowed: {AUGMENTS}"]),
     ("compute=cpu", ["compute: a group of settings, allowed: compute.device, compute.threads, "]),
     (["compute={device: cpu}"], ["compute: a group of settings, allowed: compute.device, "]),
