@@ -24,7 +24,7 @@ PUBLISHED_CORRUPTIONS = (*COMMON_CORRUPTIONS, *EXTRA_CORRUPTIONS)  # the parts o
 ALL_CORRUPTIONS = (*PUBLISHED_CORRUPTIONS, *CORRUPTION_FAMILIES["further"])
 SEVERITIES = 5
 ADAPTATIONS = ("source", "bn_stats", "adabn", "tent", "t3a", "lame")
-VIEWS = ("flip", "translate", "flip_translate", "multi_crop")
+VIEWS = ("flip", "translate", "flip_translate", "multi_crop", "shift", "flip_shift")
 OWN_TEST_IMAGES = "test"  # where a packed set would be named
 
 T = TypeVar("T", int, str)

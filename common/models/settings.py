@@ -23,6 +23,21 @@ class AdaptiveCNNSettings(Group):
     dropout: float = setting(0.3, "dropout between the two classifier layers", ge=0, lt=1)
 
 
+class FastCNNSettings(Group):
+    """The suite's network for short trainings (arXiv:2404.00498)."""
+
+    name: Literal["fast_cnn"] = setting("fast_cnn", "plain network whose first layer whitens the training images")
+    channels: int = setting(64, "channels of its first group of convolutions; the others have four times as many", ge=1)
+    convolutions: int = setting(2, "convolutions in each of its three groups", ge=1, le=8)
+    residual: bool = setting(False, "a shortcut around all but the first convolution of a group")
+
+    @model_validator(mode="after")
+    def parts_fit_together(self) -> Self:
+        if self.residual and self.convolutions == 1:
+            raise ValueError("residual=true has nothing to go around with convolutions=1; allowed: 2 or more")
+        return self
+
+
 class ViTSettings(Group):
     """The suite's vision transformer; with a DIST token it is a DeiT."""
 
@@ -100,7 +115,7 @@ class CNNBackboneSettings(TimmSettings):
     """A convolutional network of timm, from scratch or with published weights."""
 
     name: str = setting(
-        "resnet18", "network; timm/NAME is any that timm has", **_one_of(("adaptive_cnn", *CNN_BACKBONES))
+        "resnet18", "network; timm/NAME is any that timm has", **_one_of(("adaptive_cnn", *CNN_BACKBONES, "fast_cnn"))
     )
 
 
@@ -123,13 +138,21 @@ def _told_apart_by(default: str, **tags: str) -> Discriminator:
 
 
 CNNModel = Annotated[
-    Annotated[AdaptiveCNNSettings, Tag("cnn")] | Annotated[CNNBackboneSettings, Tag("timm")],
-    _told_apart_by("adaptive_cnn", adaptive_cnn="cnn"),
+    Annotated[AdaptiveCNNSettings, Tag("cnn")]
+    | Annotated[FastCNNSettings, Tag("fast_cnn")]
+    | Annotated[CNNBackboneSettings, Tag("timm")],
+    _told_apart_by("adaptive_cnn", adaptive_cnn="cnn", fast_cnn="fast_cnn"),
 ]
 ViTModel = Annotated[
     Annotated[ViTSettings, Tag("vit")] | Annotated[ViTBackboneSettings, Tag("timm")], _told_apart_by("vit", vit="vit")
 ]
-AnyModel = AdaptiveCNNSettings | ViTSettings | TimmSettings
+# The suite's own networks by their names; all others are timm's.
+OWN: dict[str, type[AdaptiveCNNSettings | FastCNNSettings | ViTSettings]] = {
+    "adaptive_cnn": AdaptiveCNNSettings,
+    "fast_cnn": FastCNNSettings,
+    "vit": ViTSettings,
+}
+AnyModel = AdaptiveCNNSettings | FastCNNSettings | ViTSettings | TimmSettings
 
 
 class StudentBackboneSettings(TimmSettings):
@@ -138,13 +161,14 @@ class StudentBackboneSettings(TimmSettings):
     name: str = setting(
         "resnet18",
         "network; timm/NAME is any that timm has",
-        **_one_of(("adaptive_cnn", "vit", *CNN_BACKBONES, *VIT_BACKBONES)),
+        **_one_of(("adaptive_cnn", "vit", *CNN_BACKBONES, *VIT_BACKBONES, "fast_cnn")),
     )
 
 
 StudentModel = Annotated[
     Annotated[AdaptiveCNNSettings, Tag("cnn")]
+    | Annotated[FastCNNSettings, Tag("fast_cnn")]
     | Annotated[ViTSettings, Tag("vit")]
     | Annotated[StudentBackboneSettings, Tag("timm")],
-    _told_apart_by("vit", adaptive_cnn="cnn", vit="vit"),
+    _told_apart_by("vit", adaptive_cnn="cnn", fast_cnn="fast_cnn", vit="vit"),
 ]

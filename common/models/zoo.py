@@ -6,7 +6,7 @@ All offer the same three calls: `forward(images)`, and its two halves, `forward_
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -16,21 +16,30 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from common.compute import Compute
 from common.failures import Refused
 from common.models.adaptive_cnn import AdaptiveCNN
+from common.models.fast_cnn import WHITENING_IMAGES, FastCNN
 from common.models.settings import (
     CNN_BACKBONES,
     VIT_BACKBONES,
     AdaptiveCNNSettings,
     AnyModel,
+    FastCNNSettings,
     TimmSettings,
     ViTSettings,
 )
 from common.models.vit import ViT, derive_patch
+
+if TYPE_CHECKING:
+    from common.data.packed import Batches
 
 SPEED_SECONDS = 0.2  # to measure in, for one image and for many
 
 
 def _adaptive_cnn(settings: AdaptiveCNNSettings, like: Mapping[str, Any], _: bool) -> nn.Module:
     return AdaptiveCNN(tuple(like["shape"]), len(like["classes"]), settings.dropout)
+
+
+def _fast_cnn(settings: FastCNNSettings, like: Mapping[str, Any], _: bool) -> nn.Module:
+    return FastCNN(tuple(like["shape"]), len(like["classes"]), **settings.model_dump(exclude={"name"}))
 
 
 def _vit(settings: ViTSettings, like: Mapping[str, Any], _: bool) -> nn.Module:
@@ -47,20 +56,29 @@ def _timm(settings: TimmSettings, like: Mapping[str, Any], fresh: bool) -> nn.Mo
 
 MODELS: dict[str, Callable[[Any, Mapping[str, Any], bool], nn.Module]] = {
     "adaptive_cnn": _adaptive_cnn,
+    "fast_cnn": _fast_cnn,
     "vit": _vit,
     **dict.fromkeys((*CNN_BACKBONES, *VIT_BACKBONES, "timm"), _timm),
 }
 
 
 def build_model(
-    settings: AnyModel, like: Mapping[str, Any], *, fresh: bool = True, checkpointing: bool = False
+    settings: AnyModel,
+    like: Mapping[str, Any],
+    *,
+    fresh: bool = True,
+    train: "Batches | None" = None,
+    checkpointing: bool = False,
 ) -> nn.Module:
     """The network for a data set, of which `like` says shape, classes, mean and std; Refused where they do not fit.
 
     fresh=False: other weights will be loaded into it, so published ones need not be found.
+    train: the training images, of which a new fast_cnn's first layer is made. The same images make the same layer.
     """
     try:
         model = MODELS["timm" if settings.name.startswith("timm/") else settings.name](settings, like, fresh)
+        if isinstance(model, FastCNN) and train is not None:
+            model.whitening.learn(train.first(WHITENING_IMAGES))
         setattr(model, "checkpointing", checkpointing)  # noqa: B010 - for mypy a module's attributes are tensors
     except ValueError as error:
         raise Refused([f"model: {error}"]) from None

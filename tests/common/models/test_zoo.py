@@ -15,16 +15,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from common.compute import Compute
 from common.config import ComputeSettings
 from common.failures import Refused
-from common.models.settings import AdaptiveCNNSettings, AnyModel, TimmSettings, ViTSettings
+from common.models.settings import AdaptiveCNNSettings, AnyModel, FastCNNSettings, TimmSettings, ViTSettings
 from common.models.zoo import MODELS, FlopCount, build_model, measure_speed, model_facts, parameter_count
 
 LIKE: dict[str, Any] = {"shape": [3, 32, 32], "classes": list("abcde"), "mean": [0.5] * 3, "std": [0.25] * 3}
 SETTINGS: dict[str, AnyModel] = {
     "adaptive_cnn": AdaptiveCNNSettings(),
+    "fast_cnn": FastCNNSettings(),
     "vit": ViTSettings(),
     "timm": TimmSettings(name="timm/test_vit", input_size=32),
-    **{name: TimmSettings(name=name, input_size=32) for name in MODELS if name not in {"adaptive_cnn", "vit", "timm"}},
 }
+SETTINGS |= {name: TimmSettings(name=name, input_size=32) for name in MODELS if name not in SETTINGS}
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +67,9 @@ def test_every_network_keeps_the_contract(name: str) -> None:
     assert not model.training
 
 
-@pytest.mark.parametrize("name", ["adaptive_cnn", "vit", "timm", "mobilenetv3_small_050", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize(
+    "name", ["adaptive_cnn", "fast_cnn", "vit", "timm", "mobilenetv3_small_050", "vit_tiny_patch16_224"]
+)
 def test_the_seed_decides_the_first_weights(name: str) -> None:
     first, again, other = (build(SETTINGS[name], seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(first[key], again[key]) for key in first)
