@@ -281,8 +281,11 @@ def test_of_three_processes_one_works_and_nothing_is_lost(
             carry_out(Command(command.settings, root, command.data_dir, force=False, dry_run=False), work, [])
         *refusals, (code, errors, winner) = race(racers, root, kind)
         assert (code, errors) == (0, "")
-        for code, errors, _ in refusals:
-            assert (code, f"is locked by pid {winner} on " in errors) == (2, True), errors
+        # A forced one may be refused by who sets the old folder aside, and then loses the new one to the third.
+        holders = {winner} if kind == "new" else {racer.pid for racer in racers}
+        for code, errors, pid in refusals:
+            assert code == 2
+            assert any(f"is locked by pid {holder} on " in errors for holder in holders - {pid}), errors
         run = only_run(root, besides=kind == "forced")
         assert (read_json(run.result) or {})["lost"] == []
         assert contents(run.path).keys() == {
