@@ -4,6 +4,7 @@ Each law is a function from a module's syntax tree to the places that break it, 
 """
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -308,6 +309,18 @@ def test_a_cell_is_one_thing() -> None:
 
 def _is_class(node: ast.AST, name: str) -> bool:
     return isinstance(node, ast.ClassDef) and node.name == name
+
+
+PLAIN = {"distillation": r"lessons?|learners?", "a measurement": r"exams?|examiners?"}
+
+
+@pytest.mark.parametrize("plain", PLAIN)
+def test_plain_words_are_used(plain: str) -> None:
+    """A stranger looks for distillation, and finds nothing under lesson."""
+    pages = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "common" / "presets").rglob("*.yaml")]
+    words = re.compile(rf"\b(?:{PLAIN[plain]})\b", re.IGNORECASE)
+    wrong = [path.name for path in (*MODULES, *pages) if words.search(path.read_text())]
+    assert wrong == [], f"say {plain}"
 
 
 def test_there_are_entries() -> None:

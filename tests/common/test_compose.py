@@ -100,7 +100,7 @@ def test_an_entry_offers_the_networks_that_it_trains() -> None:
     }
 
 
-def test_an_entry_offers_the_lessons_that_it_gives() -> None:
+def test_an_entry_offers_the_distillations_that_it_does() -> None:
     assert {name: OFFERED[name].get("distill") for name in TRAININGS} == {
         "train_cnn": None,
         "train_vit": None,
@@ -109,7 +109,7 @@ def test_an_entry_offers_the_lessons_that_it_gives() -> None:
     }
 
 
-def test_a_lesson_is_chosen_by_name_and_changed_by_field() -> None:
+def test_a_distillation_is_chosen_by_name_and_changed_by_field() -> None:
     words = ["distill.temperature=2", "distill=kd_reference"]
     settings = compose(DistillKD, [*NEEDED["distill_kd"], *words]).settings
     assert isinstance(settings, DistillKD)
@@ -118,12 +118,12 @@ def test_a_lesson_is_chosen_by_name_and_changed_by_field() -> None:
 
 
 @pytest.mark.parametrize(("entry", "preset"), [("distill_kd", "kd_cascade"), ("distill_cst", "cst_reference")])
-def test_a_lesson_that_spells_the_defaults_out_is_the_same_run(entry: str, preset: str) -> None:
+def test_a_distillation_that_spells_the_defaults_out_is_the_same_run(entry: str, preset: str) -> None:
     plain, named = (compose(ENTRIES[entry], [*NEEDED[entry], *words]).settings for words in ([], [f"distill={preset}"]))
     assert run_name(plain) == run_name(named)
 
 
-def test_the_references_lesson_of_tokens_is_for_its_blocks_and_epochs() -> None:
+def test_the_references_distillation_of_tokens_is_for_its_blocks_and_epochs() -> None:
     words = ["distill=cst_reference", "recipe=vit_cifar", "model=vit_cifar"]
     settings = compose(DistillCST, [*NEEDED["distill_cst"], *words]).settings
     assert isinstance(settings, DistillCST)
@@ -140,7 +140,7 @@ def test_the_references_lesson_of_tokens_is_for_its_blocks_and_epochs() -> None:
         ("train_cnn", "kd_hard", "no such setting; allowed: root, "),
     ],
 )
-def test_a_lesson_that_the_entry_does_not_give_is_refused(entry: str, word: str, problem: str) -> None:
+def test_a_distillation_that_the_entry_does_not_do_is_refused(entry: str, word: str, problem: str) -> None:
     with pytest.raises(Refused) as refused:
         compose(ENTRIES[entry], [*NEEDED.get(entry, []), f"distill={word}"])
     (said,) = refused.value.problems
@@ -148,7 +148,7 @@ def test_a_lesson_that_the_entry_does_not_give_is_refused(entry: str, word: str,
 
 
 @pytest.mark.parametrize("entry", ["distill_kd", "distill_cst"])
-def test_lessons_stand_in_the_help(entry: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_distillations_stand_in_the_help(entry: str, capsys: pytest.CaptureFixture[str]) -> None:
     code = answer(
         lambda _: DONE, ["--help"], script="x", about="", models=(ENTRIES[entry],), preset_names=OFFERED[entry]
     )
