@@ -1,4 +1,4 @@
-"""Chains of lessons, teacher to assistant to student: what each stage keeps, and of how large a network."""
+"""Chains of distillation, teacher to assistant to student: what each stage keeps, and of how large a network."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

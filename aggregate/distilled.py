@@ -1,4 +1,4 @@
-"""Students: their teachers, and what the lessons brought them over the same student alone."""
+"""Students: their teachers, and what distillation brought them over the same student alone."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from aggregate.summarise import mean_of, trained
 from aggregate.tables import NOTHING, Column, Row, Table, footnotes, number, p_value, percent, percent_interval, text
 
 TOKEN_OF_A_TEACHER = ("model.dist_token", "model.inference")  # a student alone has no use for it
-OF_THE_LESSON = ("entry", "teacher.", "distill.", "parent")
+OF_DISTILLATION = ("entry", "teacher.", "distill.", "parent")
 EFFECTS = {"better": "gain", "worse": "negative transfer"}
 
 CAPTION = (
@@ -18,7 +18,7 @@ CAPTION = (
     "both have; 95 % interval by Student's t. p: paired t test, corrected for all rows of this table (Holm); negative "
     "transfer is a loss with p below 0.05, ≈ is neither. Gate: teachers that passed (no worse on validation than the "
     "student alone, no worse on test than published); where one did not, a loss tells of the teacher and not of "
-    "the lessons. Agreement: with the teacher on validation images."
+    "the distillation. Agreement: with the teacher on validation images."
 )
 
 
@@ -85,7 +85,7 @@ def _network_differs(one: Method, other: Method) -> bool:
 
 
 def differing_settings(one: Method, other: Method) -> list[str]:
-    """But for those of the lesson, and the token that only a teacher makes use of."""
+    """But for those of the distillation, and the token that only a teacher makes use of."""
     left, right = _comparable(one), _comparable(other)
     names = dict.fromkeys([*left, *right])
     return [name for name in names if left.get(name) != right.get(name)]
@@ -96,7 +96,7 @@ def _comparable(method: Method) -> Mapping[str, Any]:
     return {
         name: value
         for name, value in settings.items()
-        if name not in TOKEN_OF_A_TEACHER and not name.startswith(OF_THE_LESSON)
+        if name not in TOKEN_OF_A_TEACHER and not name.startswith(OF_DISTILLATION)
     }
 
 

@@ -1,7 +1,7 @@
 """What history.csv tells of a run's learning: the chosen and the last epoch, and whether validation turned.
 
-Training and validation loss are not compared with each other: strong augmentation, mixed labels and lessons raise the
-first alone, so that it may lie above the second from beginning to end. What can be seen is whether validation still
+Training and validation loss are not compared with each other: strong augmentation, mixed labels and distillation raise
+the first alone, so that it may lie above the second from beginning to end. What can be seen is whether validation still
 follows where training goes.
 """
 

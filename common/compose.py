@@ -222,7 +222,7 @@ def presets_of(entry: type[RunSettings]) -> dict[str, tuple[str, ...]]:
     if "data" in named:
         named["data"] = [name for name, published in DATASETS.items() if not published.evaluation_only]
         named["model"] = [name for name in named["model"] if _preset("model", name)["name"] in entry.MODEL_NAMES]
-    if "distill" in named:  # of lessons, those that the entry gives
+    if "distill" in named:  # those that the entry has the settings for
         known = set(every_setting(groups_of(entry.model_fields["distill"])[""]))
         named["distill"] = [name for name in named["distill"] if _preset("distill", name).keys() <= known]
     return {group: tuple(names) for group, names in named.items()}

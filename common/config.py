@@ -241,7 +241,7 @@ class TrainViT(TrainingSettings):
         if isinstance(self.model, ViTSettings) and self.model.dist_token and self.model.inference != "avg":
             unread = {"cls": "DIST", "dist": "CLS"}[self.model.inference]
             raise ValueError(
-                f"model.inference={self.model.inference} leaves the {unread} token without a lesson; allowed without "
+                f"model.inference={self.model.inference} leaves the {unread} token untrained; allowed without "
                 "a teacher: model.inference=avg, or model.dist_token=false"
             )
         return self

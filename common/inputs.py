@@ -125,10 +125,12 @@ def find_teacher(entry: type[RunSettings], tree: dict[str, Any], root: Path, dat
     if given not in {None, digest}:
         changed = f"teacher: {trained.run.path} has the weights {digest}, but the settings name {wording.shown(given)}"
         return {"teacher": f"{changed}: the teacher has changed; allowed: teacher.digest=null with another teacher"}
-    return _check_lessons(entry, tree, trained, data_dir)
+    return _check_distillation(entry, tree, trained, data_dir)
 
 
-def _check_lessons(entry: type[RunSettings], tree: dict[str, Any], trained: TrainedRun, data_dir: Path) -> Problems:
+def _check_distillation(
+    entry: type[RunSettings], tree: dict[str, Any], trained: TrainedRun, data_dir: Path
+) -> Problems:
     data = tree.get("data", {}).get("name", "digits")
     manifest = read_json(data_dir / str(data) / "manifest.json") or {}
     theirs = trained.data
@@ -141,7 +143,7 @@ def _check_lessons(entry: type[RunSettings], tree: dict[str, Any], trained: Trai
     return _tokens_refused(trained.name, trained.settings, layer)
 
 
-def lessons_refused(settings: RunSettings, teacher: RunSettings, name: str) -> Problems:
+def distillation_refused(settings: RunSettings, teacher: RunSettings, name: str) -> Problems:
     """What settings alone tell against a teacher that is not trained yet."""
     if (settings.data.name, settings.data.digest) != (teacher.data.name, teacher.data.digest):
         return {"teacher": f"teacher: {name} learns {teacher.data.name}, not {settings.data.name}"}

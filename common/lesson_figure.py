@@ -1,4 +1,4 @@
-"""The figure that a student leaves: what its lessons cost, how far it decides as its teacher, what its tokens fill."""
+"""The figure that a student leaves: the losses, how far it decides as its teacher, and what its tokens fill."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ def draw_distillation(run: RunDir, agreement: Mapping[str, Any] | None) -> None:
 
 
 def distillation(history: Sequence[Mapping[str, Any]], agreement: Mapping[str, Any] | None, title: str) -> Figure:
-    """Rows of history.csv as courses: the lessons and, of tokens, their spread; between them `teacher.agreement`."""
+    """Rows of history.csv as courses: the losses and, of tokens, their spread; between them `teacher.agreement`."""
     tokens = "token_loss" in history[0]
     facts = f"n = {agreement['decisions']:,} decisions on validation" if agreement else "agreement not measured"
     panels = 1 + bool(agreement) + tokens

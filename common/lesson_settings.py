@@ -49,10 +49,10 @@ class KDSettings(GateSettings):
     schedule: Literal["constant", "linear", "cosine"] = setting("constant", "course of the share over the epochs")
 
 
-def share_of_teacher(lesson: KDSettings, done: float) -> float:
+def share_of_teacher(distill: KDSettings, done: float) -> float:
     """alpha when a share `done` of the training is over."""
-    way = {"constant": 1.0, "linear": done, "cosine": (1 - math.cos(math.pi * done)) / 2}[lesson.schedule]
-    return lesson.alpha_start + (lesson.alpha - lesson.alpha_start) * way
+    way = {"constant": 1.0, "linear": done, "cosine": (1 - math.cos(math.pi * done)) / 2}[distill.schedule]
+    return distill.alpha_start + (distill.alpha - distill.alpha_start) * way
 
 
 class CSTSettings(GateSettings):
@@ -68,7 +68,7 @@ class CSTSettings(GateSettings):
     relation_temperature: float = setting(0.1, "sharpens the likenesses", gt=0)
     student_layers: list[int] | None = setting(None, "blocks of the student that are taught; null: middle and last")
     teacher_layer: int = setting(-1, "block of the teacher that teaches")
-    hidden: int = setting(512, "width inside the projector that the student gets for the lessons", ge=1)
+    hidden: int = setting(512, "width inside the projector that the student gets for the distillation", ge=1)
 
     @model_validator(mode="after")
     def something_is_taught(self) -> Self:

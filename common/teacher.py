@@ -206,8 +206,8 @@ def judge(teacher: Teacher, settings: TrainingSettings, gate: GateSettings, root
 # --- what is learned from tokens --------------------------------------------------------------------------------
 
 
-class Learner(nn.Module):
-    """A student with what it needs for the lessons: of each taught block, a projector to the teacher's width.
+class StudentWithProjectors(nn.Module):
+    """A student with what distilling tokens needs: of each taught block, a projector to the teacher's width.
 
     The projectors are the student's alone. One on the teacher's side could be trained too, and then the cheapest way to
     agree is that both say nothing.
@@ -222,12 +222,12 @@ class Learner(nn.Module):
             for _ in self.layers
         )
 
-    def forward(self, images: Tensor, lesson: bool = False) -> Any:
-        """Logits; in a lesson also the taught blocks' tokens, as they are and projected.
+    def forward(self, images: Tensor, with_tokens: bool = False) -> Any:
+        """Logits; with_tokens: also the taught blocks' tokens, as they are and projected.
 
         All through forward, because DistributedDataParallel synchronises the gradients of nothing else.
         """
-        if not lesson:
+        if not with_tokens:
             return self.student(images)
         outputs = cast(Outputs, self.student(images, layers=self.layers))
         tokens = [outputs.tokens[layer] for layer in self.layers]

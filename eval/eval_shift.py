@@ -24,7 +24,7 @@ def test(attempt: Attempt) -> dict[str, Any]:
     # Torch is loaded behind the door: a refused or a finished run has answered by now.
     from common.compute import start
     from eval.robustness import fit_temperature
-    from eval.shift_cells import Examiner, MeasurementTable, exams, ways
+    from eval.shift_cells import MeasurementTable, ModelUnderTest, image_sets, ways
     from eval.shift_figures import draw
     from eval.shift_reliability import BinTable
     from eval.shift_summary import open_baseline, summary
@@ -41,10 +41,10 @@ def test(attempt: Attempt) -> dict[str, Any]:
         temperature = fit_temperature(*validation) if validation else None
         told = temperature.value if temperature and not temperature.at_limit else None
         bins = BinTable(attempt.run.reliability)
-        examiner = Examiner(model, settings, trained, compute, told, bins)
+        tested = ModelUnderTest(model, settings, trained, compute, told, bins)
         table = MeasurementTable(attempt.run.cells)
-        listed = list(exams(settings, trained, attempt.data_folder.parent, compute))
-        total = sum(len(ways(settings, exam)) for exam in listed)
+        listed = list(image_sets(settings, trained, attempt.data_folder.parent, compute))
+        total = sum(len(ways(settings, image_set)) for image_set in listed)
 
         def between() -> None:
             attempt.run.beat(epoch=len(table.measurements), epochs=total)
@@ -52,8 +52,8 @@ def test(attempt: Attempt) -> dict[str, Any]:
                 raise Interrupted(f"{attempt.stop_reason}; the same command goes on from here")
 
         began = time.perf_counter()
-        for exam in attempt.bar(listed, "shift", len(listed)):
-            examiner.sit(exam, table, between)
+        for image_set in attempt.bar(listed, "shift", len(listed)):
+            tested.measure(image_set, table, between)
         seconds = time.perf_counter() - began
 
     measurements = list(table.measurements.values())

@@ -42,7 +42,7 @@ Opening = Callable[[], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
-class Exam:
+class ImageSet:
     """A set of images to predict."""
 
     images: str  # "test" for the run's own test images, else a packed set
@@ -50,25 +50,25 @@ class Exam:
     severity: int  # 0 without corruption
     classes: tuple[int, ...]  # of the run's classes, those that the set has, in the order of its labels
     open: Opening  # images (n, channels, height, width) uint8, labels (n,)
-    problem: str = ""  # why it cannot be sat
+    problem: str = ""  # why it cannot be measured
 
 
-def exams(settings: EvalShift, trained: TrainedRun, data_dir: Path, compute: Compute) -> Iterator[Exam]:
+def image_sets(settings: EvalShift, trained: TrainedRun, data_dir: Path, compute: Compute) -> Iterator[ImageSet]:
     """The clean test images, their corruptions from the mildest on, then the other sets."""
     packed = PackedSet.open(data_dir / trained.data["name"])
     every = tuple(range(len(trained.data["classes"])))
-    yield Exam("test", CLEAN, 0, every, lambda: (packed.images("test"), packed.labels("test")))
+    yield ImageSet("test", CLEAN, 0, every, lambda: (packed.images("test"), packed.labels("test")))
     too_odd = "" if corruptible(packed.shape) else f"no corruption is defined on images of {list(packed.shape)}"
     for corruption in settings.shift.corruptions:
         for severity in sorted(settings.shift.severities):
             opening = _corrupting(packed, corruption, severity, settings, compute)
-            yield Exam("test", corruption, severity, every, opening, too_odd)
+            yield ImageSet("test", corruption, severity, every, opening, too_odd)
     for name in settings.shift.sets:
         other = PackedSet.open(data_dir / name)
         problem = unfit(other.facts(), list(other.manifest["sets"]), trained.data)
         known = () if problem else tuple(map(trained.data["classes"].index, other.facts()["classes"]))
         if problem or name != CIFAR10_C:
-            yield Exam(name, CLEAN, 0, known, _part(other, "test", slice(None)), problem)
+            yield ImageSet(name, CLEAN, 0, known, _part(other, "test", slice(None)), problem)
         else:
             yield from _published_corruptions(other, settings, known)
 
@@ -106,13 +106,13 @@ def _corrupting(packed: PackedSet, corruption: str, severity: int, settings: Eva
     return open_corrupted
 
 
-def _published_corruptions(packed: PackedSet, settings: EvalShift, known: tuple[int, ...]) -> Iterator[Exam]:
+def _published_corruptions(packed: PackedSet, settings: EvalShift, known: tuple[int, ...]) -> Iterator[ImageSet]:
     """The publisher's files hold the test images at severity 1, then at 2, and so on."""
     for corruption in [name for name in settings.shift.corruptions if name in PUBLISHED_CORRUPTIONS]:
         n = len(packed.labels(corruption)) // SEVERITIES
         for severity in sorted(settings.shift.severities):
             rows = slice((severity - 1) * n, severity * n)
-            yield Exam(CIFAR10_C, corruption, severity, known, _part(packed, corruption, rows))
+            yield ImageSet(CIFAR10_C, corruption, severity, known, _part(packed, corruption, rows))
 
 
 def _part(packed: PackedSet, part: str, rows: slice) -> Opening:
@@ -131,15 +131,15 @@ class Way:
     view: str = "none"
 
 
-def ways(settings: EvalShift, exam: Exam) -> list[Way]:
+def ways(settings: EvalShift, image_set: ImageSet) -> list[Way]:
     """The model as it is comes first, whether it is asked for or not: gains are over it."""
     shift = settings.shift
     found = [Way()]
-    if exam.problem:
+    if image_set.problem:
         return found
-    if exam.severity == 0:
+    if image_set.severity == 0:
         found += [Way(view=view) for view in shift.views]
-    if exam.severity == 0 or exam.severity in shift.adapt_at:
+    if image_set.severity == 0 or image_set.severity in shift.adapt_at:
         adapting = [name for name in shift.adaptations if name != "source"]
         found += [Way(name, size) for name in adapting for size in shift.batch_sizes]
     return found
@@ -174,8 +174,8 @@ class Measurement:
         return self.images, self.corruption, self.severity, self.adaptation, self.batch_size, self.view
 
 
-def place_of(exam: Exam, way: Way) -> tuple[Any, ...]:
-    return exam.images, exam.corruption, exam.severity, way.adaptation, way.batch_size, way.view
+def place_of(image_set: ImageSet, way: Way) -> tuple[Any, ...]:
+    return image_set.images, image_set.corruption, image_set.severity, way.adaptation, way.batch_size, way.view
 
 
 class MeasurementTable:
@@ -211,8 +211,8 @@ def _read(row: dict[str, str]) -> Measurement:
 
 
 @dataclass(frozen=True)
-class Examiner:
-    """A trained model, and how it is asked."""
+class ModelUnderTest:
+    """A trained model, and how it is measured."""
 
     model: nn.Module
     settings: EvalShift
@@ -221,32 +221,34 @@ class Examiner:
     temperature: float | None  # None: validation does not tell one
     bins: BinTable
 
-    def sit(self, exam: Exam, table: MeasurementTable, between: Callable[[], None]) -> None:
-        """Add the measurements of an exam that the table has not; `between` is called before each."""
-        missing = [way for way in ways(self.settings, exam) if place_of(exam, way) not in table.measurements]
+    def measure(self, image_set: ImageSet, table: MeasurementTable, between: Callable[[], None]) -> None:
+        """Add the measurements of a set of images that the table has not; `between` is called before each."""
+        missing = [way for way in ways(self.settings, image_set) if place_of(image_set, way) not in table.measurements]
         if not missing:
             return
-        paper = Paper(exam, self)
+        loaded = LoadedSet(image_set, self)
         for way in missing:
             between()
-            measurement = paper.measurement(way)
-            if way == Way() and exam.images == "test" and not measurement.problem:
-                labels = paper.content[1]
-                self.bins.add(exam.corruption, exam.severity, paper.logits_as_it_is, labels, self.temperature)
-            table.add(measurement)  # last: with it the exam's first way is done
+            measurement = loaded.measurement(way)
+            if way == Way() and image_set.images == "test" and not measurement.problem:
+                labels = loaded.content[1]
+                self.bins.add(
+                    image_set.corruption, image_set.severity, loaded.logits_as_it_is, labels, self.temperature
+                )
+            table.add(measurement)  # last: with it the set's first way is done
 
 
 @dataclass(frozen=True)
-class Paper:
-    """An exam whose images lie ready."""
+class LoadedSet:
+    """A set of images that lie ready, and the model that is measured on them."""
 
-    exam: Exam
-    examiner: Examiner
+    image_set: ImageSet
+    tested: ModelUnderTest
 
     @cached_property
     def content(self) -> tuple[np.ndarray, np.ndarray]:
-        images, labels = self.exam.open()
-        order = np.random.default_rng(self.examiner.settings.seed).permutation(len(labels))
+        images, labels = self.image_set.open()
+        order = np.random.default_rng(self.tested.settings.seed).permutation(len(labels))
         return np.ascontiguousarray(images[order]), labels[order]
 
     @cached_property
@@ -262,10 +264,10 @@ class Paper:
             return None
 
     def measurement(self, way: Way) -> Measurement:
-        facts: dict[str, Any] = {"images": self.exam.images, "corruption": self.exam.corruption}
-        facts |= {"severity": self.exam.severity, **asdict(way)}
-        if self.exam.problem:
-            return Measurement(**facts, problem=self.exam.problem)
+        facts: dict[str, Any] = {"images": self.image_set.images, "corruption": self.image_set.corruption}
+        facts |= {"severity": self.image_set.severity, **asdict(way)}
+        if self.image_set.problem:
+            return Measurement(**facts, problem=self.image_set.problem)
         facts["n"] = len(self.content[1])
         try:
             return Measurement(**facts, **self._measured(way))
@@ -275,7 +277,7 @@ class Paper:
     def _measured(self, way: Way) -> dict[str, Any]:
         logits, labels = self.logits_as_it_is if way == Way() else self._predicted(way), self.content[1]
         plain = robustness.calibration(logits, labels)
-        temperature = self.examiner.temperature
+        temperature = self.tested.temperature
         cooled = robustness.calibration(logits, labels, temperature) if temperature else {}
         right = self._right(logits)
         accuracy = robustness.accuracy(right)
@@ -292,13 +294,13 @@ class Paper:
         return right
 
     def _predicted(self, way: Way) -> np.ndarray:  # (n, classes of the set)
-        model, protocol = self.examiner.model, self.examiner.settings.shift.protocol
+        model, protocol = self.tested.model, self.tested.settings.shift.protocol
         images = self._batches(way.batch_size)
         if way.adaptation != "source":
             logits = _adapted(way.adaptation, model, images, protocol)
         else:
             logits = torch.cat([_answers(model, batch, way.view) for batch in images])
-        found = logits.float().cpu().numpy()[:, list(self.exam.classes)]
+        found = logits.float().cpu().numpy()[:, list(self.image_set.classes)]
         if not np.isfinite(found).all():
             wrong = int((~np.isfinite(found).all(axis=1)).sum())
             raise NotFinite(f"what it says of {wrong} of {len(found)} images is no number")
@@ -307,11 +309,11 @@ class Paper:
     def _batches(self, size: int) -> Iterator[Tensor]:
         """Normalised, on the device, of nearly equal sizes: statistics of a last batch of one would say nothing."""
         images, labels = self.content
-        largest = size or self.examiner.trained.settings.recipe.batch_size
+        largest = size or self.tested.trained.settings.recipe.batch_size
         even = math.ceil(len(labels) / math.ceil(len(labels) / largest))
-        compute = self.examiner.compute
+        compute = self.tested.compute
         placed = place_images(images, compute, compute.settings.data_budget_gb)
-        batches = Batches(placed, labels, np.arange(len(labels)), self.examiner.trained.data, even, compute)
+        batches = Batches(placed, labels, np.arange(len(labels)), self.tested.trained.data, even, compute)
         return (batch.images for batch in batches.in_order())
 
 

@@ -24,7 +24,7 @@ from common import wording
 from common.compose import check, compose, presets_of
 from common.config import ENTRIES, RunSettings
 from common.failures import Refused
-from common.inputs import lessons_refused
+from common.inputs import distillation_refused
 from common.run_dir import expanded
 from common.settings import every_setting
 from common.yaml12 import load_yaml, read_mapping
@@ -265,7 +265,7 @@ class Compiler:
             if entry.PARENT == "run":
                 settings = settings.model_copy(update={name: dict(parent.settings)[name] for name in entry.FROM_PARENT})
             else:
-                self._check_lesson(stage, settings, parent)
+                self._check_distillation(stage, settings, parent)
             settings = built_on(settings, parent.key)
         resources = words.resources
         for case in cases:
@@ -328,8 +328,8 @@ class Compiler:
             self._problem(f"stage {stage}: its teacher {name} has no cell {there}; exclude both, or include it")
         return parent, parent is not None
 
-    def _check_lesson(self, stage: str, settings: RunSettings, parent: Cell) -> None:
-        for problem in lessons_refused(settings, parent.settings, f"stage {parent.stage}").values():
+    def _check_distillation(self, stage: str, settings: RunSettings, parent: Cell) -> None:
+        for problem in distillation_refused(settings, parent.settings, f"stage {parent.stage}").values():
             self._problem(f"stage {stage}: {problem}")
 
 

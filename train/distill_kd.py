@@ -30,11 +30,11 @@ def train(attempt: Attempt) -> dict[str, Any]:
 
     settings = attempt.settings
     assert isinstance(settings, DistillKD)
-    recipe, lesson = settings.recipe, settings.distill
+    recipe, distill = settings.recipe, settings.distill
     with start(settings.compute) as compute:
         data = open_data(attempt.data_folder, settings, compute)
         teacher = open_teacher(settings.teacher, data.facts(), attempt.root, compute, answers=True)
-        gate = judge(teacher, settings, lesson, attempt.root)
+        gate = judge(teacher, settings, distill, attempt.root)
 
         seed_model(settings.seed, "weights")
         model = build_model(settings.model, data.facts(), train=data.train, checkpointing=recipe.checkpointing)
@@ -48,12 +48,12 @@ def train(attempt: Attempt) -> dict[str, Any]:
                 logits, labelled, taught, _ = model(batch.images, layers=())
             else:
                 logits = labelled = taught = model(batch.images)
-            if lesson.labels == "soft":
-                kd = soft_distillation(taught, told, lesson.temperature, multi_label=several)
+            if distill.labels == "soft":
+                kd = soft_distillation(taught, told, distill.temperature, multi_label=several)
             else:
                 kd = hard_distillation(taught, told, multi_label=several)
             own = label_loss(labelled, batch.targets, recipe.label_smoothing, multi_label=several)
-            alpha = share_of_teacher(lesson, (batch.epoch + batch.step / data.train.steps) / recipe.epochs)
+            alpha = share_of_teacher(distill, (batch.epoch + batch.step / data.train.steps) / recipe.epochs)
             terms = {"label_loss": own, "kd_loss": kd, "alpha": torch.tensor(alpha, device=compute.device)}
             return Loss((1 - alpha) * own + alpha * kd, logits, terms)
 

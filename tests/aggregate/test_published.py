@@ -61,7 +61,7 @@ def mnist(make_run: MakeRun, *, predictions: bool) -> list[Path]:
     vit = make_run(entry="train_vit", accuracy=VIT, data=data, right=kept[VIT], parts={"test": scores(VIT)})
     digest = f"w-{teacher.name}"
     doubt = "the teacher has 99.08%, and 99.75% is published"
-    lesson = {"gate": {"rule": "warn", "passed": False, "doubts": [doubt]}}
+    distillation = {"gate": {"rule": "warn", "passed": False, "doubts": [doubt]}}
     deit = make_run(
         entry="distill_kd",
         accuracy=DEIT,
@@ -71,7 +71,7 @@ def mnist(make_run: MakeRun, *, predictions: bool) -> list[Path]:
         parts={
             "test": scores(DEIT),
             "teacher": {"digest": digest, "model": "adaptive_cnn", "test_accuracy": CNN},
-            "distillation": lesson,
+            "distillation": distillation,
         },
     )
     return [teacher, vit, deit]

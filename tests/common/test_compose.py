@@ -107,7 +107,7 @@ def test_what_was_once_offered_still_is(group: str) -> None:
 
 @pytest.mark.parametrize("group", ["model", "distill"])
 @pytest.mark.parametrize("entry", TRAININGS)
-def test_an_entry_offers_the_networks_that_it_trains_and_the_lessons_that_it_gives(entry: str, group: str) -> None:
+def test_an_entry_offers_the_networks_that_it_trains_and_the_distillations_that_it_does(entry: str, group: str) -> None:
     """Those presets, of all that lie there, which its settings take."""
     fit = {
         path.stem
@@ -126,11 +126,11 @@ def test_networks_are_for_one_sort_of_training_and_all_can_be_taught() -> None:
     assert set(OFFERED["distill_cst"]["model"]) < vits
 
 
-def test_only_distillation_gives_lessons() -> None:
+def test_only_students_are_offered_distillations() -> None:
     assert {entry for entry in TRAININGS if "distill" in OFFERED[entry]} == {"distill_kd", "distill_cst"}
 
 
-def test_a_lesson_is_chosen_by_name_and_changed_by_field() -> None:
+def test_a_distillation_is_chosen_by_name_and_changed_by_field() -> None:
     words = ["distill.temperature=2", "distill=kd_reference"]
     settings = compose(DistillKD, [*NEEDED["distill_kd"], *words]).settings
     assert isinstance(settings, DistillKD)
@@ -139,12 +139,12 @@ def test_a_lesson_is_chosen_by_name_and_changed_by_field() -> None:
 
 
 @pytest.mark.parametrize(("entry", "preset"), [("distill_kd", "kd_cascade"), ("distill_cst", "cst_reference")])
-def test_a_lesson_that_spells_the_defaults_out_is_the_same_run(entry: str, preset: str) -> None:
+def test_a_distillation_that_spells_the_defaults_out_is_the_same_run(entry: str, preset: str) -> None:
     plain, named = (compose(ENTRIES[entry], [*NEEDED[entry], *words]).settings for words in ([], [f"distill={preset}"]))
     assert run_name(plain) == run_name(named)
 
 
-def test_the_references_lesson_of_tokens_is_for_its_blocks_and_epochs() -> None:
+def test_the_references_distillation_of_tokens_is_for_its_blocks_and_epochs() -> None:
     words = ["distill=cst_reference", "recipe=vit_cifar", "model=vit_cifar"]
     settings = compose(DistillCST, [*NEEDED["distill_cst"], *words]).settings
     assert isinstance(settings, DistillCST)
@@ -160,7 +160,7 @@ def test_the_references_lesson_of_tokens_is_for_its_blocks_and_epochs() -> None:
         ("distill_cst", "kd_hard", ""),
     ],
 )
-def test_a_lesson_that_the_entry_does_not_give_is_refused(entry: str, word: str, nearest: str) -> None:
+def test_a_distillation_that_the_entry_does_not_do_is_refused(entry: str, word: str, nearest: str) -> None:
     with pytest.raises(Refused) as refused:
         compose(ENTRIES[entry], [*NEEDED[entry], f"distill={word}"])
     (said,) = refused.value.problems

@@ -392,7 +392,7 @@ def test_every_group_has_a_heading(group: type[BaseModel]) -> None:
 def test_without_a_teacher_no_token_may_be_left_unread(rule: str, unread: str) -> None:
     """Its weights would never move, and several processes would wait for their gradients."""
     given = {"model.dist_token": True, "model.inference": rule}
-    with pytest.raises(ValidationError, match=f"inference={rule} leaves the {unread} token without a lesson"):
+    with pytest.raises(ValidationError, match=f"inference={rule} leaves the {unread} token untrained"):
         of(TRAININGS["train_vit"], given)
     of(TRAININGS["train_vit"], given | {"model.inference": "avg"})
     of(TRAININGS["distill_kd"], given)

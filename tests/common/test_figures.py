@@ -66,14 +66,14 @@ def bars(classes: int) -> Figure:
     return figures.per_class_bars(metrics.evaluate(*drawn(30 * classes, classes), names(classes))["per_class"], TITLE)
 
 
-def lesson(classes: int) -> Figure:
+def distillation(classes: int) -> Figure:
     names = ("label_loss", "token_loss", "relation_loss", "alpha", "token_deviation", "token_directions")
     history = [{"epoch": epoch, **dict.fromkeys(names, 1234.5 / epoch)} for epoch in range(1, classes + 1)]
     logits, labels = drawn(30 * classes, classes)
     return lesson_figure.distillation(history, agreement(logits, logits[:, ::-1], labels), TITLE)
 
 
-KINDS = [confusion, reliability, roc, multi_label_roc, bars, lesson]
+KINDS = [confusion, reliability, roc, multi_label_roc, bars, distillation]
 
 
 def laid_out(figure: Figure) -> Figure:

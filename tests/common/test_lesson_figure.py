@@ -38,7 +38,7 @@ def legend_of(axes: Axes) -> list[str]:
     return [text.get_text() for text in legend.get_texts()] if legend else []
 
 
-def test_lessons_by_answers_have_their_share_beside_them() -> None:
+def test_distillation_by_answers_have_their_share_beside_them() -> None:
     left, middle, beside = distillation(ANSWERS, AGREEMENT, "t").axes
     assert courses(left) == {"label_loss": [[1, 2.5], [2, 1.5]], "kd_loss": [[1, 0.75], [2, 0.5]]}
     assert courses(beside) == {"alpha": [[1, 0.1], [2, 0.6]]}
@@ -48,7 +48,7 @@ def test_lessons_by_answers_have_their_share_beside_them() -> None:
     assert len(middle.patches) == 3
 
 
-def test_lessons_by_tokens_have_each_term_and_the_signs_of_collapse() -> None:
+def test_distillation_by_tokens_have_each_term_and_the_signs_of_collapse() -> None:
     left, _, right, beside = distillation(TOKENS, AGREEMENT, "t").axes
     assert courses(left) == {"label_loss": [[1, 2]], "token_loss": [[1, 1]], "relation_loss": [[1, 3]]}
     assert courses(right) == {"token_deviation": [[1, 0.5]]}

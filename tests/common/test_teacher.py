@@ -1,4 +1,4 @@
-"""The teacher: frozen, seen right, and judged; and the parts of the lessons against numbers worked by hand."""
+"""The teacher: frozen, seen right, and judged; and the parts of the distillation against numbers worked by hand."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from common.failures import Refused
 from common.lesson_settings import REFERENCE_ACCURACY, CSTSettings, KDSettings, TeacherSettings, share_of_teacher
 from common.models.adaptive_cnn import AdaptiveCNN
 from common.models.vit import ViT
-from common.teacher import Learner, Teacher, agreement, judge, on_grid, open_teacher, related, spread
+from common.teacher import StudentWithProjectors, Teacher, agreement, judge, on_grid, open_teacher, related, spread
 
 CPU = Compute(torch.device("cpu"), ComputeSettings())
 LIKE: dict[str, Any] = {"name": "x", "shape": [1, 12, 12], "classes": list("abcde"), "mean": [0.3], "std": [0.2]}
@@ -102,15 +102,15 @@ def test_spread_by_hand() -> None:
     assert spread(torch.ones(4, 2))["token_deviation"].item() == 0.0
 
 
-def test_a_learner_answers_as_its_student_and_projects_its_blocks() -> None:
+def test_a_student_with_projectors_answers_as_its_student_and_projects_its_blocks() -> None:
     student = vit(drop_path=0.0, cls_dropout=0.0).eval()
-    learner = Learner(student, (1, 2), hidden=16, teacher_width=40).eval()
-    assert torch.equal(learner(images()), student(images()))
-    logits, tokens, projected = learner(images(), lesson=True)
+    taught_student = StudentWithProjectors(student, (1, 2), hidden=16, teacher_width=40).eval()
+    assert torch.equal(taught_student(images()), student(images()))
+    logits, tokens, projected = taught_student(images(), with_tokens=True)
     assert torch.equal(logits, student(images()))
     assert [each.shape for each in tokens] == [(4, 9, 24)] * 2
     assert [each.shape for each in projected] == [(4, 9, 40)] * 2
-    torch.testing.assert_close(projected[1], learner.projectors[1](tokens[1]))
+    torch.testing.assert_close(projected[1], taught_student.projectors[1](tokens[1]))
 
 
 # --- how much it says -------------------------------------------------------------------------------------------
@@ -121,8 +121,8 @@ def test_a_learner_answers_as_its_student_and_projects_its_blocks() -> None:
     [("constant", [0.6, 0.6, 0.6]), ("linear", [0.2, 0.4, 0.6]), ("cosine", [0.2, 0.4, 0.6])],
 )
 def test_the_teachers_share_of_the_loss(schedule: Any, shares: list[float]) -> None:
-    lesson = KDSettings(schedule=schedule, alpha=0.6, alpha_start=0.2)
-    assert [share_of_teacher(lesson, done) for done in (0.0, 0.5, 1.0)] == pytest.approx(shares)
+    distill = KDSettings(schedule=schedule, alpha=0.6, alpha_start=0.2)
+    assert [share_of_teacher(distill, done) for done in (0.0, 0.5, 1.0)] == pytest.approx(shares)
     assert share_of_teacher(KDSettings(schedule="cosine", alpha=1.0), 0.25) == pytest.approx((1 - 0.5**0.5) / 2)
 
 
@@ -203,6 +203,6 @@ def test_published_weights_teach_answers_only_of_their_own_classes(tmp_path: Pat
     assert seven.answers(images()).shape == (4, 7)
 
 
-def test_lessons_without_content_are_refused() -> None:
+def test_distillation_without_content_are_refused() -> None:
     with pytest.raises(ValueError, match="token_weight=0 and relation_weight=0 leave nothing to learn"):
         CSTSettings(token_weight=0, relation_weight=0)

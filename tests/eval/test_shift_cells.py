@@ -25,7 +25,7 @@ from common.shift_settings import PUBLISHED_CORRUPTIONS
 from common.trained import TrainedRun, load_model, open_run
 from eval.adaptation import ADAPTATIONS
 from eval.eval_shift import main
-from eval.shift_cells import Exam, Examiner, Measurement, MeasurementTable, Paper, Way, exams
+from eval.shift_cells import ImageSet, LoadedSet, Measurement, MeasurementTable, ModelUnderTest, Way, image_sets
 from eval.shift_reliability import BinTable
 from train.train_vit import main as train_vit
 
@@ -43,29 +43,29 @@ def digits_run(finished_run: Path) -> TrainedRun:
     return open_run(str(finished_run), finished_run.parent)
 
 
-def examiner(trained: TrainedRun, compute: Compute, **shift: Any) -> Examiner:
+def model_under_test(trained: TrainedRun, compute: Compute, **shift: Any) -> ModelUnderTest:
     chosen = EvalShift.model_validate({"model": trained.settings.model, "shift": shift, "seed": trained.settings.seed})
     bins = BinTable(trained.run.path / "unused.csv")
-    return Examiner(load_model(trained, compute), chosen, trained, compute, None, bins)
+    return ModelUnderTest(load_model(trained, compute), chosen, trained, compute, None, bins)
 
 
 # --- what a cell must not depend on -----------------------------------------------------------------------------
 
 
-def exam_of(digits_dir: Path, labels: np.ndarray | None = None) -> Exam:
+def image_set_of(digits_dir: Path, labels: np.ndarray | None = None) -> ImageSet:
     images = np.load(digits_dir / "digits" / "test_images.npy")
     own = np.load(digits_dir / "digits" / "test_labels.npy")
-    return Exam("test", "clean", 0, tuple(range(10)), lambda: (images, own if labels is None else labels))
+    return ImageSet("test", "clean", 0, tuple(range(10)), lambda: (images, own if labels is None else labels))
 
 
 @pytest.mark.parametrize("adaptation", ADAPTATIONS)
 def test_no_adaptation_sees_a_label(
     adaptation: str, digits_run: TrainedRun, compute: Compute, digits_dir: Path
 ) -> None:
-    asked = examiner(digits_run, compute)
+    asked = model_under_test(digits_run, compute)
     way = Way() if adaptation == "source" else Way(adaptation, 64)
-    true = Paper(exam_of(digits_dir), asked)
-    wrong = Paper(exam_of(digits_dir, (true.exam.open()[1] + 1) % 10), asked)
+    true = LoadedSet(image_set_of(digits_dir), asked)
+    wrong = LoadedSet(image_set_of(digits_dir, (true.image_set.open()[1] + 1) % 10), asked)
     assert np.array_equal(true._predicted(way), wrong._predicted(way))
     first, second = true.measurement(way), wrong.measurement(way)
     assert first.accuracy is not None
@@ -79,29 +79,29 @@ def test_the_size_of_a_batch_does_not_change_what_the_model_alone_gets_right(
 ) -> None:
     recipe = digits_run.settings.recipe.model_copy(update={"batch_size": batch_size})
     other = dataclasses.replace(digits_run, settings=digits_run.settings.model_copy(update={"recipe": recipe}))
-    papers = [Paper(exam_of(digits_dir), examiner(each, compute)) for each in (digits_run, other)]
-    right = [paper.right_as_it_is for paper in papers]
+    loaded_sets = [LoadedSet(image_set_of(digits_dir), model_under_test(each, compute)) for each in (digits_run, other)]
+    right = [loaded.right_as_it_is for loaded in loaded_sets]
     assert right[0] is not None
     assert np.array_equal(right[0], cast(np.ndarray, right[1]))
-    np.testing.assert_allclose(papers[0].logits_as_it_is, papers[1].logits_as_it_is, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(loaded_sets[0].logits_as_it_is, loaded_sets[1].logits_as_it_is, rtol=1e-4, atol=1e-5)
 
 
 def test_batches_are_of_nearly_equal_size(digits_run: TrainedRun, compute: Compute, digits_dir: Path) -> None:
-    paper = Paper(exam_of(digits_dir), examiner(digits_run, compute))
-    assert [len(batch) for batch in paper._batches(200)] == [180, 180]
-    assert [len(batch) for batch in paper._batches(359)] == [180, 180]
-    assert [len(batch) for batch in paper._batches(64)] == [60] * 6
-    assert [len(batch) for batch in paper._batches(1000)] == [360]
+    loaded = LoadedSet(image_set_of(digits_dir), model_under_test(digits_run, compute))
+    assert [len(batch) for batch in loaded._batches(200)] == [180, 180]
+    assert [len(batch) for batch in loaded._batches(359)] == [180, 180]
+    assert [len(batch) for batch in loaded._batches(64)] == [60] * 6
+    assert [len(batch) for batch in loaded._batches(1000)] == [360]
 
 
 def test_images_come_in_one_shuffled_order_with_their_labels(
     digits_run: TrainedRun, compute: Compute, digits_dir: Path
 ) -> None:
-    exam = exam_of(digits_dir)
-    images, labels = Paper(exam, examiner(digits_run, compute)).content
-    again = Paper(exam, examiner(digits_run, compute)).content
+    image_set = image_set_of(digits_dir)
+    images, labels = LoadedSet(image_set, model_under_test(digits_run, compute)).content
+    again = LoadedSet(image_set, model_under_test(digits_run, compute)).content
     assert np.array_equal(again[0], images)
-    given_images, given_labels = exam.open()
+    given_images, given_labels = image_set.open()
     assert not np.array_equal(labels, given_labels)
     kept = {image.tobytes(): label for image, label in zip(given_images, given_labels, strict=True)}
     assert len(kept) == 360
@@ -115,7 +115,7 @@ def test_images_that_cannot_be_corrupted_are_a_problem(
     packed(tmp_path / "odd", {"test": (np.zeros((4, *shape), np.uint8), np.arange(4))})
     odd = SimpleNamespace(data={**digits_run.data, "name": "odd"})
     chosen = EvalShift.model_validate({"shift": {"corruptions": ["fog"], "severities": [5]}})
-    clean, fog = exams(chosen, cast(TrainedRun, odd), tmp_path, compute)
+    clean, fog = image_sets(chosen, cast(TrainedRun, odd), tmp_path, compute)
     assert clean.problem == ""
     assert fog.problem == f"no corruption is defined on images of {list(shape)}"
 
