@@ -216,7 +216,7 @@ def make_optimizer(model: nn.Module, recipe: RecipeSettings) -> torch.optim.Opti
     return uncompiled(kind)(groups, lr=recipe.lr)
 
 
-def uncompiled(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+def uncompiled(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
     """The same optimizer without the wrappers that keep torch's compiler out of its methods.
 
     Their first call imports all of that compiler, which doubles the CPU time of a short run, and nothing here
