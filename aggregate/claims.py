@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from aggregate.estimates import Interval, deviation, images_error, t_quantile
 from aggregate.methods import Method
@@ -19,6 +19,7 @@ from aggregate.origins import selection_sentence
 from aggregate.summarise import mean_of, trained
 from aggregate.tables import Table, number, percent, percent_interval, percent_spread, text
 from aggregate.verdicts import ALPHA
+from common.lesson_settings import REFERENCE_ACCURACY
 from common.yaml12 import read_mapping
 
 FILE = Path(__file__).parent / "claims.yaml"
@@ -46,6 +47,19 @@ class Claim(_Entry):
     recipe: Mapping[str, Any] = {}
     taught_by: Mapping[str, Any] = {}
     remark: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def with_reference_accuracy(cls, written: Any) -> Any:
+        """`accuracy: reference` is the number that a teacher is measured by: it stands there, and only there."""
+        values = written.get("values") if isinstance(written, Mapping) else None
+        if not isinstance(values, Mapping) or values.get("accuracy") != "reference":
+            return written
+        key = written.get("network"), written.get("data")
+        if key not in REFERENCE_ACCURACY:
+            allowed = ", ".join(f"{network} on {data}" for network, data in REFERENCE_ACCURACY)
+            raise ValueError(f"accuracy: reference, of {key[0]} on {key[1]}; allowed: a number, or one of {allowed}")
+        return {**written, "values": {**values, "accuracy": REFERENCE_ACCURACY[key]}}
 
 
 class Finding(_Entry):

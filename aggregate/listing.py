@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aggregate.collect import LeftOut, Run, flatten
-from aggregate.methods import Cell, Method
+from aggregate.methods import AskedRun, Method
 from aggregate.origins import image_of
 from aggregate.tables import Row, Table, text
 
@@ -68,7 +68,7 @@ def _provenance(run: Run) -> dict[str, Any]:
     }
 
 
-def unfinished(cells: Sequence[Cell], runs: Sequence[Run], left_out: Sequence[LeftOut]) -> Table | None:
+def unfinished(cells: Sequence[AskedRun], runs: Sequence[Run], left_out: Sequence[LeftOut]) -> Table | None:
     """Cells of the sweep without a usable result, and folders that were left out."""
     finished = {run.path for run in runs}
     reasons = {left.path: left.reason for left in left_out}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aggregate.collect import LeftOut, Run, collect
-from aggregate.methods import Cell, cell_of
+from aggregate.methods import AskedRun, cell_of
 from common.failures import Refused
 from common.run_dir import RunDir, expanded
 
@@ -24,7 +24,7 @@ class Material:
     source: str
     runs: Sequence[Run]
     left_out: Sequence[LeftOut]
-    cells: Sequence[Cell] = ()
+    cells: Sequence[AskedRun] = ()
 
     def counted(self) -> str:
         said = f"{len(self.runs)} runs counted, {len(self.left_out)} folders left out"

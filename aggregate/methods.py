@@ -18,11 +18,10 @@ from common.config import TRAININGS
 
 NAMED = 3  # settings in a label
 UNKNOWN = "unknown"
-STATUS_FACTS = {"key", "run", "state", "cause", "why", "epoch", "epochs", "job", "test_accuracy", "stage", "seed"}
 
 
 @dataclass(frozen=True)
-class Cell:
+class AskedRun:
     """One run that a sweep asks for, as jobs/status.py tells of it."""
 
     stage: str
@@ -47,8 +46,9 @@ class Cell:
         return " ".join([str(dict(self.at).get("of", self.stage)), *axes])
 
 
-def cell_of(facts: Mapping[str, Any]) -> Cell:
-    at = tuple((name, value) for name, value in facts.items() if name not in STATUS_FACTS)
+def cell_of(facts: Mapping[str, Any]) -> AskedRun:
+    axes = dict(facts["axes"])
+    seed = int(axes.pop("seed", 0))
     why = wording.one_line(
         " ".join(
             f"({facts['cause']})" if part == "cause" else str(facts[part])
@@ -57,7 +57,7 @@ def cell_of(facts: Mapping[str, Any]) -> Cell:
         )
     )
     run = Path(facts["run"]) if facts["run"] else None
-    return Cell(str(facts["stage"]), at, int(facts.get("seed", 0)), run, str(facts["state"]), why)
+    return AskedRun(str(facts["stage"]), tuple(axes.items()), seed, run, str(facts["state"]), why)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class _Group:
     unfinished: Counter[str] = field(default_factory=Counter)
 
 
-def group(runs: Sequence[Run], cells: Sequence[Cell] = ()) -> list[Method]:
+def group(runs: Sequence[Run], cells: Sequence[AskedRun] = ()) -> list[Method]:
     """All methods, those of one data set together, in the order of the sweep or of their names."""
     groups = _grouped(runs, {cell.run: cell for cell in cells if cell.run})
     _add_unfinished(groups, cells, {run.path for run in runs})
@@ -144,7 +144,7 @@ def _by_seed(run: Run) -> tuple[int, str]:
     return run.seed, run.name
 
 
-def _grouped(runs: Sequence[Run], cells: Mapping[Path, Cell]) -> dict[str, _Group]:
+def _grouped(runs: Sequence[Run], cells: Mapping[Path, AskedRun]) -> dict[str, _Group]:
     by_weights = {str(run.fact("selection.digest")): run for run in runs if run.is_training}
     groups: dict[str, _Group] = {}
     keys: dict[str, str] = {}  # run: key of its method
@@ -182,13 +182,13 @@ def _traits(run: Run, parent: str) -> dict[str, Any]:
     }
 
 
-def _base(run: Run, cell: Cell | None) -> tuple[str, bool]:
+def _base(run: Run, cell: AskedRun | None) -> tuple[str, bool]:
     if cell:
         return cell.stage, True
     return f"{run.entry} {str(run.fact('model.name')).removeprefix('timm/')}", False
 
 
-def _add_unfinished(groups: dict[str, _Group], cells: Sequence[Cell], finished: set[Path]) -> None:
+def _add_unfinished(groups: dict[str, _Group], cells: Sequence[AskedRun], finished: set[Path]) -> None:
     """Cells without a usable result join the method of their place in the sweep, or make one without runs."""
     keys = {run.path: key for key, each in groups.items() for run in each.runs}
     by_place = {cell.place: keys[cell.run] for cell in cells if cell.run in keys}

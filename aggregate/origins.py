@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from aggregate.collect import Run
-from common.provenance import SHORT, foreign_image
+from common.provenance import SHORT, foreign_container
 
 UNKNOWN = "unknown"
 
@@ -37,7 +37,7 @@ def _short(image: str) -> str:
 
 def foreign_images(runs: Iterable[Run]) -> list[str]:
     """Of runs whose code is not that of the checkout that started them."""
-    counts = Counter(told for run in runs if (told := foreign_image(run.provenance)))
+    counts = Counter(told for run in runs if (told := foreign_container(run.provenance)))
     return [f"{told} ({count})" for told, count in counts.items()]
 
 

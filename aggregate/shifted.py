@@ -18,9 +18,8 @@ INTERVAL = (
 EXTRAPOLATED = "clean accuracy outside the 82 to 97 % that the published line was fitted on: do not lean on it"
 
 
-def shift_tables(methods: Sequence[Method]) -> list[Table]:
-    tested = [method for method in methods if method.entry == "eval_shift"]
-    return [table for table in (shift(tested), adaptations(tested)) if table]
+def _tested(methods: Sequence[Method]) -> list[Method]:
+    return [method for method in methods if method.entry == "eval_shift"]
 
 
 # --- on shifted images ------------------------------------------------------------------------------------------
@@ -39,7 +38,8 @@ class Shifted:
     extrapolated: bool = False
 
 
-def shift(tested: Sequence[Method]) -> Table | None:
+def shift(methods: Sequence[Method]) -> Table | None:
+    tested = _tested(methods)
     if not tested:
         return None
     found = [(method, images, each) for method in tested for images, each in _by_images(method).items()]
@@ -169,8 +169,8 @@ def _known(values: Iterable[float | None]) -> list[float]:
 # --- adaptation -------------------------------------------------------------------------------------------------
 
 
-def adaptations(tested: Sequence[Method]) -> Table | None:
-    rows = [row for method in tested for row in _adaptation_rows(method)]
+def adaptations(methods: Sequence[Method]) -> Table | None:
+    rows = [row for method in _tested(methods) for row in _adaptation_rows(method)]
     if not rows:
         return None
     caption = (

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from common.compose import DONE, FAILED, Command, RunWords, answer, compose, presets_of, starting_points_of
 from common.config import LogSettings, RunSettings, TrainingSettings, run_name
 from common.failures import Interrupted, Refused, classify
-from common.provenance import foreign_image, now, provenance
+from common.provenance import foreign_container, now, provenance
 from common.run_dir import RunDir, headline, read_json, write_json
 from common.yaml12 import dump_yaml
 
@@ -155,7 +155,7 @@ def _work(command: Command, run: RunDir, body: Body, words: list[str]) -> int:
             run.write_config(settings.model_dump())
             facts = provenance(words)
             write_json(run.provenance, {**facts, "earlier_attempts": _earlier_attempts(run)})
-            if told := foreign_image(facts):
+            if told := foreign_container(facts):
                 log.warning("this is the code of %s", told)
             result = body(attempt)
             write_json(run.result, {"entry": settings.entry, "run": run.path.name, **result})

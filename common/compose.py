@@ -28,7 +28,7 @@ from common.failures import Failure, Refused
 from common.inputs import Problems, find_data, find_run, find_sets, find_teacher, find_weights, no_training_images
 from common.run_dir import expanded
 from common.settings import Group, every_setting, groups_of, setting
-from common.yaml12 import load_yaml, read_mapping
+from common.yaml12 import PRESETS, load_yaml, preset_names, read_mapping, read_preset
 
 # --- every command ----------------------------------------------------------------------------------------------
 
@@ -147,7 +147,6 @@ def check(model: type[M], tree: Mapping[str, Any]) -> tuple[M | None, Problems]:
 
 # --- a run ------------------------------------------------------------------------------------------------------
 
-PRESETS = Path(__file__).parent / "presets"
 PRESET_GROUPS = ("data", "model", "recipe", "augment", "distill", "shift", "memory")
 SPREAD = "memory"  # sets fields of other groups, so it comes last
 
@@ -219,7 +218,7 @@ def presets_of(entry: type[RunSettings]) -> dict[str, tuple[str, ...]]:
         if group not in entry.FROM_PARENT
         and (group in entry.model_fields or (group == SPREAD and "recipe" in entry.model_fields))
     ]
-    named = {group: sorted(path.stem for path in (PRESETS / group).glob("*.yaml")) for group in groups}
+    named = {group: preset_names(group) for group in groups}
     if "data" in named:
         named["data"] = [name for name, published in DATASETS.items() if not published.evaluation_only]
         named["model"] = [name for name in named["model"] if _preset("model", name)["name"] in entry.MODEL_NAMES]
@@ -229,11 +228,10 @@ def presets_of(entry: type[RunSettings]) -> dict[str, tuple[str, ...]]:
     return {group: tuple(names) for group, names in named.items()}
 
 
-@functools.cache
 def _preset(group: str, name: str) -> dict[str, Any]:
     if group == "data":
         return {"name": name} | ({"validation": "published"} if DATASETS[name].validation else {})
-    return read_mapping(PRESETS / group / f"{name}.yaml")
+    return read_preset(group, name)
 
 
 @functools.cache

@@ -26,7 +26,7 @@ from common.failures import Refused
 
 log = logging.getLogger("stillhouse")
 
-PURPOSES = {"order": 0, "augment": 1, "mix": 2, "model": 3, "weights": 4}
+PURPOSES = {"order": 0, "augment": 1, "mix": 2, "model": 3, "weights": 4, "flip": 5}
 
 
 class Draws:
@@ -158,7 +158,9 @@ def start(settings: ComputeSettings) -> Iterator[Compute]:
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if settings.deterministic != torch.are_deterministic_algorithms_enabled():
-        torch.use_deterministic_algorithms(settings.deterministic)  # the call alone imports torch's compiler, for seconds
+        torch.use_deterministic_algorithms(
+            settings.deterministic
+        )  # the call alone imports torch's compiler, for seconds
     if world == 1:
         yield Compute(device, settings)
         return
@@ -239,7 +241,9 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         centred = x - mean[:, None, None]
         variance = _SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count
         self._follow(mean.detach(), variance.detach() * count / (count - 1))
-        scale = self.weight * torch.rsqrt(variance + self.eps)
+        scale = torch.rsqrt(variance + self.eps)
+        if self.weight is not None:  # a norm may have a shift alone
+            scale = self.weight * scale
         return centred * scale[:, None, None] + self.bias[:, None, None]
 
     @torch.no_grad()

@@ -57,8 +57,16 @@ class DataSettings(Group):
 class AugmentSettings(Group):
     """Each draw is made per image. Order: crop, flip, affine, jitter, policy, cutout, erasing, then mixing."""
 
-    crop_padding: int = setting(0, "pad with zeros by this many pixels and crop back at a random place", ge=0)
+    crop_padding: int = setting(0, "pad by this many pixels and crop back at a random place", ge=0)
+    crop_border: Literal["zeros", "reflect"] = setting(
+        "zeros", "what the padding holds: zeros, or the image as mirrored in its border", added_as="zeros"
+    )
     flip: float = setting(0.0, "probability of a left-right flip", ge=0, le=1)
+    flip_alternates: bool = setting(
+        False,
+        "draw the flip of each image once, for the first epoch, and turn it over in every later one",
+        added_as=False,
+    )
     flip_vertical: float = setting(0.0, "probability of a top-bottom flip", ge=0, le=1)
     rotation_deg: float = setting(0.0, "rotate by an angle drawn from +- this many degrees", ge=0, le=180)
     translation: float = setting(0.0, "shift by a share of the side drawn from +- this", ge=0, le=1)
@@ -85,14 +93,25 @@ class RecipeSettings(Group):
 
     epochs: int = setting(30, "passes over the training set", ge=1)
     batch_size: int = setting(128, "images per optimizer step, over all processes", ge=1)
-    optimizer: Literal["sgd", "adam", "adamw"] = setting("sgd", "sgd is with Nesterov momentum")
+    optimizer: Literal["sgd", "adam", "adamw", "muon"] = setting(
+        "sgd", "sgd is with Nesterov momentum; muon leaves all but inner kernels and matrices to adamw"
+    )
     lr: float = setting(0.1, "peak learning rate", gt=0)
-    momentum: float = setting(0.9, "momentum of sgd", ge=0, lt=1)
-    weight_decay: float = setting(5e-4, "weight decay (coupled for sgd and adam, decoupled for adamw)", ge=0)
+    bias_lr: float = setting(
+        1.0,
+        "learning rate of biases and norms (and of all that muon leaves to adamw) as a multiple of lr; their weight "
+        "decay per step stays",
+        added_as=1.0,
+        gt=0,
+    )
+    momentum: float = setting(0.9, "momentum of sgd and muon", ge=0, lt=1)
+    weight_decay: float = setting(5e-4, "weight decay (coupled for sgd and adam, decoupled for adamw and muon)", ge=0)
     decay_all: bool = setting(True, "decay biases and norm parameters too")
-    schedule: Literal["cosine", "step", "constant"] = setting("cosine", "course of the learning rate after warm-up")
+    schedule: Literal["cosine", "linear", "step", "constant"] = setting(
+        "cosine", "course of the learning rate after warm-up"
+    )
     warmup: float = setting(0.0, "share of the epochs spent in linear warm-up", ge=0, lt=1)
-    final_lr: float = setting(0.0, "share of the peak where the cosine ends", ge=0, le=1)
+    final_lr: float = setting(0.0, "share of the peak where the cosine or the line ends", ge=0, le=1)
     step_epochs: float = setting(30.0, "epochs between two drops of the step schedule", gt=0)
     step_factor: float = setting(0.1, "factor of each drop of the step schedule", gt=0, lt=1)
     label_smoothing: float = setting(0.1, "share of each label spread over all classes", ge=0, lt=1)
@@ -203,7 +222,7 @@ class TrainingSettings(RunSettings):
 class TrainCNN(TrainingSettings):
     """Settings of train/train_cnn.py."""
 
-    MODEL_NAMES: ClassVar = ("adaptive_cnn", *CNN_BACKBONES)
+    MODEL_NAMES: ClassVar = ("adaptive_cnn", *CNN_BACKBONES, "fast_cnn")
 
     entry: Literal["train_cnn"] = setting("train_cnn", "the entry that these settings are for")
     model: CNNModel = AdaptiveCNNSettings()
@@ -231,7 +250,7 @@ class TrainViT(TrainingSettings):
 class DistillKD(TrainingSettings):
     """Settings of train/distill_kd.py."""
 
-    MODEL_NAMES: ClassVar = ("adaptive_cnn", "vit", *CNN_BACKBONES, *VIT_BACKBONES)
+    MODEL_NAMES: ClassVar = ("adaptive_cnn", "vit", *CNN_BACKBONES, *VIT_BACKBONES, "fast_cnn")
     PARENT: ClassVar = "teacher"
 
     entry: Literal["distill_kd"] = setting("distill_kd", "the entry that these settings are for")

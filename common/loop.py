@@ -21,6 +21,7 @@ from common.compute import Compute
 from common.config import RecipeSettings
 from common.data.packed import Batch, Batches, Data
 from common.failures import NotFinite
+from common.muon import Muon
 from common.run_dir import atomic_write
 
 NAN_ADVICE = (
@@ -98,7 +99,7 @@ def train_epoch(
     model.train()
     for batch in batches:
         for group in optimizer.param_groups:
-            group["lr"] = rate_at(batch.step)
+            group["lr"] = rate_at(batch.step) * group.get("lr_factor", 1.0)
         backward(model, batch)
         scaler.unscale_(optimizer)
         grad_norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm or math.inf)
@@ -209,6 +210,8 @@ def _report_part(
 
 
 def make_optimizer(model: nn.Module, recipe: RecipeSettings) -> torch.optim.Optimizer:
+    if recipe.optimizer == "muon":
+        return uncompiled(Muon)(_muon_groups(model, recipe), lr=recipe.lr, momentum=recipe.momentum)
     groups = _decay_groups(model, recipe)
     if recipe.optimizer == "sgd":
         return uncompiled(torch.optim.SGD)(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
@@ -216,7 +219,7 @@ def make_optimizer(model: nn.Module, recipe: RecipeSettings) -> torch.optim.Opti
     return uncompiled(kind)(groups, lr=recipe.lr)
 
 
-def uncompiled(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+def uncompiled(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
     """The same optimizer without the wrappers that keep torch's compiler out of its methods.
 
     Their first call imports all of that compiler, which doubles the CPU time of a short run, and nothing here
@@ -228,13 +231,36 @@ def uncompiled(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]
 
 
 def _decay_groups(model: nn.Module, recipe: RecipeSettings) -> list[dict[str, Any]]:
-    """Weight decay for all parameters, or for matrices and kernels only: biases and norms have one dimension."""
+    """Weight decay for all parameters, or for matrices and kernels only: biases and norms have one dimension.
+
+    The first group has the recipe's own learning rate.
+    """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if recipe.decay_all:
+    if recipe.decay_all and recipe.bias_lr == 1:
         return [{"params": parameters, "weight_decay": recipe.weight_decay}]
     return [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim <= 1], **_bias_rates(recipe)},
+    ]
+
+
+def _bias_rates(recipe: RecipeSettings) -> dict[str, Any]:
+    """A step decays by rate times decay, so a decay is divided by what its rate is multiplied by."""
+    decay = recipe.weight_decay / recipe.bias_lr if recipe.decay_all else 0.0
+    return {"weight_decay": decay, "lr_factor": recipe.bias_lr}
+
+
+def _muon_groups(model: nn.Module, recipe: RecipeSettings) -> list[dict[str, Any]]:
+    """Kernels and matrices but for the classifier's, which are the linear layers as wide as the last; and the rest."""
+    layers = [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    classes = next((layer.out_features for layer in reversed(layers) if isinstance(layer, nn.Linear)), 0)
+    inner = {
+        id(layer.weight) for layer in layers if not (isinstance(layer, nn.Linear) and layer.out_features == classes)
+    }
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in parameters if id(p) in inner], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if id(p) not in inner], "orthogonal": False, **_bias_rates(recipe)},
     ]
 
 
@@ -248,8 +274,8 @@ def learning_rate(recipe: RecipeSettings, epoch: float) -> float:
     if recipe.schedule == "step":
         return recipe.lr * recipe.step_factor ** math.floor(epoch / recipe.step_epochs)
     way = (epoch - warmup_epochs) / (recipe.epochs - warmup_epochs)
-    cosine = (1 + math.cos(math.pi * min(way, 1.0))) / 2
-    return recipe.lr * (recipe.final_lr + (1 - recipe.final_lr) * cosine)
+    left = 1 - min(way, 1.0) if recipe.schedule == "linear" else (1 + math.cos(math.pi * min(way, 1.0))) / 2
+    return recipe.lr * (recipe.final_lr + (1 - recipe.final_lr) * left)
 
 
 class WeightAverage:

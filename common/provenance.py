@@ -63,13 +63,13 @@ def container(folder: Path, origin: Mapping[str, Any]) -> dict[str, Any]:
     return {**facts, "content": origin.get("content"), "bound_checkout": (folder / ".git").exists()}
 
 
-def foreign_image(provenance: Mapping[str, Any]) -> str | None:
-    """Of a run in an image that another commit than that of the checkout around it was built from: both, in words."""
+def foreign_container(provenance: Mapping[str, Any]) -> str | None:
+    """Of a run in a container of another commit than that of the checkout that started it: both, in words."""
     facts, commit = provenance.get("container"), provenance.get("commit")
     started_by = facts.get("started_by") if isinstance(facts, dict) else None
     if not commit or not started_by or commit == started_by:
         return None
-    return f"an image of commit {str(commit)[:SHORT]}, started by a checkout of commit {str(started_by)[:SHORT]}"
+    return f"a container of commit {str(commit)[:SHORT]}, started by a checkout of commit {str(started_by)[:SHORT]}"
 
 
 def _origin() -> dict[str, Any]:

@@ -9,13 +9,22 @@ from common import wording
 from common.settings import Group, setting
 
 # The names alone, so that a login node can check them without torch; tests hold them against what eval/ can do.
-COMMON_CORRUPTIONS = (
-    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
-    "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
-)  # fmt: skip
-EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")  # outside the averages, as in the paper
+CORRUPTION_FAMILIES = {
+    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
+    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    "weather": ("snow", "frost", "fog", "brightness"),
+    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+    "extra": ("speckle_noise", "gaussian_blur", "spatter", "saturate"),  # the paper's, outside its averages
+    "further": (),  # not the paper's: a corruption of one's own goes here, and CIFAR-10-C has none of it
+}
+EXTRA_CORRUPTIONS = CORRUPTION_FAMILIES["extra"]
+AVERAGED_FAMILIES = {name: CORRUPTION_FAMILIES[name] for name in ("noise", "blur", "weather", "digital")}
+COMMON_CORRUPTIONS = tuple(name for family in AVERAGED_FAMILIES.values() for name in family)
+PUBLISHED_CORRUPTIONS = (*COMMON_CORRUPTIONS, *EXTRA_CORRUPTIONS)  # the parts of CIFAR-10-C, in its order
+ALL_CORRUPTIONS = (*PUBLISHED_CORRUPTIONS, *CORRUPTION_FAMILIES["further"])
+SEVERITIES = 5
 ADAPTATIONS = ("source", "bn_stats", "adabn", "tent", "t3a", "lame")
-VIEWS = ("flip", "translate", "flip_translate", "multi_crop")
+VIEWS = ("flip", "translate", "flip_translate", "multi_crop", "shift", "flip_shift")
 OWN_TEST_IMAGES = "test"  # where a packed set would be named
 
 T = TypeVar("T", int, str)
@@ -50,7 +59,7 @@ class ShiftSettings(Group):
     @field_validator("corruptions")
     @classmethod
     def corruptions_are_known(cls, given: list[str]) -> list[str]:
-        return _known(given, (*COMMON_CORRUPTIONS, *EXTRA_CORRUPTIONS))
+        return _known(given, ALL_CORRUPTIONS)
 
     @field_validator("adaptations")
     @classmethod
@@ -65,7 +74,7 @@ class ShiftSettings(Group):
     @field_validator("severities", "adapt_at")
     @classmethod
     def severities_are_known(cls, given: list[int]) -> list[int]:
-        return _known(given, (1, 2, 3, 4, 5))
+        return _known(given, range(1, SEVERITIES + 1))
 
     @field_validator("batch_sizes")
     @classmethod

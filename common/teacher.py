@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from statistics import mean
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -20,9 +20,8 @@ from common.compute import Compute, place
 from common.config import TRAININGS, TrainingSettings
 from common.data.packed import Batches
 from common.failures import Refused
-from common.lesson_settings import GateSettings, TeacherSettings
+from common.lesson_settings import REFERENCE_ACCURACY, GateSettings, TeacherSettings
 from common.loop import infer
-from common.models.backbones import Backbone, build_backbone
 from common.models.settings import TimmSettings
 from common.models.vit import Outputs, ViT
 from common.run_dir import finished_runs
@@ -30,15 +29,10 @@ from common.settings import identity
 from common.trained import load_model, open_run
 from common.yaml12 import read_mapping
 
-log = logging.getLogger("stillhouse")
+if TYPE_CHECKING:
+    from common.models.backbones import Backbone
 
-# Test accuracy that these networks are published to reach, as far as a teacher may be measured by it.
-PUBLISHED = {
-    ("adaptive_cnn", "mnist"): 0.9975,
-    ("adaptive_cnn", "cifar10"): 0.9555,
-    ("vit", "mnist"): 0.9964,
-    ("vit", "cifar10"): 0.8602,
-}
+log = logging.getLogger("stillhouse")
 
 
 class Teacher:
@@ -62,16 +56,18 @@ class Teacher:
             outputs = cast(Outputs, self.model(images, layers=(layer,)))
             tokens = self.model.norm(outputs.tokens[layer])
             return tokens.transpose(1, 2).unflatten(2, (images.shape[2] // patch, images.shape[3] // patch))
-        assert isinstance(self.model, Backbone)
-        net = cast(Any, self.model.net)
+        backbone = cast("Backbone", self.model)
+        net = cast(Any, backbone.net)
         (maps,) = net.forward_intermediates(
-            self.model.fitted(images), indices=[layer % len(net.blocks)], norm=True, intermediates_only=True
+            backbone.fitted(images), indices=[layer % len(net.blocks)], norm=True, intermediates_only=True
         )
         return cast(Tensor, maps)
 
     def check_tokens(self, shape: tuple[int, ...], layer: int, compute: Compute) -> int:
         """The width of its tokens; Refused where it has none, or not so many blocks."""
-        blocks = getattr(self.model if isinstance(self.model, ViT) else cast(Backbone, self.model).net, "blocks", None)
+        blocks = getattr(
+            self.model if isinstance(self.model, ViT) else cast("Backbone", self.model).net, "blocks", None
+        )
         name = self.facts["model"]
         if not isinstance(blocks, Sized):
             raise Refused([f"teacher: {name} has no blocks of tokens, allowed: a vision transformer"])
@@ -98,6 +94,8 @@ def open_teacher(
             "test_accuracy": result["test"]["accuracy"],
         }
         return Teacher(load_model(trained, compute, "teacher"), facts)
+    from common.models.backbones import build_backbone  # timm takes seconds to load, which only its networks pay
+
     backbone = TimmSettings(
         name=settings.name, pretrained=True, weights=settings.weights, input_size=settings.input_size
     )
@@ -184,7 +182,7 @@ def judge(teacher: Teacher, settings: TrainingSettings, gate: GateSettings, root
         doubts.append(
             f"the teacher has {val:.2%} on validation, the same student alone {mean(alone):.2%} (n={len(alone)})"
         )
-    published = PUBLISHED.get((teacher.facts["model"], settings.data.name))
+    published = REFERENCE_ACCURACY.get((teacher.facts["model"], settings.data.name))
     if published is not None and test is not None and test < published - gate.margin:
         doubts.append(
             f"the teacher has {test:.2%} on test, {teacher.facts['model']} is published to reach {published:.2%} "

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from common.compute import Compute
 
-KEYS_SHOWN = 3
+# --- the finished run: files alone ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,11 @@ def _settings(run: RunDir, word: str) -> TrainingSettings:
         problems = error.errors(include_url=False)
         kind = TRAININGS[entry]
         raise Refused([f"{word}: {run.config}: {wording.problem(kind, each)}" for each in problems]) from None
+
+
+# --- its model: torch and the networks --------------------------------------------------------------------------
+
+KEYS_SHOWN = 3
 
 
 def load_model(trained: TrainedRun, compute: "Compute", word: str = "run") -> "nn.Module":

@@ -1,5 +1,6 @@
 """YAML as words, presets, snapshots and sweeps are written: strict, and with the scalars of YAML 1.2."""
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -10,6 +11,8 @@ import yaml
 
 from common import wording
 from common.failures import Refused
+
+PRESETS = Path(__file__).parent / "presets"
 
 
 class _Loader(yaml.SafeLoader):
@@ -81,3 +84,14 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise Refused([f"{path}: holds {wording.shown(content)}, allowed: a mapping of settings"])
     return content
+
+
+def preset_names(group: str) -> list[str]:
+    """The presets of a group: every YAML file in its folder is one."""
+    return sorted(path.stem for path in (PRESETS / group).glob("*.yaml"))
+
+
+@functools.cache
+def read_preset(group: str, name: str) -> dict[str, Any]:
+    """A preset as its file has it; read once, so whoever changes it takes a copy."""
+    return read_mapping(PRESETS / group / f"{name}.yaml")

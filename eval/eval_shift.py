@@ -24,7 +24,7 @@ def test(attempt: Attempt) -> dict[str, Any]:
     # Torch is loaded behind the door: a refused or a finished run has answered by now.
     from common.compute import start
     from eval.robustness import fit_temperature
-    from eval.shift_cells import CellTable, Examiner, exams, ways
+    from eval.shift_cells import Examiner, MeasurementTable, exams, ways
     from eval.shift_figures import draw
     from eval.shift_reliability import BinTable
     from eval.shift_summary import open_baseline, summary
@@ -42,12 +42,12 @@ def test(attempt: Attempt) -> dict[str, Any]:
         told = temperature.value if temperature and not temperature.at_limit else None
         bins = BinTable(attempt.run.reliability)
         examiner = Examiner(model, settings, trained, compute, told, bins)
-        table = CellTable(attempt.run.cells)
+        table = MeasurementTable(attempt.run.cells)
         listed = list(exams(settings, trained, attempt.data_folder.parent, compute))
         total = sum(len(ways(settings, exam)) for exam in listed)
 
         def between() -> None:
-            attempt.run.beat(epoch=len(table.cells), epochs=total)
+            attempt.run.beat(epoch=len(table.measurements), epochs=total)
             if attempt.stop_reason is not None:
                 raise Interrupted(f"{attempt.stop_reason}; the same command goes on from here")
 
@@ -56,9 +56,9 @@ def test(attempt: Attempt) -> dict[str, Any]:
             examiner.sit(exam, table, between)
         seconds = time.perf_counter() - began
 
-    cells = list(table.cells.values())
-    found = summary(cells, settings.shift, trained.data, baseline)
-    draw(attempt.run.figures, cells, list(bins.rows.values()), found, trained.name)
+    measurements = list(table.measurements.values())
+    found = summary(measurements, settings.shift, trained.data, baseline)
+    draw(attempt.run.figures, measurements, list(bins.rows.values()), found, trained.name)
     return {
         "subject": {"run": trained.name, "entry": trained.settings.entry, "digest": settings.run.digest},
         "model": trained.result["model"],

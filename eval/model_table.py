@@ -21,7 +21,7 @@ from common.run_dir import atomic_write, expanded, read_json
 from common.settings import Group, setting
 from common.yaml12 import read_mapping
 
-ZOO = ("adaptive_cnn", "vit", *models.CNN_BACKBONES, *models.VIT_BACKBONES)
+ZOO = (*models.OWN, *models.CNN_BACKBONES, *models.VIT_BACKBONES)
 COLUMNS = {  # heading and form
     "model": ("model", "{}"),
     "input": ("input", "{}"),
@@ -114,8 +114,7 @@ def _settings(name: str) -> tuple[models.AnyModel | None, list[str]]:
     if name not in presets and not name.startswith("timm/"):
         return None, [wording.unknown("models", name, [*presets, "timm/NAME"])]
     tree = read_mapping(PRESETS / "model" / f"{name}.yaml") if name in presets else {"name": name}
-    kinds: dict[str, type[models.AnyModel]] = {"adaptive_cnn": models.AdaptiveCNNSettings, "vit": models.ViTSettings}
-    settings, wrong = check(kinds.get(tree["name"], models.TimmSettings), tree)
+    settings, wrong = check(models.OWN.get(tree["name"], models.TimmSettings), tree)
     return settings, [f"models: {problem}" for problem in wrong.values()]
 
 

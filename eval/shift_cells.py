@@ -1,7 +1,7 @@
-"""One run on shifted images: a cell is one way of predicting (an adaptation, or an average over views) on one set of
-images (clean, corrupted, or another set). Each cell is a row of cells.csv, so that a test that is killed goes on.
+"""One run on shifted images: a measurement is one way of predicting (an adaptation, or an average over views) on one
+set of images (clean, corrupted, or another set). Each is a row of cells.csv, so that a test that is killed goes on.
 
-Images come in one shuffled order, the same for every cell: a stream sorted by class would be a shift of its own.
+Images come in one shuffled order, the same for every measurement: a stream sorted by class would be a shift of its own.
 """
 
 import csv
@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from common.compute import Compute
 from common.config import EvalShift
 from common.data.packed import Batches, PackedSet, place_images
-from common.data.shifted_cifar import CORRUPTIONS as CIFAR10_C_PARTS
-from common.data.shifted_cifar import SEVERITIES
 from common.failures import NotFinite
 from common.run_dir import atomic_write
+from common.shift_settings import PUBLISHED_CORRUPTIONS, SEVERITIES
 from common.trained import TrainedRun
 from eval import robustness
 from eval.adaptation import NotAdaptable, adapt, run
@@ -109,7 +108,7 @@ def _corrupting(packed: PackedSet, corruption: str, severity: int, settings: Eva
 
 def _published_corruptions(packed: PackedSet, settings: EvalShift, known: tuple[int, ...]) -> Iterator[Exam]:
     """The publisher's files hold the test images at severity 1, then at 2, and so on."""
-    for corruption in [name for name in settings.shift.corruptions if name in CIFAR10_C_PARTS]:
+    for corruption in [name for name in settings.shift.corruptions if name in PUBLISHED_CORRUPTIONS]:
         n = len(packed.labels(corruption)) // SEVERITIES
         for severity in sorted(settings.shift.severities):
             rows = slice((severity - 1) * n, severity * n)
@@ -146,11 +145,11 @@ def ways(settings: EvalShift, exam: Exam) -> list[Way]:
     return found
 
 
-# --- cells ------------------------------------------------------------------------------------------------------
+# --- measurements ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Cell:
+class Measurement:
     """A row of cells.csv. Numbers are None where there is a problem instead."""
 
     images: str
@@ -179,33 +178,33 @@ def place_of(exam: Exam, way: Way) -> tuple[Any, ...]:
     return exam.images, exam.corruption, exam.severity, way.adaptation, way.batch_size, way.view
 
 
-class CellTable:
-    """cells.csv, written whole after each cell."""
+class MeasurementTable:
+    """cells.csv, written whole after each measurement."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.cells: dict[tuple[Any, ...], Cell] = {}
+        self.measurements: dict[tuple[Any, ...], Measurement] = {}
         if path.exists():
             with path.open(newline="") as file:
-                for cell in map(_read, csv.DictReader(file)):
-                    self.cells[cell.place] = cell
+                for measurement in map(_read, csv.DictReader(file)):
+                    self.measurements[measurement.place] = measurement
 
-    def add(self, cell: Cell) -> None:
-        self.cells[cell.place] = cell
+    def add(self, measurement: Measurement) -> None:
+        self.measurements[measurement.place] = measurement
         text = io.StringIO()
-        writer = csv.DictWriter(text, [field.name for field in fields(Cell)], lineterminator="\n")
+        writer = csv.DictWriter(text, [field.name for field in fields(Measurement)], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(each) for each in self.cells.values())
+        writer.writerows(asdict(each) for each in self.measurements.values())
         with atomic_write(self.path) as file:
             file.write(text.getvalue().encode())
 
 
-def _read(row: dict[str, str]) -> Cell:
+def _read(row: dict[str, str]) -> Measurement:
     numbers: dict[str, Any] = {name: int(row[name]) for name in ("severity", "batch_size", "n")}
     texts: dict[str, Any] = {name: row[name] for name in ("images", "corruption", "adaptation", "view", "problem")}
-    rest = [field.name for field in fields(Cell) if field.name not in {*numbers, *texts}]
+    rest = [field.name for field in fields(Measurement) if field.name not in {*numbers, *texts}]
     numbers |= {name: float(row[name]) if row[name] else None for name in rest}
-    return Cell(**texts, **numbers)
+    return Measurement(**texts, **numbers)
 
 
 # --- measuring --------------------------------------------------------------------------------------------------
@@ -222,19 +221,19 @@ class Examiner:
     temperature: float | None  # None: validation does not tell one
     bins: BinTable
 
-    def sit(self, exam: Exam, table: CellTable, between: Callable[[], None]) -> None:
-        """Add the cells of an exam that the table has not; `between` is called before each."""
-        missing = [way for way in ways(self.settings, exam) if place_of(exam, way) not in table.cells]
+    def sit(self, exam: Exam, table: MeasurementTable, between: Callable[[], None]) -> None:
+        """Add the measurements of an exam that the table has not; `between` is called before each."""
+        missing = [way for way in ways(self.settings, exam) if place_of(exam, way) not in table.measurements]
         if not missing:
             return
         paper = Paper(exam, self)
         for way in missing:
             between()
-            cell = paper.cell(way)
-            if way == Way() and exam.images == "test" and not cell.problem:
+            measurement = paper.measurement(way)
+            if way == Way() and exam.images == "test" and not measurement.problem:
                 labels = paper.content[1]
                 self.bins.add(exam.corruption, exam.severity, paper.logits_as_it_is, labels, self.temperature)
-            table.add(cell)  # last: with it the exam's first way is done
+            table.add(measurement)  # last: with it the exam's first way is done
 
 
 @dataclass(frozen=True)
@@ -262,16 +261,16 @@ class Paper:
         except NotFinite:
             return None
 
-    def cell(self, way: Way) -> Cell:
+    def measurement(self, way: Way) -> Measurement:
         facts: dict[str, Any] = {"images": self.exam.images, "corruption": self.exam.corruption}
         facts |= {"severity": self.exam.severity, **asdict(way)}
         if self.exam.problem:
-            return Cell(**facts, problem=self.exam.problem)
+            return Measurement(**facts, problem=self.exam.problem)
         facts["n"] = len(self.content[1])
         try:
-            return Cell(**facts, **self._measured(way))
+            return Measurement(**facts, **self._measured(way))
         except (NotAdaptable, NotFinite) as error:
-            return Cell(**facts, problem=str(error))
+            return Measurement(**facts, problem=str(error))
 
     def _measured(self, way: Way) -> dict[str, Any]:
         logits, labels = self.logits_as_it_is if way == Way() else self._predicted(way), self.content[1]

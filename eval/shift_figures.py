@@ -11,31 +11,27 @@ from matplotlib.ticker import MaxNLocator
 
 from common.figures import COLOURS, DASHES, legend_above, new_figure, save
 from common.published_line import CIFAR10_1_LINES
-from common.shift_settings import COMMON_CORRUPTIONS
+from common.shift_settings import AVERAGED_FAMILIES, COMMON_CORRUPTIONS
 from eval.shift_reliability import reliability_curves
 
 if TYPE_CHECKING:
-    from eval.shift_cells import Cell
-
-# The paper's four families.
-FAMILIES = {
-    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
-    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
-    "weather": ("snow", "frost", "fog", "brightness"),
-    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
-}
+    from eval.shift_cells import Measurement
 
 
 def draw(
-    folder: Path, cells: Sequence["Cell"], bins: Sequence[dict[str, Any]], found: Mapping[str, Any], title: str
+    folder: Path,
+    measurements: Sequence["Measurement"],
+    bins: Sequence[dict[str, Any]],
+    found: Mapping[str, Any],
+    title: str,
 ) -> list[str]:
-    """The names of the figures; those for which there are cells."""
+    """The names of the figures; those for which there are measurements."""
     drawn: dict[str, Figure] = {}
     if bins:
         drawn["reliability.png"] = reliability_curves(bins, title)
     if found["corrupted"]:
-        drawn["severity.png"] = severity_curves(cells, title)
-        drawn["calibration.png"] = calibration_curves(cells, title)
+        drawn["severity.png"] = severity_curves(measurements, title)
+        drawn["calibration.png"] = calibration_curves(measurements, title)
     if any(row["adaptation"] != "source" for row in found["adaptations"]):
         drawn["adaptation.png"] = adaptation_bars(found["adaptations"], title)
     if any("effective_robustness" in row for row in found["sets"]):
@@ -45,20 +41,20 @@ def draw(
     return list(drawn)
 
 
-def severity_curves(cells: Sequence["Cell"], title: str) -> Figure:
+def severity_curves(measurements: Sequence["Measurement"], title: str) -> Figure:
     """Accuracy against severity: a line for each family of corruptions, and their mean."""
     at: dict[str, dict[int, float]] = {}
-    for cell in _alone(cells):
-        at.setdefault(cell.corruption, {})[cell.severity] = 100 * (cell.accuracy or 0.0)
+    for measurement in _alone(measurements):
+        at.setdefault(measurement.corruption, {})[measurement.severity] = 100 * (measurement.accuracy or 0.0)
     clean = at.pop("clean", {}).get(0)
     severities = sorted({severity for curve in at.values() for severity in curve})
     at = {
         name: curve for name, curve in at.items() if len(curve) == len(severities)
     }  # as in the averages of the result
-    n = next(iter(cells)).n
+    n = next(iter(measurements)).n
     figure = new_figure(6.4, 4.8, title, f"n = {n:,} test images, {len(at)} corruptions; severity 0: none")
     axes = figure.subplots()
-    families = {name: [at[each] for each in members if each in at] for name, members in FAMILIES.items()}
+    families = {name: [at[each] for each in members if each in at] for name, members in AVERAGED_FAMILIES.items()}
     lines = {f"{name} ({len(curves)})": curves for name, curves in families.items() if curves}
     lines["mean"] = [curve for curves in families.values() for curve in curves]
     for number, (name, curves) in enumerate(lines.items()):
@@ -74,15 +70,15 @@ def severity_curves(cells: Sequence["Cell"], title: str) -> Figure:
     return figure
 
 
-def calibration_curves(cells: Sequence["Cell"], title: str) -> Figure:
+def calibration_curves(measurements: Sequence["Measurement"], title: str) -> Figure:
     """ECE against severity, as the model is and with the temperature that validation asks for."""
     before: dict[int, list[float]] = {}
     after: dict[int, list[float]] = {}
-    for cell in _alone(cells):
-        if cell.ece is not None:
-            before.setdefault(cell.severity, []).append(100 * cell.ece)
-        if cell.ece_cooled is not None:
-            after.setdefault(cell.severity, []).append(100 * cell.ece_cooled)
+    for measurement in _alone(measurements):
+        if measurement.ece is not None:
+            before.setdefault(measurement.severity, []).append(100 * measurement.ece)
+        if measurement.ece_cooled is not None:
+            after.setdefault(measurement.severity, []).append(100 * measurement.ece_cooled)
     figure = new_figure(6.4, 4.2, title, "Calibration error (ECE, 15 bins), mean over corruptions")
     axes = figure.subplots()
     for name, values, colour, dash in (
@@ -160,14 +156,14 @@ def robustness_line(found: Mapping[str, Any], title: str) -> Figure:
     return figure
 
 
-def _alone(cells: Sequence["Cell"]) -> list["Cell"]:
+def _alone(measurements: Sequence["Measurement"]) -> list["Measurement"]:
     """The model as it is, on its own test images: clean, and under the corruptions that count."""
     return [
-        cell
-        for cell in cells
-        if cell.images == "test"
-        and cell.adaptation == "source"
-        and cell.view == "none"
-        and cell.corruption in ("clean", *COMMON_CORRUPTIONS)
-        and not cell.problem
+        measurement
+        for measurement in measurements
+        if measurement.images == "test"
+        and measurement.adaptation == "source"
+        and measurement.view == "none"
+        and measurement.corruption in ("clean", *COMMON_CORRUPTIONS)
+        and not measurement.problem
     ]

@@ -1,4 +1,4 @@
-"""What the cells of a test under shift come to: averages, losses against the clean images, and what failed.
+"""What the measurements of a test under shift come to: averages, losses against the clean images, and what failed.
 
 Averages over corruptions are over the paper's fifteen, never its extra four. Torch-free.
 """
@@ -16,7 +16,7 @@ from common.shift_settings import COMMON_CORRUPTIONS, ShiftSettings
 from eval.robustness import Estimate, drop, mean_corruption_error, relative_mean_corruption_error
 
 if TYPE_CHECKING:
-    from eval.shift_cells import Cell
+    from eval.shift_cells import Measurement
 
 CLEAN = "clean"
 
@@ -31,7 +31,7 @@ class Baseline:
 
 
 def open_baseline(shift: ShiftSettings, data: Mapping[str, Any], root: Path) -> Baseline | None:
-    """Refused where it was tested otherwise. To be asked before the work: behind it, a refusal would cost all cells."""
+    """Refused where it was tested otherwise. Ask before the work: after it, a refusal would cost all measurements."""
     if shift.baseline is None:
         return None
     path, result = open_shift_run(shift.baseline, root)
@@ -48,22 +48,31 @@ def open_baseline(shift: ShiftSettings, data: Mapping[str, Any], root: Path) -> 
 
 
 def summary(
-    cells: Sequence["Cell"], shift: ShiftSettings, data: Mapping[str, Any], baseline: Baseline | None = None
+    measurements: Sequence["Measurement"],
+    shift: ShiftSettings,
+    data: Mapping[str, Any],
+    baseline: Baseline | None = None,
 ) -> dict[str, Any]:
     """For result.json. Accuracies are shares from 0 to 1."""
-    alone = [cell for cell in cells if cell.adaptation == "source" and cell.view == "none"]
-    clean = next(cell for cell in alone if cell.images == "test" and cell.severity == 0)
+    alone = [
+        measurement for measurement in measurements if measurement.adaptation == "source" and measurement.view == "none"
+    ]
+    clean = next(measurement for measurement in alone if measurement.images == "test" and measurement.severity == 0)
     return {
         "clean": _numbers(clean),
         "corrupted": _corrupted(alone, clean, shift, baseline),
-        "sets": [_set(cell, clean, data) for cell in alone if cell.images != "test" and not cell.problem],
-        "adaptations": _adaptations(cells),
-        "views": [
-            {"images": cell.images, "view": cell.view, **_numbers(cell)}
-            for cell in cells
-            if cell.view != "none" and not cell.problem
+        "sets": [
+            _set(measurement, clean, data)
+            for measurement in alone
+            if measurement.images != "test" and not measurement.problem
         ],
-        "problems": _problems(cells),
+        "adaptations": _adaptations(measurements),
+        "views": [
+            {"images": measurement.images, "view": measurement.view, **_numbers(measurement)}
+            for measurement in measurements
+            if measurement.view != "none" and not measurement.problem
+        ],
+        "problems": _problems(measurements),
     }
 
 
@@ -73,18 +82,18 @@ NUMBERS = (
 )
 
 
-def _numbers(cell: "Cell") -> dict[str, Any]:
-    facts = asdict(cell)
+def _numbers(measurement: "Measurement") -> dict[str, Any]:
+    facts = asdict(measurement)
     return {name: facts[name] for name in NUMBERS if facts[name] is not None}
 
 
 def _corrupted(
-    alone: Iterable["Cell"], clean: "Cell", shift: ShiftSettings, baseline: Baseline | None
+    alone: Iterable["Measurement"], clean: "Measurement", shift: ShiftSettings, baseline: Baseline | None
 ) -> dict[str, Any] | None:
     errors: dict[str, list[float]] = {}  # at each severity, mildest first
-    for cell in alone:
-        if cell.images == "test" and cell.severity and cell.accuracy is not None:
-            errors.setdefault(cell.corruption, []).append(1 - cell.accuracy)
+    for measurement in alone:
+        if measurement.images == "test" and measurement.severity and measurement.accuracy is not None:
+            errors.setdefault(measurement.corruption, []).append(1 - measurement.accuracy)
     whole = {name: found for name, found in errors.items() if len(found) == len(shift.severities)}
     counted = {name: found for name, found in whole.items() if name in COMMON_CORRUPTIONS}
     if not counted:
@@ -102,7 +111,7 @@ def _corrupted(
     }
 
 
-def _against(errors: Mapping[str, list[float]], clean: "Cell", baseline: Baseline) -> dict[str, Any]:
+def _against(errors: Mapping[str, list[float]], clean: "Measurement", baseline: Baseline) -> dict[str, Any]:
     base = {corruption: baseline.errors[corruption] for corruption in errors}
     measures = {"mean_corruption_error": lambda: mean_corruption_error(errors, base)}
     if clean.accuracy is not None:
@@ -119,45 +128,52 @@ def _against(errors: Mapping[str, list[float]], clean: "Cell", baseline: Baselin
     return facts
 
 
-def _set(cell: "Cell", clean: "Cell", data: Mapping[str, Any]) -> dict[str, Any]:
-    facts = {"images": cell.images, "corruption": cell.corruption, "severity": cell.severity, **_numbers(cell)}
-    if clean.accuracy is None or cell.accuracy is None:
+def _set(measurement: "Measurement", clean: "Measurement", data: Mapping[str, Any]) -> dict[str, Any]:
+    facts = {
+        "images": measurement.images,
+        "corruption": measurement.corruption,
+        "severity": measurement.severity,
+        **_numbers(measurement),
+    }
+    if clean.accuracy is None or measurement.accuracy is None:
         return facts
-    here = Estimate(cell.accuracy, cell.standard_error or 0.0)
+    here = Estimate(measurement.accuracy, measurement.standard_error or 0.0)
     lost = drop(Estimate(clean.accuracy, clean.standard_error or 0.0), here)
     facts |= {"drop": lost.value, "drop_standard_error": lost.standard_error}
-    line = published_line(data["name"], cell.images)
+    line = published_line(data["name"], measurement.images)
     if line and 0 < clean.accuracy < 1:
-        facts["effective_robustness"] = asdict(effective_robustness(clean.accuracy, cell.accuracy, line))
+        facts["effective_robustness"] = asdict(effective_robustness(clean.accuracy, measurement.accuracy, line))
     return facts
 
 
-def _adaptations(cells: Sequence["Cell"]) -> list[dict[str, Any]]:
+def _adaptations(measurements: Sequence["Measurement"]) -> list[dict[str, Any]]:
     """Of each adaptation, batch size and severity: accuracy and gain on the run's own images, mean over corruptions."""
-    groups: dict[tuple[str, int, int], list[Cell]] = {}
-    for cell in cells:
-        counted = cell.corruption in (CLEAN, *COMMON_CORRUPTIONS)
-        if cell.images == "test" and cell.view == "none" and counted and not cell.problem:
-            groups.setdefault((cell.adaptation, cell.batch_size, cell.severity), []).append(cell)
+    groups: dict[tuple[str, int, int], list[Measurement]] = {}
+    for measurement in measurements:
+        counted = measurement.corruption in (CLEAN, *COMMON_CORRUPTIONS)
+        if measurement.images == "test" and measurement.view == "none" and counted and not measurement.problem:
+            groups.setdefault((measurement.adaptation, measurement.batch_size, measurement.severity), []).append(
+                measurement
+            )
     return [
         {
             "adaptation": adaptation,
             "batch_size": size or None,
             "severity": severity,
             "corruptions": len(found),
-            "accuracy": mean(cell.accuracy or 0.0 for cell in found),
-            "gain": mean(cell.gain or 0.0 for cell in found),
+            "accuracy": mean(measurement.accuracy or 0.0 for measurement in found),
+            "gain": mean(measurement.gain or 0.0 for measurement in found),
         }
         for (adaptation, size, severity), found in groups.items()
     ]
 
 
-def _problems(cells: Iterable["Cell"]) -> list[dict[str, Any]]:
-    """Each once, with the cells that have it."""
+def _problems(measurements: Iterable["Measurement"]) -> list[dict[str, Any]]:
+    """Each once, with the measurements that have it."""
     found: dict[tuple[str, str, str], int] = {}
-    for cell in cells:
-        if cell.problem:
-            place = (cell.problem, cell.adaptation, cell.view)
+    for measurement in measurements:
+        if measurement.problem:
+            place = (measurement.problem, measurement.adaptation, measurement.view)
             found[place] = found.get(place, 0) + 1
     return [
         {"problem": problem, "adaptation": adaptation, "view": view, "cells": count}

@@ -40,6 +40,19 @@ def with_shifts_and_mirror_images(images: "Tensor") -> list["Tensor"]:
     return [view for shifted in with_shifts(images) for view in with_mirror_image(shifted)]
 
 
+def with_reflected_shifts(images: "Tensor") -> list["Tensor"]:
+    """Moved up and left, and down and right, by one pixel as well; what comes in is mirrored (arXiv:2404.00498)."""
+    import torch.nn.functional as F
+
+    height, width = images.shape[-2:]
+    wide = F.pad(images, (1, 1, 1, 1), mode="reflect")
+    return [images, wide[..., 2:, 2:], wide[..., :height, :width]]
+
+
+def with_reflected_shifts_and_mirror_images(images: "Tensor") -> list["Tensor"]:
+    return [view for shifted in with_reflected_shifts(images) for view in with_mirror_image(shifted)]
+
+
 def with_crops(images: "Tensor") -> list["Tensor"]:
     """Its middle and its four corners as well, each enlarged to the whole."""
     import torch.nn.functional as F
@@ -58,6 +71,8 @@ VIEWS: dict[str, View] = {
     "translate": with_shifts,
     "flip_translate": with_shifts_and_mirror_images,
     "multi_crop": with_crops,
+    "shift": with_reflected_shifts,
+    "flip_shift": with_reflected_shifts_and_mirror_images,
 }
 
 

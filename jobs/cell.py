@@ -11,7 +11,19 @@ from typing import Any
 
 from common import wording
 from common.config import RunSettings, run_name
-from jobs.profiles import Resources
+from common.settings import Group, setting
+
+# The way to a run, as strings: (entry, words) of its first forebear, ..., of the run itself.
+Lineage = tuple[tuple[str, tuple[str, ...]], ...]
+
+
+class Resources(Group):
+    """What a stage of a sweep asks for; null is what the profile gives."""
+
+    gpus: int | None = setting(None, "GPUs of one run, on one node", ge=0)
+    cpus: int | None = setting(None, "CPU cores per task; a run on several GPUs has one task per GPU", ge=1)
+    mem_gb: float | None = setting(None, "memory of one run in GiB", gt=0)
+    time_min: int | None = setting(None, "time limit in minutes; what is not done by then is resumed", ge=1)
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,11 @@ class Cell:
     @property
     def title(self) -> str:
         return " ".join([self.stage, *(f"{axis}={wording.shown(value)}" for axis, value in self.at.items())])
+
+    @property
+    def parent_role(self) -> str:
+        """What its parent is to it, in words."""
+        return "the run that it tests" if self.settings.PARENT == "run" else "its teacher"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 from common.compose import DONE
 from jobs import scheduler
 from jobs.asked import Asked, look
-from jobs.image import look_at_image
+from jobs.image import look_at_container
 from jobs.ledger import Batch
 from jobs.plan import Plan, expected_hours, make_plan
 from jobs.profiles import LOCAL, open_profile
@@ -33,7 +33,7 @@ def _show_scripts(asked: Asked, cluster: str, plan: Plan, found: dict[str, Stand
     from jobs.engines import slurm
 
     profile = open_profile(cluster)
-    for note in look_at_image(profile.container, profile.code) if profile.container else []:
+    for note in look_at_container(profile.container, profile.code) if profile.container else []:
         print(f"note: {note}")
     limits = scheduler.limits()
     site = slurm.Site(asked.sweep, profile, cluster, asked.root, asked.data_dir, asked.ledger, limits)

@@ -1,4 +1,4 @@
-"""The image that a profile's runs are in: whether it is there, what it was made of, and what is to be said about it.
+"""The container that a profile's runs are in: whether it is there, what it was made of, what is to be said about it.
 
 Nothing here is needed to run in it (containers/run.sh is); it is looked at before hours are spent in the wrong one.
 """
@@ -19,18 +19,18 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 LABELS_S = 20
 
 
-def image_path(container: str) -> str:
+def container_path(container: str) -> str:
     """As apptainer is given it: a file, or an address of a registry."""
     return container if "://" in container else str(expanded(container))
 
 
-def look_at_image(container: str, code: str) -> list[str]:
-    """Sentences that the user should read before the jobs start. Refused where the image is not there."""
+def look_at_container(container: str, code: str) -> list[str]:
+    """Sentences that the user should read before the jobs start. Refused where the container is not there."""
     if "://" in container:
         return [f"{container} is fetched by each job; on nodes without internet, give the path of a file"]
-    path = Path(image_path(container))
+    path = Path(container_path(container))
     if not path.exists():
-        raise Refused([f"container: there is no {path}; containers/build.sh apptainer makes an image to be put there"])
+        raise Refused([f"container: there is no {path}; containers/build.sh apptainer makes one"])
     if not os.access(path, os.R_OK):
         raise Refused([f"container: {path} cannot be read"])
     ours, origin = code_version(REPOSITORY, {})["commit"], origin_of(path)
@@ -38,13 +38,13 @@ def look_at_image(container: str, code: str) -> list[str]:
         return []
     built = str(origin.get("commit") or "an unknown commit")[:SHORT]
     return [
-        f"{path} was built from {built} and this checkout is at {ours[:SHORT]}: runs use the image's code. "
+        f"{path} was built from {built} and this checkout is at {ours[:SHORT]}: runs use the container's code. "
         "Build it anew, or set code: checkout in the profile"
     ]
 
 
 def origin_of(path: Path) -> Mapping[str, Any]:
-    """What the image says it was built from; empty where it does not say, or where no apptainer is to ask."""
+    """What the container says it was built from; empty where it does not say, or where no apptainer is to ask."""
     for command in ("apptainer", "singularity"):
         try:
             done = subprocess.run(
@@ -62,8 +62,8 @@ def origin_of(path: Path) -> Mapping[str, Any]:
 
 
 def write_digest(container: str) -> list[str]:
-    """Beside the image, as sha256sum writes it, once for all the runs, which name it; says so where that cannot be."""
-    path = Path(image_path(container))
+    """Beside the container, as sha256sum writes it, once for all runs, which name it; says so where that cannot be."""
+    path = Path(container_path(container))
     beside = path.with_name(f"{path.name}.sha256")
     if "://" in container or (beside.exists() and beside.stat().st_mtime_ns >= path.stat().st_mtime_ns):
         return []
@@ -73,5 +73,5 @@ def write_digest(container: str) -> list[str]:
         with atomic_write(beside) as out:
             out.write(f"{digest}  {path.name}\n".encode())
     except OSError as error:
-        return [f"{beside} cannot be written ({error.strerror}), so runs will not name the image's digest"]
+        return [f"{beside} cannot be written ({error.strerror}), so runs will not name the container's digest"]
     return []

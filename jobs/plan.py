@@ -9,9 +9,8 @@ from typing import Literal
 
 from common.config import TrainingSettings
 from common.run_dir import finished_runs
-from jobs.cell import Cell, Sweep
+from jobs.cell import Cell, Lineage, Sweep
 from jobs.standing import MACHINE, Standing
-from jobs.worker import Lineage
 
 Retry = Literal["all", "machine", "none"]
 Chosen = Callable[[str, Standing], bool]

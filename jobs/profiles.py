@@ -22,7 +22,8 @@ from common.failures import Refused
 from common.run_dir import expanded
 from common.settings import Group, setting
 from common.yaml12 import read_mapping
-from jobs.image import image_path
+from jobs.cell import Resources
+from jobs.image import container_path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LOCAL = "local"  # no profile: the engine of this machine
@@ -51,15 +52,6 @@ ENGINE_FLAGS = {
 }
 FLAG = re.compile(r"[a-z][a-z0-9]+(-[a-z0-9]+)*")
 NAME: dict[str, Any] = {"pattern": r"^[^\s-]\S*$", "form": "text without spaces, or null"}
-
-
-class Resources(Group):
-    """What a stage of a sweep asks for; null is what the profile gives."""
-
-    gpus: int | None = setting(None, "GPUs of one run, on one node", ge=0)
-    cpus: int | None = setting(None, "CPU cores per task; a run on several GPUs has one task per GPU", ge=1)
-    mem_gb: float | None = setting(None, "memory of one run in GiB", gt=0)
-    time_min: int | None = setting(None, "time limit in minutes; what is not done by then is resumed", ge=1)
 
 
 class Profile(Group):
@@ -98,7 +90,7 @@ class Profile(Group):
     )
     container: str | None = setting(
         None,
-        "image to run in, by containers/build.sh apptainer; all else follows from it",
+        "what the runs are in, made by containers/build.sh apptainer; all else follows from it",
         pattern=r"^(/|~/|[a-z]+://).",
         form="a path that begins with / or ~/, an address such as docker://..., or null",
     )
@@ -315,7 +307,7 @@ AFTER = [
 
 def _more_flags(profile: Profile, dependency: str | None) -> dict[str, str | int | bool]:
     flags: dict[str, str | int | bool] = {"requeue" if profile.requeues else "no-requeue": True}
-    if dependency:  # else a run whose teacher failed would wait in the queue for ever
+    if dependency:  # else a run whose parent failed would wait in the queue for ever
         flags["kill-on-invalid-dep"] = "yes"
     return flags | {flag: value for flag, value in profile.flags.items() if value is not False}
 
@@ -339,7 +331,7 @@ def _container_words(profile: Profile, given: Needs, writable: Path, readable: S
     unfit = [folder for folder in folders if set(folder) & {":", ","}]
     if unfit:  # apptainer's own separators, which it cannot escape
         raise Refused(f"container: given {folder}, allowed: folders without : or , in their names" for folder in unfit)
-    words = [str(REPOSITORY / "containers" / "run.sh"), "--job", "--image", image_path(profile.container)]
+    words = [str(REPOSITORY / "containers" / "run.sh"), "--job", "--image", container_path(profile.container)]
     words += ["--dev"] if profile.code == "checkout" else []
     words += ["--gpu"] if given.gpus else []
     words += ["--writable", folders[0]]

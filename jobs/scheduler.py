@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 ANSWER_S = 10
@@ -262,3 +263,16 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
         for name, value in environ.items()
         if name == "SLURM_CONF" or not (name in JOB_NAMES or name.startswith(JOB_PREFIXES))
     }
+
+
+@contextmanager
+def outside_environment() -> Iterator[None]:
+    """A job that submits jobs must not hand down its own allocation."""
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(clean_environment(before))
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -3,9 +3,9 @@
 done      it has a result
 running   its heartbeat is fresh, or the scheduler runs it
 queued    the scheduler has it
-waiting   nobody has it; it may start, or its teacher is not finished yet
+waiting   nobody has it; it may start, or what it builds on is not finished yet
 failed    it ended without a result; the cause says why
-blocked   its teacher failed, so it cannot start
+blocked   what it builds on has failed or is blocked itself, so it cannot start
 """
 
 import time
@@ -29,7 +29,7 @@ LOG_END = 20_000  # bytes
 @dataclass(frozen=True)
 class Standing:
     state: str
-    run: Path | None = None  # the run's folder; unknown before its teacher is finished
+    run: Path | None = None  # the run's folder; unknown before its parent is finished
     cause: str = ""  # class of the failure, or cancelled, lost
     why: str = ""
     result: Mapping[str, Any] | None = None
@@ -52,11 +52,14 @@ class Seen:
     """All that there is to tell where one cell stands."""
 
     run: Path | None
-    teacher: str  # why its teacher keeps it from starting, if it does
-    cause: str  # of the teacher's failure
-    waits: bool  # its teacher is not finished
+    parent: Standing | None  # where the run stands that it builds on
+    hindrance: str  # why that run keeps it from starting, if it does
     batch: Batch | None
     task: str | None
+
+    @property
+    def is_blocked(self) -> bool:
+        return self.parent is not None and self.parent.state in {"failed", "blocked"}
 
 
 def standings(sweep: Sweep, root: Path, outside: Outside) -> dict[str, Standing]:
@@ -69,9 +72,8 @@ def standings(sweep: Sweep, root: Path, outside: Outside) -> dict[str, Standing]
         batch, number = submitted.get(key, (None, 0))
         seen = Seen(
             root / cell.entry / name if name else None,
-            _hindrance(sweep, cell, parent),
-            parent.cause if parent else "",
-            parent is not None and parent.state != "done",
+            parent,
+            hindrance(sweep, cell, parent) if parent else "",
             batch,
             batch.task(number) if batch and batch.job else None,
         )
@@ -99,11 +101,21 @@ def _run_name(cell: Cell, parent: Standing | None) -> str | None:
     return run_on(cell, parent.result["selection"]["digest"])
 
 
-def _hindrance(sweep: Sweep, cell: Cell, parent: Standing | None) -> str:
-    if parent is None or parent.state not in {"failed", "blocked"}:
+def hindrance(sweep: Sweep, cell: Cell, parent: Standing) -> str:
+    """Why the run that a cell builds on keeps it from starting; empty where that run is finished."""
+    if parent.state == "done":
         return ""
-    said = f"failed ({parent.cause})" if parent.state == "failed" else "cannot start either"
-    return f"its teacher, {sweep.cells[str(cell.parent)].title}, {said}"
+    return f"{cell.parent_role}, {sweep.cells[str(cell.parent)].title}, {_end_in_words(parent)}"
+
+
+def _end_in_words(standing: Standing) -> str:
+    if standing.cause == "cancelled" and standing.state == "failed":
+        return "was cancelled"
+    if standing.cause == "preempted" and standing.state in {"failed", "waiting"}:
+        return "was stopped"
+    if standing.state == "failed":
+        return f"failed ({standing.cause})"
+    return "cannot start either" if standing.state == "blocked" else "is not finished"
 
 
 def _standing(seen: Seen, outside: Outside) -> Standing:
@@ -115,19 +127,23 @@ def _standing(seen: Seen, outside: Outside) -> Standing:
     epoch = (beat["epoch"], beat["epochs"]) if beat and "epochs" in beat else None
     queued = (outside.queue or {}).get(task or "")
     if queued and queued.live:
-        return _as_queued(queued, run, epoch, task)
+        return _as_queued(queued, seen, epoch)
     if run and beat and _beats(run, beat["time"]):
         return Standing("running", run, epoch=epoch, task=task)
-    if seen.teacher:
-        return Standing("blocked", run, seen.cause, seen.teacher, task=task)
+    if seen.parent and seen.is_blocked:
+        return Standing("blocked", run, seen.parent.cause, seen.hindrance, task=task)
     if run and (standing := _as_failed(run, seen, outside, epoch)):
         return standing
     return _as_submitted(seen, outside, epoch)
 
 
-def _as_queued(queued: Queued, run: Path | None, epoch: tuple[int, int] | None, task: str | None) -> Standing:
+def _as_queued(queued: Queued, seen: Seen, epoch: tuple[int, int] | None) -> Standing:
+    run, task = seen.run, seen.task
     if queued.reason == "DependencyNeverSatisfied":
-        return Standing("blocked", run, why="its teacher failed; the scheduler will not start it", task=task)
+        # a job may end badly though its run goes on elsewhere, or is finished
+        why = seen.hindrance if seen.is_blocked else "the job that it waits for did not succeed"
+        cause = seen.parent.cause if seen.parent and seen.is_blocked else ""
+        return Standing("blocked", run, cause, f"{why}; the scheduler will not start it", task=task)
     if queued.state == "RUNNING":
         return Standing("running", run, epoch=epoch, task=task)
     return Standing("queued", run, why="" if queued.reason == "None" else queued.reason, epoch=epoch, task=task)
@@ -141,7 +157,7 @@ def _as_failed(run: Path, seen: Seen, outside: Outside, epoch: tuple[int, int] |
         return None
     kind, message = str(failure.get("class")), str(failure.get("message"))
     if kind == "preempted" and not batch:
-        return Standing("waiting", run, why=message, epoch=epoch)
+        return Standing("waiting", run, kind, message, epoch=epoch)
     if kind == "preempted" and task and _end_of(task, outside)[0] == "cancelled":  # the run knows its signal alone
         kind, message = _end_of(task, outside)
     return Standing("failed", run, kind, message, epoch=epoch, task=task)
@@ -150,7 +166,7 @@ def _as_failed(run: Path, seen: Seen, outside: Outside, epoch: tuple[int, int] |
 def _as_submitted(seen: Seen, outside: Outside, epoch: tuple[int, int] | None) -> Standing:
     """Nothing in its folder tells, and the queue does not have it."""
     if seen.batch is None:
-        return Standing("waiting", seen.run, why="its teacher is not finished" if seen.waits else "", epoch=epoch)
+        return Standing("waiting", seen.run, why=seen.hindrance, epoch=epoch)
     if seen.task is None:
         return Standing("queued", seen.run, why="its submission was cut short; the same command mends it")
     if outside.queue is None:

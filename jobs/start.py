@@ -12,7 +12,7 @@ from jobs import scheduler
 from jobs.asked import Asked, lasting_words, look
 from jobs.cell import Sweep
 from jobs.dry_run import show
-from jobs.image import look_at_image, write_digest
+from jobs.image import look_at_container, write_digest
 from jobs.ledger import Batch, attempts
 from jobs.plan import make_plan
 from jobs.profiles import LOCAL, open_profile
@@ -76,8 +76,8 @@ def _submit_to(asked: Asked, cluster: str) -> int:
     profile = open_profile(cluster)
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise Refused([f"cluster: {cluster} needs SLURM's commands (sbatch, srun), which are not here; allowed: local"])
-    image = profile.container
-    notes = [*look_at_image(image, profile.code), *write_digest(image)] if image else []
+    container = profile.container
+    notes = [*look_at_container(container, profile.code), *write_digest(container)] if container else []
     with asked.ledger.lock():
         if unknown := slurm.mend(asked.ledger, asked.ledger.batches()):
             raise Refused(

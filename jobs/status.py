@@ -79,7 +79,7 @@ def _facts(cell: Cell, standing: Standing) -> dict[str, Any]:
     test = (standing.result or {}).get("test", {})
     return {
         "stage": cell.stage,
-        **cell.at,
+        "axes": dict(cell.at),
         "key": cell.key,
         "run": str(standing.run) if standing.run else None,
         "state": standing.state,

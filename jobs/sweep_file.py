@@ -9,7 +9,7 @@ from pydantic import Field
 
 from common.settings import Group, setting
 from common.yaml12 import load_yaml
-from jobs.profiles import Resources
+from jobs.cell import Resources
 
 Values = dict[str, Any]
 

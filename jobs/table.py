@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from common import wording
-from common.provenance import foreign_image
+from common.provenance import foreign_container
 from common.run_dir import RunDir, headline, read_json
 from jobs.cell import Sweep
 from jobs.standing import STATES, Standing
@@ -24,7 +24,7 @@ def print_table(sweep: Sweep, found: Mapping[str, Standing]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-    for line in (*_notable(sweep, found), *_foreign_images(found)):
+    for line in (*_notable(sweep, found), *_foreign_containers(found)):
         print(line)
     sys.stdout.flush()
 
@@ -71,10 +71,10 @@ def _notable(sweep: Sweep, found: Mapping[str, Standing]) -> Iterator[str]:
             yield f"{state}: and {len(keys) - SHOWN} more"
 
 
-def _foreign_images(found: Mapping[str, Standing]) -> Iterator[str]:
+def _foreign_containers(found: Mapping[str, Standing]) -> Iterator[str]:
     """Runs whose code is not that of the checkout that started them, which nobody would guess from their settings."""
     facts = (read_json(RunDir(each.run).provenance) or {} for each in found.values() if each.run)
-    for told, count in Counter(told for each in facts if (told := foreign_image(each))).items():
+    for told, count in Counter(told for each in facts if (told := foreign_container(each))).items():
         yield f"note: {count} of these runs: in {told}"
 
 

@@ -22,7 +22,7 @@ from common.compose import DONE, REFUSED, compose
 from common.config import ENTRIES, run_name
 from common.run_dir import RunDir, read_json, write_json
 from eval import eval_shift
-from jobs.cell import key_of
+from jobs.cell import Lineage, key_of
 from train import distill_cst, distill_kd, train_cnn, train_vit
 
 MAINS = {
@@ -38,8 +38,6 @@ SCRIPTS = {entry: Path(str(module.__file__)) for entry, module in zip(MAINS, MOD
 WAIT_FOR_THE_END = 600.0  # seconds for SLURM to end a job that it told to stop
 ASKED_AGAIN = 1  # exit code
 LOCKED_RETRY = 15.0  # seconds between two looks at a run that another process holds
-
-Lineage = tuple[tuple[str, tuple[str, ...]], ...]  # (entry, words) of its first forebear, ..., of the run itself
 
 
 class RunFailed(Exception):

@@ -18,6 +18,7 @@ import pytest
 from common import locks
 from common.locks import LOCK
 from common.run_dir import RunDir
+from jobs.cell import Cell
 from tests.house import (
     ORDER,
     PACKAGES,
@@ -56,14 +57,14 @@ TOP_LEVEL = {
 }
 # What a login node loads: these folders and modules, and the entries, which load torch after the door.
 WITHOUT_TORCH = (
-    *("jobs", "aggregate", "common/failures.py", "common/files.py", "common/settings", "common/metrics"),
-    *("common/figures", "common/run", "common/cli", "common/data/publishers/catalog.py"),
+    *("jobs", "aggregate", "common/failures.py", "common/files.py", "common/locks.py", "common/settings"),
+    *("common/metrics", "common/figures", "common/run", "common/cli", "common/data/publishers/catalog.py"),
 )
 LOOP = "common/training/loop.py"
 
-# Run folders and locks have one owner each, wherever that lives.
-OWNER_OF_RUNS, OWNER_OF_LOCKS = (
-    Path(inspect.getfile(owner)).relative_to(REPOSITORY).as_posix() for owner in (RunDir, locks)
+# Run folders, locks and cells have one owner each, wherever that lives.
+OWNER_OF_RUNS, OWNER_OF_LOCKS, OWNER_OF_CELLS = (
+    Path(inspect.getfile(owner)).relative_to(REPOSITORY).as_posix() for owner in (RunDir, locks, Cell)
 )
 TORCH_HUB = {"common/models/weights.py": "checkpoints"}  # it keeps its weights in a folder of that name
 
@@ -320,6 +321,12 @@ def locks_of_its_own(module: Module) -> list[str]:
     return [] if module.path == OWNER_OF_LOCKS else taken
 
 
+def cells_of_its_own(module: Module) -> list[str]:
+    """A cell is one of a sweep; what a report asks about, and what is measured under shift, have names of their own."""
+    cells = [node for node in ast.walk(module.tree) if isinstance(node, ast.ClassDef) and node.name == "Cell"]
+    return [] if module.path == OWNER_OF_CELLS else [f"line {cell.lineno}" for cell in cells]
+
+
 def futures(module: Module) -> list[str]:
     return [name for name in imports(module.tree) if name == "__future__"]
 
@@ -388,6 +395,7 @@ LAWS: dict[Callable[[Module], list[str]], list[Module]] = {
         Module("common/models/weights.py", 'path / "predictions"'),
     ],
     locks_of_its_own: [Module(ROOM, "import fcntl"), Module(ROOM, "from fcntl import flock")],
+    cells_of_its_own: [Module(ROOM, "class Cell: ..."), Module("eval/shift/measure.py", "class Cell:\n    x: int")],
     futures: [Module(ROOM, "from __future__ import annotations")],
     strangers: [
         Module("common/data/room.py", "def f():\n    from train import train_cnn"),
@@ -426,6 +434,7 @@ LAWFUL_MODULES = (
     Module("common/data/table.py", '"""A table of few lines."""\nimport re\nSIDES: dict[str, int] = {"digits": 8}\n'),
     Module("common/data/__init__.py", ""),
     Module(OWNER_OF_RUNS, '"""The owner of run folders."""\nRESULT = "result.json"\n'),
+    Module(OWNER_OF_CELLS, '"""The owner of cells."""\nclass Cell: ...\n' + LONG),
     Module(OWNER_OF_LOCKS, '"""The owner of locks."""\nimport fcntl\n'),
     Module("common/models/weights.py", '"""A folder of weights."""\nHUB = Path("hub") / "checkpoints"\n'),
 )

@@ -26,8 +26,13 @@ sys.exit(code)
 
 # Plain functions and plain classes, which say by their names what they do and need not be read to follow a run.
 LIBRARIES = {
-    *("common/files.py", "common/cli/command.py", "common/data/image_ops.py"),
-    *("common/run/locks.py", "common/run/provenance.py"),
+    *(
+        "common/files.py",
+        "common/locks.py",
+        "common/cli/command.py",
+        "common/run/provenance.py",
+        "common/data/image_ops.py",
+    ),
     *("common/settings/field.py", "common/settings/models.py", "common/settings/yaml12.py"),
     *("common/metrics/one_label.py", "common/metrics/ranking.py"),
     *("common/training/losses.py", "common/training/optim.py", "common/training/predict.py"),

@@ -157,7 +157,7 @@ TRAINING: list[tuple[str | list[str], list[str]]] = [
     ("model=resnet19", ["model: given resnet19, allowed: adaptive_cnn, densenet121, ..., nearest: resnet18"]),
     ("model=vit_cifar", ["model: given vit_cifar, allowed: adaptive_cnn, densenet121, ..."]),
     ("model=timm/resnet26", ["model: given timm/resnet26, allowed: model.name=timm/resnet26"]),
-    ("model.name=vit", ["model.name: given vit, allowed: adaptive_cnn | resnet18 | ..."]),
+    ("model.name=vit", ["model.name: given vit, allowed: adaptive_cnn | densenet121 | ..."]),
     (
         "model.name=timm/resnet26dd",
         ["model: given timm/resnet26dd, allowed: timm/NAME, ..., nearest: timm/resnet26d, "],

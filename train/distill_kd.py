@@ -37,7 +37,8 @@ def train(attempt: Attempt) -> dict[str, Any]:
         gate = judge(teacher, settings, lesson, attempt.root)
 
         seed_model(settings.seed, "weights")
-        model = place(build_model(settings.model, data.facts(), checkpointing=recipe.checkpointing), compute)
+        model = build_model(settings.model, data.facts(), train=data.train, checkpointing=recipe.checkpointing)
+        model = place(model, compute)
         two_heads = settings.model.name == "vit" and settings.model.dist_token
         several = data.train.multi_label
 

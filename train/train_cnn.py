@@ -31,7 +31,8 @@ def train(attempt: Attempt) -> dict[str, Any]:
         data = open_data(attempt.data_folder, settings, compute)
 
         seed_model(settings.seed, "weights")
-        model = place(build_model(settings.model, data.facts(), checkpointing=recipe.checkpointing), compute)
+        model = build_model(settings.model, data.facts(), train=data.train, checkpointing=recipe.checkpointing)
+        model = place(model, compute)
 
         def objective(model: Any, batch: Batch) -> Loss:
             logits = model(batch.images)

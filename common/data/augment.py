@@ -18,16 +18,22 @@ from common.config import AugmentSettings
 from common.data import image_ops as ops
 
 
-def augment(images: Tensor, settings: AugmentSettings, draws: Draws, fill: Tensor) -> Tensor:
+def augment(
+    images: Tensor, settings: AugmentSettings, draws: Draws, fill: Tensor, flipped: Tensor | None = None
+) -> Tensor:
     """Changed uint8 images (n, c, h, w) of one or three channels; `fill` (c,) is the colour of holes.
 
     Every step draws its own numbers, always equally many, and draws none when it is off.
+    flipped: which images are flipped left to right, where that is known before (see `alternating_flips`).
     """
     height, width = images.shape[-2:]
     if settings.crop_padding:
         places = 2 * settings.crop_padding + 1
-        images = ops.crop(images, settings.crop_padding, draws.integers(places), draws.integers(places))
-    if settings.flip:
+        top, left = draws.integers(places), draws.integers(places)
+        images = ops.crop(images, settings.crop_padding, top, left, settings.crop_border)
+    if flipped is not None:
+        images = ops.flip(images, flipped, dim=-1)
+    elif settings.flip:
         images = ops.flip(images, draws.uniform() < settings.flip, dim=-1)
     if settings.flip_vertical:
         images = ops.flip(images, draws.uniform() < settings.flip_vertical, dim=-2)
@@ -42,6 +48,18 @@ def augment(images: Tensor, settings: AugmentSettings, draws: Draws, fill: Tenso
     if settings.erasing:
         images = ops.fill_boxes(images, erasing_boxes(settings.erasing, draws, height, width), fill)
     return images
+
+
+def alternating_flips(settings: AugmentSettings, seed: int, epoch: int, total: int) -> Tensor | None:
+    """Which of `total` training images this epoch flips (arXiv:2404.00498); None where flips do not alternate.
+
+    An image is seen flipped in every other epoch, so that any two epochs in a row show both of it. Which one comes
+    first is drawn once for all epochs.
+    """
+    if not (settings.flip and settings.flip_alternates):
+        return None
+    first = Draws(seed, "flip", 0, 0, total=total).uniform() < settings.flip
+    return first ^ bool(epoch % 2)
 
 
 def mix(images: Tensor, targets: Tensor, settings: AugmentSettings, draws: Draws) -> tuple[Tensor, Tensor]:

@@ -33,13 +33,27 @@ def per_image(values: Tensor, images: Tensor) -> Tensor:
 # --- place ----------------------------------------------------------------------------------------------------------
 
 
-def crop(images: Tensor, padding: int, top: Tensor, left: Tensor) -> Tensor:
-    """Pad with zeros by `padding` on every side and cut the old size out at (top, left) of the padded image."""
+def crop(images: Tensor, padding: int, top: Tensor, left: Tensor, border: str = "zeros") -> Tensor:
+    """Pad by `padding` on every side and cut the old size out at (top, left) of the padded image.
+
+    border: the padding holds zeros, or ("reflect") the image as mirrored in its outermost pixels.
+    """
     height, width = images.shape[-2:]
-    padded = F.pad(images, [padding] * 4)
+    if border == "reflect":
+        rows, columns = (_mirrored(side, padding, images.device) for side in (height, width))
+        padded = images[:, :, rows[:, None], columns]
+    else:
+        padded = F.pad(images, [padding] * 4)
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (n, c, places, places, h, w), a view
     row = torch.arange(len(images), device=images.device)
     return windows[row, :, on_device(top, images), on_device(left, images)]
+
+
+def _mirrored(side: int, padding: int, device: torch.device) -> Tensor:
+    """Which pixel of a side each pixel of the padded side is. Torch's own padding knows no uint8."""
+    period = max(2 * (side - 1), 1)  # there and back again
+    place = torch.arange(-padding, side + padding, device=device) % period
+    return torch.minimum(place, period - place)
 
 
 def flip(images: Tensor, chosen: Tensor, dim: int) -> Tensor:

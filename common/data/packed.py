@@ -21,7 +21,7 @@ from torch import Tensor
 
 from common.compute import Compute, Draws
 from common.config import AugmentSettings, TrainingSettings
-from common.data.augment import augment, mix
+from common.data.augment import alternating_flips, augment, mix
 from common.data.prepare import prepare
 from common.failures import DataError, Refused
 
@@ -203,10 +203,12 @@ class Batches:
         share = self.compute.share(self.batch_size)
         starts = range(first_step * self.batch_size, self.steps * self.batch_size, self.batch_size)
         wanted = [order[start : start + self.batch_size][share] for start in starts]
+        flips = alternating_flips(augmentation, seed, epoch, total=len(self.labels))
         fill = (self.mean.flatten() * 255).round().to(torch.uint8)
         for step, (rows, raw) in enumerate(zip(wanted, self.images.take(wanted), strict=True), first_step):
             draws = Draws(seed, "augment", epoch, step, total=self.batch_size, rows=share)
-            images = self.normalise(augment(raw, augmentation, draws, fill))
+            flipped = None if flips is None else flips[rows]
+            images = self.normalise(augment(raw, augmentation, draws, fill, flipped))
             labels = self.labels[rows].to(self.compute.device)
             draws = Draws(seed, "mix", epoch, step, total=self.batch_size, rows=share)
             images, targets = mix(images, self._targets(labels), augmentation, draws)
@@ -219,6 +221,11 @@ class Batches:
         for step, (part, raw) in enumerate(zip(wanted, self.images.take(wanted), strict=True)):
             labels = self.labels[part].to(self.compute.device)
             yield Batch(step, self.normalise(raw), labels, self._targets(labels))
+
+    def first(self, count: int) -> Tensor:
+        """The first `count` rows, the same ones in every process, as they are."""
+        (raw,) = self.images.take([self.rows[:count]])
+        return self.normalise(raw)
 
     def _targets(self, labels: Tensor) -> Tensor:
         return labels.float() if self.multi_label else F.one_hot(labels, self.classes).float()

@@ -9,16 +9,11 @@ from pathlib import Path
 from common.data.members import image_part, read_labels
 from common.data.packing import Part
 from common.failures import Refused
+from common.shift_settings import PUBLISHED_CORRUPTIONS, SEVERITIES
 
 IMAGE_SHAPE = (32, 32, 3)
 CIFAR10_C_ARCHIVE = "CIFAR-10-C.tar"
 CIFAR10_C_LABELS = "labels.npy"
-SEVERITIES = 5
-CORRUPTIONS = (
-    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
-    "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
-    "speckle_noise", "gaussian_blur", "spatter", "saturate",  # the paper's extra four, outside its averages
-)  # fmt: skip
 
 
 def read_cifar10_1(paths: Mapping[str, Path], *, version: str) -> dict[str, Part]:
@@ -40,4 +35,6 @@ def read_cifar10_c(paths: Mapping[str, Path]) -> dict[str, Part]:
     labels = read_labels(source, CIFAR10_C_LABELS)
     if len(labels) % SEVERITIES:
         raise Refused([f"{source}: {CIFAR10_C_LABELS} holds {len(labels)} labels, expected {SEVERITIES} times as many"])
-    return {name: image_part(where(f"{name}.npy"), f"{name}.npy", labels, IMAGE_SHAPE) for name in CORRUPTIONS}
+    return {
+        name: image_part(where(f"{name}.npy"), f"{name}.npy", labels, IMAGE_SHAPE) for name in PUBLISHED_CORRUPTIONS
+    }

@@ -1,10 +1,19 @@
-"""What every network can be told: `model` is one of these groups, told apart by its name."""
+"""What every network can be told: `model` is one of these groups, told apart by its name.
 
+The short names of timm's networks are those that the model presets name: another one is another YAML file.
+"""
+
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Tag, model_validator
 
 from common.settings import Group, setting
+from common.yaml12 import preset_names, read_preset
+
+OWN_NETWORKS = ("adaptive_cnn", "vit")
+# What transformers call themselves in timm; where a name says nothing, the network is taken for a convolutional one.
+TRANSFORMER = re.compile(r"vit|former|^(aimv|beit|cait|coat|deit|eva|hiera|nest|pit|pvt|swin|tnt|twins|volo|xcit)")
 
 
 class AdaptiveCNNSettings(Group):
@@ -12,6 +21,21 @@ class AdaptiveCNNSettings(Group):
 
     name: Literal["adaptive_cnn"] = setting("adaptive_cnn", "residual network with layers derived from the data set")
     dropout: float = setting(0.3, "dropout between the two classifier layers", ge=0, lt=1)
+
+
+class FastCNNSettings(Group):
+    """The suite's network for short trainings (arXiv:2404.00498)."""
+
+    name: Literal["fast_cnn"] = setting("fast_cnn", "plain network whose first layer whitens the training images")
+    channels: int = setting(64, "channels of its first group of convolutions; the others have four times as many", ge=1)
+    convolutions: int = setting(2, "convolutions in each of its three groups", ge=1, le=8)
+    residual: bool = setting(False, "a shortcut around all but the first convolution of a group")
+
+    @model_validator(mode="after")
+    def parts_fit_together(self) -> Self:
+        if self.residual and self.convolutions == 1:
+            raise ValueError("residual=true has nothing to go around with convolutions=1; allowed: 2 or more")
+        return self
 
 
 class ViTSettings(Group):
@@ -77,17 +101,21 @@ def _one_of(names: tuple[str, ...]) -> dict[str, Any]:
     return {"pattern": rf"^({escaped}|timm/[A-Za-z0-9_.-]+)$", "form": (*names, "timm/NAME")}
 
 
-CNN_BACKBONES = ("resnet18", "resnet34", "resnet50", "densenet121", "mobilenetv3_small_050", "efficientnet_b0")
-VIT_BACKBONES = (
-    "vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224", "deit_tiny_patch16_224",
-)  # fmt: skip
+def _backbones() -> list[str]:
+    """The networks of timm that presets name in short; timm/NAME, which every entry takes, needs no list."""
+    names = dict.fromkeys(str(read_preset("model", preset).get("name")) for preset in preset_names("model"))
+    return [name for name in names if name not in OWN_NETWORKS and not name.startswith("timm/")]
+
+
+CNN_BACKBONES = tuple(name for name in _backbones() if not TRANSFORMER.search(name))
+VIT_BACKBONES = tuple(name for name in _backbones() if TRANSFORMER.search(name))
 
 
 class CNNBackboneSettings(TimmSettings):
     """A convolutional network of timm, from scratch or with published weights."""
 
     name: str = setting(
-        "resnet18", "network; timm/NAME is any that timm has", **_one_of(("adaptive_cnn", *CNN_BACKBONES))
+        "resnet18", "network; timm/NAME is any that timm has", **_one_of(("adaptive_cnn", *CNN_BACKBONES, "fast_cnn"))
     )
 
 
@@ -110,13 +138,21 @@ def _told_apart_by(default: str, **tags: str) -> Discriminator:
 
 
 CNNModel = Annotated[
-    Annotated[AdaptiveCNNSettings, Tag("cnn")] | Annotated[CNNBackboneSettings, Tag("timm")],
-    _told_apart_by("adaptive_cnn", adaptive_cnn="cnn"),
+    Annotated[AdaptiveCNNSettings, Tag("cnn")]
+    | Annotated[FastCNNSettings, Tag("fast_cnn")]
+    | Annotated[CNNBackboneSettings, Tag("timm")],
+    _told_apart_by("adaptive_cnn", adaptive_cnn="cnn", fast_cnn="fast_cnn"),
 ]
 ViTModel = Annotated[
     Annotated[ViTSettings, Tag("vit")] | Annotated[ViTBackboneSettings, Tag("timm")], _told_apart_by("vit", vit="vit")
 ]
-AnyModel = AdaptiveCNNSettings | ViTSettings | TimmSettings
+# The suite's own networks by their names; all others are timm's.
+OWN: dict[str, type[AdaptiveCNNSettings | FastCNNSettings | ViTSettings]] = {
+    "adaptive_cnn": AdaptiveCNNSettings,
+    "fast_cnn": FastCNNSettings,
+    "vit": ViTSettings,
+}
+AnyModel = AdaptiveCNNSettings | FastCNNSettings | ViTSettings | TimmSettings
 
 
 class StudentBackboneSettings(TimmSettings):
@@ -125,13 +161,14 @@ class StudentBackboneSettings(TimmSettings):
     name: str = setting(
         "resnet18",
         "network; timm/NAME is any that timm has",
-        **_one_of(("adaptive_cnn", "vit", *CNN_BACKBONES, *VIT_BACKBONES)),
+        **_one_of(("adaptive_cnn", "vit", *CNN_BACKBONES, *VIT_BACKBONES, "fast_cnn")),
     )
 
 
 StudentModel = Annotated[
     Annotated[AdaptiveCNNSettings, Tag("cnn")]
+    | Annotated[FastCNNSettings, Tag("fast_cnn")]
     | Annotated[ViTSettings, Tag("vit")]
     | Annotated[StudentBackboneSettings, Tag("timm")],
-    _told_apart_by("vit", adaptive_cnn="cnn", vit="vit"),
+    _told_apart_by("vit", adaptive_cnn="cnn", fast_cnn="fast_cnn", vit="vit"),
 ]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eval.corruptions.draws import ImageDraws
+from eval.corruptions.draws import Corruption, ImageDraws
 from eval.corruptions.filters import along_both
 from eval.corruptions.levels import HAIR, round_levels
 
@@ -111,3 +111,9 @@ def _doubling(side: int) -> Tensor:
     other = (nearest + place % 2 * 2 - 1).clamp(0, side - 1)
     quarters = 0.25 * torch.eye(side, dtype=torch.float64)
     return 3 * quarters[nearest] + quarters[other]
+
+
+CORRUPTIONS = {
+    # quality
+    "jpeg_compression": Corruption(jpeg_compression, ((80,), (65,), (58,), (50,), (40,))),
+}

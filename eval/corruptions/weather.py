@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from eval.corruptions.colour import as_colour, constant, luma, with_channels_of
-from eval.corruptions.draws import ImageDraws
+from eval.corruptions.draws import Corruption, ImageDraws
 from eval.corruptions.filters import enlarged, pixel_scale, streaked
 from eval.corruptions.plasma import plasma
 
@@ -50,3 +50,22 @@ def frost(images: Tensor, draws: ImageDraws, kept: float, strength: float) -> Te
     cloud = plasma(draws, height, width, decay=1.8)
     ice = (0.2 + 0.8 * ridges**2 * cloud.sqrt()) * constant(images, *ICE)
     return kept * images + strength * with_channels_of(images, ice)
+
+
+CORRUPTIONS = {
+    # mean and deviation of the noise, its enlargement, threshold of a flake, its streak's radius and sigma, image kept
+    "snow": Corruption(
+        snow,
+        (
+            (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
+            (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
+            (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
+            (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
+            (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
+        ),
+    ),
+    # image kept, ice added
+    "frost": Corruption(frost, ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))),
+    # thickness, smoothness
+    "fog": Corruption(fog, ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75))),
+}

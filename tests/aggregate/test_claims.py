@@ -7,10 +7,12 @@ import pytest
 import scipy.stats
 from pydantic import ValidationError
 
-from aggregate.claims import Published, claims, expected_interval, images_p, images_z, judged, published
+from aggregate.claims import FILE, Published, claims, expected_interval, images_p, images_z, judged, published
 from aggregate.collect import collect
 from aggregate.methods import group
 from common.config import ENTRIES
+from common.lesson_settings import REFERENCE_ACCURACY
+from common.yaml12 import read_mapping
 
 MakeRun = Callable[..., Path]
 SGD = {"epochs": 50, "batch_size": 64, "lr": 0.1}
@@ -208,3 +210,25 @@ def test_negative_transfer_as_published(data: str, said: str, make_run: MakeRun)
 def test_of_data_without_claims_there_is_no_table(make_run: MakeRun) -> None:
     assert claims(group(collect([make_run()])[0])) is None
     assert claims([]) is None
+
+
+def test_what_teachers_are_measured_by_is_what_the_claims_say() -> None:
+    alone = {
+        (claim.network, claim.data): claim.values["accuracy"]
+        for name, claim in published().claims.items()
+        if claim.source == "reference" and name.startswith(("cnn_long", "vit"))
+    }
+    assert alone == REFERENCE_ACCURACY
+    written = read_mapping(FILE)["claims"].values()
+    again = [
+        claim
+        for claim in written
+        if claim["values"].get("accuracy") in {*REFERENCE_ACCURACY.values()} and claim["source"] == "reference"
+    ]
+    assert again == [], "a number that stands in two places will differ one day"
+
+
+def test_a_reference_that_is_not_there_is_refused() -> None:
+    said = r"accuracy: reference, of adaptive_cnn on digits; allowed: a number, or one of adaptive_cnn on mnist, "
+    with pytest.raises(ValidationError, match=said):
+        known(values={"accuracy": "reference"})

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from aggregate.collect import Run, collect
-from aggregate.methods import Cell, Method, cell_of, group
+from aggregate.methods import AskedRun, Method, cell_of, group
 
 MakeRun = Callable[..., Path]
 
@@ -75,8 +75,8 @@ def test_students_of_other_teachers_are_other_methods(make_run: MakeRun) -> None
     assert labels(group(runs_of(*students))) == {"distill_kd vit ← adaptive_cnn": 4}, "teachers not among the runs"
 
 
-def cell(stage: str, seed: int, run: Path | None, state: str = "done", **at: Any) -> Cell:
-    return Cell(stage, tuple(at.items()), seed, run, state)
+def cell(stage: str, seed: int, run: Path | None, state: str = "done", **at: Any) -> AskedRun:
+    return AskedRun(stage, tuple(at.items()), seed, run, state)
 
 
 def test_a_sweeps_cells_name_the_methods_and_what_is_missing(make_run: MakeRun) -> None:
@@ -119,7 +119,8 @@ def test_runs_that_share_a_seed_are_averaged_where_seeds_are_paired(make_run: Ma
 
 
 def test_cells_are_read_as_status_tells_them() -> None:
-    facts = {"stage": "cnn", "seed": 3, "data": "digits", "key": "k", "run": None, "state": "failed", "cause": "oom"}
-    found = cell_of({**facts, "why": "too\nlarge", "epoch": None, "epochs": None, "job": None, "test_accuracy": None})
-    assert found == Cell("cnn", (("data", "digits"),), 3, None, "failed", "(oom) too\\nlarge")
+    axes = {"seed": 3, "data": "digits"}
+    facts = {"stage": "cnn", "axes": axes, "key": "k", "run": None, "state": "failed", "cause": "oom"}
+    found = cell_of({**facts, "why": "too\nlarge", "job": None, "a fact of a later version": 7})
+    assert found == AskedRun("cnn", (("data", "digits"),), 3, None, "failed", "(oom) too\\nlarge")
     assert found.title == "cnn data=digits"

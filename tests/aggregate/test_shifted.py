@@ -1,15 +1,20 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aggregate.collect import collect
-from aggregate.methods import Cell, group
-from aggregate.shifted import shift_tables
+from aggregate.methods import AskedRun, Method, group
+from aggregate.shifted import adaptations, shift
+from aggregate.tables import Table
 
 MakeRun = Callable[..., Path]
+
+
+def shift_tables(methods: Sequence[Method]) -> list[Table]:
+    return [table for table in (shift(methods), adaptations(methods)) if table]
 
 
 def adapted(name: str, severity: int, gain: float) -> dict[str, Any]:
@@ -88,7 +93,7 @@ def test_cells_of_no_sense_do_no_harm(cell: Any, make_run: MakeRun) -> None:
 
 def test_what_is_not_tested_yet_is_shown(make_run: MakeRun) -> None:
     subject = make_run()
-    cells = [Cell("cnn", (), 0, subject, "done"), Cell("shift", (("of", "cnn"),), 0, None, "queued")]
+    cells = [AskedRun("cnn", (), 0, subject, "done"), AskedRun("shift", (("of", "cnn"),), 0, None, "queued")]
     (shift,) = shift_tables(group(collect([subject])[0], cells))
     assert (shift.rows[0]["method"], shift.rows[0]["n"], shift.rows[0]["unfinished"]) == ("cnn", 0, "1 queued")
 

@@ -99,7 +99,7 @@ def test_images_are_told_apart_by_what_is_in_them(make_run: MakeRun) -> None:
 def test_runs_in_an_image_of_another_commit_are_marked(make_run: MakeRun) -> None:
     image = {"content": "c0ffee", "started_by": "b27d227" + "0" * 33}
     table = table_of(summary, make_run(seed=0, container=image), make_run(seed=1, container=image))
-    said = "run in an image of commit 3a71f28860, started by a checkout of commit b27d227000 (2)"
+    said = "run in a container of commit 3a71f28860, started by a checkout of commit b27d227000 (2)"
     assert table.notes == [f"a: {said}"]
 
 

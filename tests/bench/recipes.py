@@ -1,4 +1,4 @@
-"""Train whole recipes within a time budget and write the table that README shows.
+"""Train whole recipes within a time budget and write the rows that RESULTS.md shows.
 
     python tests/bench/recipes.py minutes=25 seeds=0,1,2 data=digits
     python tests/bench/recipes.py minutes=90 seeds=0,1,2 data=mnist recipe=cnn_mnist_12 compute.threads=1

@@ -55,6 +55,7 @@ BASES = {
         {"model.name": name},
         {"model.name": name, "model.pretrained": True},
         {"model.dist_token": True, "model.inference": "avg"},
+        {"model.name": "fast_cnn"},
     )
     for entry, name in TIMM.items()
 }

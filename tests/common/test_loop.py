@@ -1,3 +1,4 @@
+import copy
 import math
 
 import numpy as np
@@ -61,12 +62,19 @@ def test_steps_worked_by_hand() -> None:
     assert [learning_rate(steps, epoch) for epoch in (0, 3.99, 4, 8)] == pytest.approx([0.4, 0.4, 0.2, 0.1])
 
 
+def test_a_line_worked_by_hand() -> None:
+    """Up for a fifth of ten epochs, then down to a tenth of the peak: a triangle."""
+    line = recipe(schedule="linear", warmup=0.2, final_lr=0.1)
+    rates = [learning_rate(line, epoch) for epoch in (0, 1, 2, 6, 10)]
+    assert rates == pytest.approx([0, 0.2, 0.4, 0.22, 0.04])
+
+
 def test_constant_and_warmup_alone() -> None:
     assert learning_rate(recipe(schedule="constant"), 9.9) == 0.4
     assert learning_rate(recipe(warmup=0.5), 2.5) == pytest.approx(0.2)
 
 
-@given(st.floats(0, 10), st.sampled_from(["cosine", "step", "constant"]), st.floats(0, 0.99))
+@given(st.floats(0, 10), st.sampled_from(["cosine", "linear", "step", "constant"]), st.floats(0, 0.99))
 def test_a_rate_is_never_negative_nor_above_the_peak(epoch: float, schedule: str, warmup: float) -> None:
     assert 0 <= learning_rate(recipe(schedule=schedule, warmup=warmup), epoch) <= 0.4 + 1e-12
 
@@ -176,6 +184,28 @@ def test_decay_can_spare_biases_and_norms() -> None:
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
     assert [p.ndim for p in decayed["params"]] == [4]
     assert len(spared["params"]) == 3
+
+
+def test_biases_may_learn_at_a_rate_of_their_own_and_decay_as_before() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    kernels, biases = make_optimizer(model, recipe(bias_lr=64, weight_decay=0.1)).param_groups
+    assert [p.ndim for p in kernels["params"]] == [4]
+    assert len(biases["params"]) == 3
+    assert (kernels["weight_decay"], biases["weight_decay"] * biases["lr_factor"]) == (0.1, 0.1)
+    spared = make_optimizer(model, recipe(bias_lr=64, decay_all=False)).param_groups[1]
+    assert (spared["weight_decay"], spared["lr_factor"]) == (0.0, 64)
+
+
+def test_the_rate_of_biases_follows_the_schedule() -> None:
+    """One step at a time: what moves is the rate times the gradient, and for the bias 8 times that."""
+    model = linear()
+    settings = recipe(bias_lr=8.0, momentum=0, weight_decay=0, clip_norm=None, schedule="step", step_epochs=1)
+    still = copy.deepcopy(model)
+    one_epoch(model, settings, steps=1)
+    plain_loss(still, a_batch(8, seed=0)).value.backward()
+    for (name, moved), first in zip(model.named_parameters(), still.parameters(), strict=True):
+        rate = 0.4 * (8 if name.endswith("bias") else 1)
+        torch.testing.assert_close(moved, first - rate * first.grad)  # type: ignore[operator]
 
 
 # --- averages ---------------------------------------------------------------------------------------------------

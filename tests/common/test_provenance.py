@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.provenance import code_version, container, foreign_image, provenance
+from common.provenance import code_version, container, foreign_container, provenance
 from train import train_cnn
 
 IMAGE = {"commit": "3a71f28", "dirty": False, "content": "c0ffee"}
@@ -77,13 +77,13 @@ def test_an_image_of_another_commit_than_the_checkout_that_started_it(
     monkeypatch.setenv("STILLHOUSE_IMAGE", "stillhouse.sif")
     monkeypatch.setenv("STILLHOUSE_COMMIT", "b27d227")
     facts = {**code_version(tmp_path, IMAGE), "container": container(tmp_path, IMAGE)}
-    assert foreign_image(facts) == "an image of commit 3a71f28, started by a checkout of commit b27d227"
-    assert foreign_image(facts | {"commit": "b27d227"}) is None
-    assert foreign_image(facts | {"commit": None}) is None
-    assert foreign_image({"commit": "3a71f28", "container": {}}) is None
+    assert foreign_container(facts) == "a container of commit 3a71f28, started by a checkout of commit b27d227"
+    assert foreign_container(facts | {"commit": "b27d227"}) is None
+    assert foreign_container(facts | {"commit": None}) is None
+    assert foreign_container({"commit": "3a71f28", "container": {}}) is None
 
 
-def test_a_run_in_a_foreign_image_says_so_in_its_log(
+def test_a_run_in_a_foreign_container_says_so_in_its_log(
     tmp_path: Path, digits_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("STILLHOUSE_IMAGE", "stillhouse.sif")

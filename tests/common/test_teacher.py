@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from common.compute import Compute
 from common.config import ComputeSettings, DistillKD
 from common.failures import Refused
-from common.lesson_settings import CSTSettings, KDSettings, TeacherSettings, share_of_teacher
+from common.lesson_settings import REFERENCE_ACCURACY, CSTSettings, KDSettings, TeacherSettings, share_of_teacher
 from common.models.adaptive_cnn import AdaptiveCNN
 from common.models.vit import ViT
-from common.teacher import PUBLISHED, Learner, Teacher, agreement, judge, on_grid, open_teacher, related, spread
+from common.teacher import Learner, Teacher, agreement, judge, on_grid, open_teacher, related, spread
 
 CPU = Compute(torch.device("cpu"), ComputeSettings())
 LIKE: dict[str, Any] = {"name": "x", "shape": [1, 12, 12], "classes": list("abcde"), "mean": [0.3], "std": [0.2]}
@@ -178,7 +178,7 @@ def test_a_teacher_worse_than_the_student_alone_is_doubted(tmp_path: Path, caplo
 
 
 def test_a_teacher_below_its_published_value_is_doubted(tmp_path: Path) -> None:
-    assert PUBLISHED["adaptive_cnn", "cifar10"] == 0.9555
+    assert REFERENCE_ACCURACY["adaptive_cnn", "cifar10"] == 0.9555
     found = judged(tmp_path, 0.83, 0.829, data="cifar10")
     assert found["doubts"] == [
         "the teacher has 82.90% on test, adaptive_cnn is published to reach 95.55% (margin 1.00%)"

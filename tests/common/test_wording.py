@@ -202,7 +202,10 @@ def test_help_lists_every_setting_with_default_meaning_and_type(entry: str, caps
 def test_help_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
     listed = dict(rows(printed(train_cnn, capsys)))
     assert listed["seed=0"] == "seed of initial weights, order and augmentation [whole number, 0 to 4294967295]"
-    assert listed["recipe.optimizer=sgd"] == "sgd is with Nesterov momentum [sgd | adam | adamw]"
+    assert listed["recipe.optimizer=sgd"] == (
+        "sgd is with Nesterov momentum; muon leaves all but inner kernels and matrices to adamw "
+        "[sgd | adam | adamw | muon]"
+    )
     assert listed["recipe.clip_norm=1.0"].endswith("null does not clip [number, above 0, or null]")
 
 

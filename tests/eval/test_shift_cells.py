@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 from common.compute import Compute
 from common.config import ComputeSettings, EvalShift
 from common.data.catalog import DATASETS
-from common.data.shifted_cifar import CORRUPTIONS, read_cifar10_1, read_cifar10_c
+from common.data.shifted_cifar import read_cifar10_1, read_cifar10_c
+from common.shift_settings import PUBLISHED_CORRUPTIONS
 from common.trained import TrainedRun, load_model, open_run
 from eval.adaptation import ADAPTATIONS
 from eval.eval_shift import main
-from eval.shift_cells import Cell, CellTable, Exam, Examiner, Paper, Way, exams
+from eval.shift_cells import Exam, Examiner, Measurement, MeasurementTable, Paper, Way, exams
 from eval.shift_reliability import BinTable
 from train.train_vit import main as train_vit
 
@@ -66,7 +67,7 @@ def test_no_adaptation_sees_a_label(
     true = Paper(exam_of(digits_dir), asked)
     wrong = Paper(exam_of(digits_dir, (true.exam.open()[1] + 1) % 10), asked)
     assert np.array_equal(true._predicted(way), wrong._predicted(way))
-    first, second = true.cell(way), wrong.cell(way)
+    first, second = true.measurement(way), wrong.measurement(way)
     assert first.accuracy is not None
     assert second.accuracy is not None
     assert first.accuracy > 0.4 > second.accuracy  # but they are what it is measured by
@@ -130,11 +131,11 @@ def test_a_table_is_read_as_it_was_written(rows: list[tuple[int, float | None, f
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        table = CellTable(Path(folder) / "cells.csv")
+        table = MeasurementTable(Path(folder) / "cells.csv")
         for severity, accuracy, gain, problem in rows:
             text = problem.replace("\r", " ").replace("\0", " ").encode("utf-8", "replace").decode()
-            table.add(Cell("test", "fog", severity, "source", 0, "none", 7, accuracy, gain=gain, problem=text))
-        assert CellTable(table.path).cells == table.cells
+            table.add(Measurement("test", "fog", severity, "source", 0, "none", 7, accuracy, gain=gain, problem=text))
+        assert MeasurementTable(table.path).measurements == table.measurements
 
 
 # --- published sets ---------------------------------------------------------------------------------------------
@@ -164,7 +165,7 @@ def cifar(tmp_path_factory: pytest.TempPathFactory, packed: Callable[..., Any]) 
     np.save(raw / "cifar10.1_v6_labels.npy", labels)
     corrupted_labels = np.tile(np.arange(20) % 10, 5)
     np.save(raw / "labels.npy", corrupted_labels.astype(np.uint8))
-    for number, name in enumerate(CORRUPTIONS):
+    for number, name in enumerate(PUBLISHED_CORRUPTIONS):
         np.save(raw / f"{name}.npy", bars(100, 10 + number)[0])
     paths = {path.name: raw / path.name for path in raw.iterdir()}
     for name, parts in (("cifar10_1_v6", read_cifar10_1(paths, version="v6")), ("cifar10_c", read_cifar10_c(paths))):

@@ -8,24 +8,24 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from common.shift_settings import ADAPTATIONS, COMMON_CORRUPTIONS, EXTRA_CORRUPTIONS, ShiftSettings
-from eval.shift_cells import Cell
-from eval.shift_figures import FAMILIES, adaptation_bars, calibration_curves, draw, severity_curves
+from common.shift_settings import ADAPTATIONS, ALL_CORRUPTIONS, AVERAGED_FAMILIES, COMMON_CORRUPTIONS, ShiftSettings
+from eval.shift_cells import Measurement
+from eval.shift_figures import adaptation_bars, calibration_curves, draw, severity_curves
 from eval.shift_summary import summary
 
 TITLE = "cifar10-adaptive_cnn-s0-832f4bfbfe"
 
 
-def cell(corruption: str = "clean", severity: int = 0, accuracy: float | None = None, **more: Any) -> Cell:
+def cell(corruption: str = "clean", severity: int = 0, accuracy: float | None = None, **more: Any) -> Measurement:
     facts: dict[str, Any] = {"images": "test", "adaptation": "source", "batch_size": 0, "view": "none", "n": 10_000}
     if accuracy is not None:
         facts |= {"standard_error": 0.004, "nll": 1.0, "ece": 0.05 + severity / 50, "ece_cooled": 0.02 + severity / 60}
-    return Cell(corruption=corruption, severity=severity, accuracy=accuracy, **facts | more)
+    return Measurement(corruption=corruption, severity=severity, accuracy=accuracy, **facts | more)
 
 
-def full() -> list[Cell]:
+def full() -> list[Measurement]:
     cells = [cell(accuracy=0.92)]
-    for place, corruption in enumerate((*COMMON_CORRUPTIONS, *EXTRA_CORRUPTIONS)):
+    for place, corruption in enumerate(ALL_CORRUPTIONS):
         cells += [cell(corruption, s, 0.9 - s * (0.02 + place / 200)) for s in (1, 2, 3, 4, 5)]
         for size in (200, 16):
             cells += [
@@ -37,7 +37,7 @@ def full() -> list[Cell]:
     return [*cells, *(cell(images=f"cifar10_1_{version}", accuracy=0.83, n=2000) for version in ("v4", "v6"))]
 
 
-def drawn(folder: Path, cells: Sequence[Cell]) -> set[str]:
+def drawn(folder: Path, cells: Sequence[Measurement]) -> set[str]:
     severities = sorted({each.severity for each in cells if each.severity})
     found = summary(cells, ShiftSettings(severities=severities), {"name": "cifar10"})
     names = draw(folder, cells, [], found, TITLE)
@@ -51,7 +51,7 @@ def drawn(folder: Path, cells: Sequence[Cell]) -> set[str]:
 
 
 def test_the_families_are_the_papers_fifteen() -> None:
-    assert sorted(name for members in FAMILIES.values() for name in members) == sorted(COMMON_CORRUPTIONS)
+    assert sorted(name for members in AVERAGED_FAMILIES.values() for name in members) == sorted(COMMON_CORRUPTIONS)
 
 
 def test_all_there_is(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_all_there_is(tmp_path: Path) -> None:
 
 
 SILENT = cell(problem="no number")
-LEAST: dict[str, tuple[list[Cell], set[str]]] = {
+LEAST: dict[str, tuple[list[Measurement], set[str]]] = {
     "clean alone": ([cell(accuracy=0.9)], set()),
     "one corruption": ([cell(accuracy=0.9), cell("fog", 5, 0.5)], {"severity.png", "calibration.png"}),
     "extra corruptions alone": ([cell(accuracy=0.9), cell("spatter", 5, 0.5)], set()),

@@ -7,19 +7,21 @@ from typing import Any
 import pytest
 
 from common.shift_settings import ShiftSettings
-from eval.shift_cells import Cell
+from eval.shift_cells import Measurement
 from eval.shift_summary import Baseline, open_baseline, summary
 
 DIGITS = {"name": "digits", "digest": "0f3a"}
 
 
-def cell(corruption: str = "clean", severity: int = 0, accuracy: float | None = None, **more: Any) -> Cell:
+def cell(corruption: str = "clean", severity: int = 0, accuracy: float | None = None, **more: Any) -> Measurement:
     facts: dict[str, Any] = {"images": "test", "adaptation": "source", "batch_size": 0, "view": "none", "n": 100} | more
     error = None if accuracy is None else 0.03
-    return Cell(corruption=corruption, severity=severity, accuracy=accuracy, standard_error=error, **facts)
+    return Measurement(corruption=corruption, severity=severity, accuracy=accuracy, standard_error=error, **facts)
 
 
-def summed(cells: Sequence[Cell], data: dict[str, str] = DIGITS, baseline: Baseline | None = None) -> dict[str, Any]:
+def summed(
+    cells: Sequence[Measurement], data: dict[str, str] = DIGITS, baseline: Baseline | None = None
+) -> dict[str, Any]:
     return summary(cells, ShiftSettings(severities=[5, 1]), data, baseline)
 
 

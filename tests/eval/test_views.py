@@ -11,7 +11,7 @@ from common.metrics import softmax
 from common.multilabel import sigmoid
 from eval.views import VIEWS, predict_with_views
 
-COUNTS = {"none": 1, "flip": 2, "translate": 5, "flip_translate": 10, "multi_crop": 6}
+COUNTS = {"none": 1, "flip": 2, "translate": 5, "flip_translate": 10, "multi_crop": 6, "shift": 3, "flip_shift": 6}
 
 
 def test_every_view_is_counted_here() -> None:
@@ -48,6 +48,14 @@ def test_shifts_by_a_pixel_repeat_the_edge() -> None:
         "right": [[0, 0, 1], [3, 3, 4], [6, 6, 7]],
     }
     assert [view.squeeze().tolist() for view in VIEWS["translate"](image)] == list(expected.values())
+
+
+def test_reflected_shifts_mirror_the_edge() -> None:
+    image = torch.arange(9.0).view(1, 1, 3, 3)
+    up_left, down_right = [[4, 5, 4], [7, 8, 7], [4, 5, 4]], [[4, 3, 4], [1, 0, 1], [4, 3, 4]]
+    assert [view.squeeze().tolist() for view in VIEWS["shift"](image)[1:]] == [up_left, down_right]
+    pairs = [pair for view in VIEWS["shift"](image) for pair in VIEWS["flip"](view)]
+    assert all(torch.equal(*both) for both in zip(VIEWS["flip_shift"](image), pairs, strict=True))
 
 
 def test_shifts_grow_with_the_image() -> None:

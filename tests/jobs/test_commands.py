@@ -92,6 +92,16 @@ def test_the_table(worlds: Any, told: Told) -> None:
     assert "blocked deit seed=3: its teacher, cnn seed=3, failed (nan)" in text
 
 
+def test_planning_loads_no_engine_and_no_entry() -> None:
+    """Who only looks does not wait for what starts and trains."""
+    code = "import sys, jobs.status; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    loaded = set(done.stdout.split())
+    assert "jobs.plan" in loaded
+    strangers = ("jobs.worker", "jobs.profiles", "jobs.image", "jobs.engines", "train", "eval", "submitit")
+    assert not [name for name in loaded if name.startswith(strangers)]
+
+
 def test_nothing_failed_is_no_failure(world: Any, typed: Told) -> None:
     assert typed("status")[0] == 0
     for stage in ("cnn", "deit", "small"):
@@ -120,10 +130,10 @@ def test_status_for_machines(world: Any, typed: Told) -> None:
     code, text = typed("status", "json=true")
     cells = json.loads(text)
     assert code == 1
-    assert [(cell["stage"], cell["seed"], cell["state"], cell["cause"]) for cell in cells] == [
-        ("cnn", 0, "done", None),
-        ("deit", 0, "failed", "oom"),
-        ("small", 0, "blocked", "oom"),
+    assert [(cell["stage"], cell["axes"], cell["state"], cell["cause"]) for cell in cells] == [
+        ("cnn", {"seed": 0}, "done", None),
+        ("deit", {"seed": 0}, "failed", "oom"),
+        ("small", {"seed": 0}, "blocked", "oom"),
     ]
     assert cells[0]["test_accuracy"] == 0.9
     assert cells[1]["run"] == str(world.run("deit").path)

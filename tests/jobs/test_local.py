@@ -15,7 +15,10 @@ import yaml
 
 from common.config import ENTRIES
 from jobs import status, submit
+from jobs.engines.local import Engine
 from jobs.ledger import Ledger
+from jobs.plan import make_plan
+from jobs.standing import Standing
 
 Told = Callable[..., tuple[int, str]]
 REPOSITORY = Path(__file__).parents[2]
@@ -92,7 +95,7 @@ def test_a_failure_blocks_its_student_and_nothing_else(place: Place, told: Told)
     code, text = told(submit.main, *place.words("teacher.recipe.lr=1e30", "slots=2", stages=stages))
     assert code == 1
     assert "teacher seed=0: failed (nan): the training loss is" in text
-    assert "student seed=0: not started: " in text
+    assert "student seed=0: not started: its teacher, teacher seed=0, failed (nan)\n" in text
     assert "alone seed=0: finished in " in text
     code, text = told(status.main, "sweep=tiny", "json=true", f"root={place.root}")
     assert code == 1
@@ -107,7 +110,7 @@ def test_ctrl_c_and_taken_up_again(place: Place, undisturbed: tuple[Place, str],
         engine.send_signal(signal.SIGINT)
         printed, problems = engine.communicate(timeout=60)
     assert engine.returncode == 1
-    assert "teacher seed=0: stopped behind a checkpoint" in printed
+    assert "teacher seed=0: stopped after a checkpoint" in printed
     assert "stopped; the same command goes on" in problems
     assert place.results() == {}
     code, text = told(status.main, "sweep=tiny", f"root={place.root}")
@@ -120,6 +123,45 @@ def test_ctrl_c_and_taken_up_again(place: Place, undisturbed: tuple[Place, str],
     assert place.weights() == undisturbed[0].weights()
     for entry, result in undisturbed[0].results().items():
         assert place.results()[entry]["test"] == result["test"]
+
+
+PARENTS = {
+    "cnn": {"entry": "train_cnn"},
+    "deit": {"entry": "distill_kd", "teacher": "cnn"},
+    "shift": {"entry": "eval_shift", "of": ["cnn", "deit"]},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "end", "why"),
+    [
+        ("nan", "failed (nan): it broke", "failed (nan)"),
+        ("preempted", "stopped after a checkpoint", "was stopped"),
+        (None, "failed (code 3): it ended without a word (", "failed (code 3)"),
+    ],
+)
+def test_what_is_not_started_says_what_it_builds_on_and_how_that_ended(
+    worlds: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, kind: Any, end: str, why: str
+) -> None:
+    """Without training: the process of the first run only ends."""
+    world = worlds("0", stages=PARENTS)
+
+    def launch(*_: Any) -> "subprocess.Popen[bytes]":
+        if kind:
+            world.fail("cnn", kind)
+        return subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+
+    monkeypatch.setattr(Engine, "_launch", launch)
+    plan = make_plan(world.sweep, dict.fromkeys(world.sweep.cells, Standing("waiting")))
+    engine = Engine(world.sweep, plan, world.root, world.folder / "data", 1, world.ledger.logs)
+    assert not engine.work()
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"cnn seed=0: {end}")
+    assert set(others) == {
+        f"deit seed=0: not started: its teacher, cnn seed=0, {why}",
+        f"shift of=cnn seed=0: not started: the run that it tests, cnn seed=0, {why}",
+        "shift of=deit seed=0: not started: the run that it tests, deit seed=0, cannot start either",
+    }
 
 
 def wait_until(true: Callable[[], bool], engine: "subprocess.Popen[str]") -> None:

@@ -16,12 +16,12 @@ from submitit.slurm.slurm import _make_sbatch_string
 from common.compose import check
 from common.failures import Refused
 from common.yaml12 import dump_yaml
+from jobs.cell import Resources
 from jobs.profiles import (
     PROFILES,
     REPOSITORY,
     Needs,
     Profile,
-    Resources,
     at_cap,
     needs,
     open_profile,

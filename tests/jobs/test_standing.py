@@ -26,7 +26,11 @@ def aged(path: Path, seconds: float) -> None:
 
 def test_nobody_has_begun(world: Any) -> None:
     assert world.states() == ["waiting"] * 3
-    assert [each.why for each in world.look().values()] == ["", *["its teacher is not finished"] * 2]
+    assert [each.why for each in world.look().values()] == [
+        "",
+        "its teacher, cnn seed=0, is not finished",
+        "its teacher, deit seed=0, is not finished",
+    ]
 
 
 def test_a_result_is_the_only_sign_of_success(world: Any) -> None:
@@ -96,7 +100,8 @@ def test_stopped_here_is_no_failure(world: Any) -> None:
     world.fail("cnn", "preempted", message="stopped behind step 3")
     found = world.look()["cnn", 0]
     assert (found.state, found.why) == ("waiting", "stopped behind step 3")
-    assert world.look()["deit", 0].state == "waiting"
+    student = world.look()["deit", 0]
+    assert (student.state, student.why) == ("waiting", "its teacher, cnn seed=0, was stopped")
 
 
 def test_a_failure_blocks_children_and_theirs(world: Any) -> None:
@@ -106,6 +111,14 @@ def test_a_failure_blocks_children_and_theirs(world: Any) -> None:
     assert found["deit", 0].why == "its teacher, cnn seed=0, failed (nan)"
     assert found["small", 0].why == "its teacher, deit seed=0, cannot start either"
     assert {each.cause for each in found.values()} == {"nan"}
+
+
+def test_a_test_under_shift_has_no_teacher(worlds: Any) -> None:
+    world = worlds("0", stages={"cnn": {"entry": "train_cnn"}, "shift": {"entry": "eval_shift", "of": ["cnn"]}})
+    assert world.look()["shift", 0].why == "the run that it tests, cnn seed=0, is not finished"
+    world.fail("cnn", "nan")
+    found = world.look()["shift", 0]
+    assert (found.state, found.why) == ("blocked", "the run that it tests, cnn seed=0, failed (nan)")
 
 
 def test_a_failure_of_one_seed_blocks_no_other(worlds: Any) -> None:
@@ -144,8 +157,14 @@ def test_a_student_waits_in_the_queue_behind_its_teacher(world: Any) -> None:
 def test_a_dependency_that_never_comes_is_blocked(world: Any) -> None:
     world.submit("cnn", "100")
     world.submit("deit", "101")
-    queue = {"100": RUNNING, "101": Queued("PENDING", "DependencyNeverSatisfied")}
-    assert world.states(queue=queue)[1:] == ["blocked", "blocked"]
+    never = Queued("PENDING", "DependencyNeverSatisfied")
+    found = world.look(queue={"100": RUNNING, "101": never})
+    assert [each.state for each in found.values()] == ["running", "blocked", "blocked"]
+    assert found["deit", 0].why == "the job that it waits for did not succeed; the scheduler will not start it"
+    world.fail("cnn", "nan")
+    found = world.look(queue={"101": never})
+    assert found["deit", 0].why == "its teacher, cnn seed=0, failed (nan); the scheduler will not start it"
+    assert found["deit", 0].cause == "nan"
 
 
 def test_a_job_that_ended_a_moment_ago_is_not_queued(world: Any) -> None:
@@ -256,15 +275,20 @@ def test_gone_without_a_trace_is_lost_and_says_so(world: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "cause"), [("CANCELLED", "cancelled"), ("PREEMPTED", "preempted"), ("FAILED", "preempted")]
+    ("state", "cause", "told"),
+    [
+        ("CANCELLED", "cancelled", "was cancelled"),
+        ("PREEMPTED", "preempted", "was stopped"),
+        ("FAILED", "preempted", "was stopped"),
+    ],
 )
-def test_who_stopped_a_run_is_known_outside_it(world: Any, state: str, cause: str) -> None:
+def test_who_stopped_a_run_is_known_outside_it(world: Any, state: str, cause: str, told: str) -> None:
     """The run itself got a signal, and cannot tell a person from a machine: the steward must."""
     world.submit("cnn", "100")
     world.fail("cnn", "preempted")
     found = world.look(queue={}, ended={"100": state})
     assert (found["cnn", 0].state, found["cnn", 0].cause) == ("failed", cause)
-    assert found["deit", 0].state == "blocked"
+    assert (found["deit", 0].state, found["deit", 0].why) == ("blocked", f"its teacher, cnn seed=0, {told}")
 
 
 # --- names ------------------------------------------------------------------------------------------------------

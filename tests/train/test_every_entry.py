@@ -15,14 +15,18 @@ import torch
 
 from common.compute import Compute
 from common.config import ComputeSettings
+from common.data.packed import PackedSet, split_rows
+from common.models.fast_cnn import Whitening
 from common.run_dir import RunDir, read_json
 from common.trained import load_model, open_run
-from train import train_cnn, train_vit
+from train import distill_kd, train_cnn, train_vit
 
-MAINS = {"train_cnn": train_cnn.main, "train_vit": train_vit.main}
+MAINS = {"train_cnn": train_cnn.main, "train_vit": train_vit.main, "distill_kd": distill_kd.main}
 TINY_VIT = "model.width=24 model.depth=2 model.heads=2 model.patch=2 model.stem_width=8"
+FAST = "model.channels=8 augment=digits augment.flip=0.5 augment.flip_alternates=true augment.crop_border=reflect"
 CASES = {
     "adaptive_cnn": ("train_cnn", ""),
+    "fast_cnn": ("train_cnn", f"model=fast_cnn recipe=cifar_fast {FAST}"),
     "timm_cnn": ("train_cnn", "model.name=timm/test_efficientnet model.input_size=32"),
     "vit": ("train_vit", TINY_VIT),
     "deit": ("train_vit", f"{TINY_VIT} model.dist_token=true model.inference=avg"),
@@ -86,6 +90,63 @@ def test_killed_anywhere_it_ends_bit_identical(case: str, digits_dir: Path, tmp_
     entry, words = CASES[case]
     dropping = "model.drop_path=0.1 recipe.checkpointing=true recipe.epochs=2"
     kills(entry, 2, digits_dir, tmp_path, *words.split(), *dropping.split())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["sgd", "muon"])
+def test_killed_anywhere_the_fast_network_ends_bit_identical(optimizer: str, digits_dir: Path, tmp_path: Path) -> None:
+    """Whitened images and alternating flips are functions of the data and the seed; Muon has states of two kinds."""
+    rates = "recipe.lr=0.05 recipe.bias_lr=0.2" if optimizer == "muon" else "recipe.lr=0.5 recipe.bias_lr=8"
+    words = f"model=fast_cnn {FAST} recipe.epochs=3 recipe.precision=bf16 recipe.optimizer={optimizer} {rates}"
+    kills("train_cnn", 3, digits_dir, tmp_path, *words.split())
+
+
+def test_the_fast_network_is_used_without_the_images_that_it_learned_from(digits_dir: Path, tmp_path: Path) -> None:
+    """Its first layer is made from the run's own training images, and lies among its weights."""
+    entry, words = CASES["fast_cnn"]
+    assert run(entry, words, digits_dir, tmp_path / "runs")[0] == 0
+    folder = only_run(tmp_path / "runs", entry)
+    compute = Compute(torch.device("cpu"), ComputeSettings())
+    trained = open_run(str(folder.path), tmp_path)
+    model: Any = load_model(trained, compute)
+
+    packed = PackedSet.open(digits_dir / "digits")
+    rows = split_rows(packed.labels("train"), 0.1, 0).train
+    images = (
+        torch.from_numpy(packed.images("train")[rows]).float() / 255 - packed.manifest["mean"][0]
+    ) / packed.manifest["std"][0]
+    expected = Whitening(1)
+    expected.learn(images)
+    torch.testing.assert_close(model.whitening.axes, expected.axes, rtol=1e-4, atol=1e-4)
+
+
+def test_two_processes_train_the_fast_network_like_one(digits_dir: Path, tmp_path: Path) -> None:
+    """Norms without a scale see the whole batch too, and each process knows the flips of its images."""
+    words = f"model=fast_cnn {FAST} recipe=cifar_fast recipe.lr=0.1 recipe.precision=fp32 recipe.batch_size=256"
+    assert run("train_cnn", words, digits_dir, tmp_path / "one")[0] == 0
+    script = Path(__file__).parents[2] / "train" / "train_cnn.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    given = f"{words} recipe.epochs=2 compute.threads=1 data_dir={digits_dir} root={tmp_path / 'two'}"
+    done = subprocess.run([*command, *given.split()], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    one, two = (only_run(tmp_path / name, "train_cnn") for name in ("one", "two"))
+    assert one.path.name == two.path.name
+    for mine, theirs in zip(one.read_history(), two.read_history(), strict=True):
+        assert float(theirs["train_loss"]) == pytest.approx(float(mine["train_loss"]), rel=1e-4)
+
+
+def test_a_fast_student_whitens_too(digits_dir: Path, tmp_path: Path) -> None:
+    entry, words = CASES["fast_cnn"]
+    assert run(entry, words, digits_dir, tmp_path)[0] == 0
+    teacher = only_run(tmp_path, entry)
+    assert run("distill_kd", f"teacher={teacher.path} {words} recipe.epochs=1", digits_dir, tmp_path)[0] == 0
+    compute = Compute(torch.device("cpu"), ComputeSettings())
+    models: list[Any] = [
+        load_model(open_run(str(folder.path), tmp_path), compute)
+        for folder in (teacher, only_run(tmp_path, "distill_kd"))
+    ]
+    assert torch.equal(models[0].whitening.axes, models[1].whitening.axes)
+    assert not torch.equal(models[1].whitening.axes.flatten(1), torch.eye(4))
 
 
 def test_two_processes_train_a_vit_like_one(digits_dir: Path, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 
 from aggregate.collect import collect
 from aggregate.figures.curves import (
-    CORRUPTIONS,
     corruption_curves,
     draw_curves,
     history,
@@ -18,6 +17,7 @@ from aggregate.figures.curves import (
 )
 from aggregate.figures.style import Styles, styles
 from aggregate.methods import Method, group
+from common.shift_settings import ALL_CORRUPTIONS
 
 MakeRun = Callable[..., Path]
 
@@ -131,7 +131,7 @@ def test_small_multiples_by_hand(make_run: MakeRun) -> None:
 
 
 def test_all_corruptions_are_on_one_scale(make_run: MakeRun) -> None:
-    errors = {name: [0.05 * place] for place, name in enumerate(CORRUPTIONS)}
+    errors = {name: [0.05 * place] for place, name in enumerate(ALL_CORRUPTIONS)}
     (picture,) = corruption_curves(*read(under(make_run, {"severities": [3], "errors": errors})))
     fields = picture.figure.axes
     assert len(fields) == 19

@@ -10,8 +10,8 @@ import pytest
 from common.config import DataSettings
 from common.data.catalog import DATASETS
 from common.data.packing import Task
-from common.data.shifted_cifar import CORRUPTIONS
 from common.data.sources import File
+from common.shift_settings import PUBLISHED_CORRUPTIONS
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -63,7 +63,9 @@ def test_sets_to_evaluate_cifar10_models_on_have_its_classes() -> None:
 
 def test_cifar10_c_lists_every_corruption() -> None:
     (archive,) = DATASETS["cifar10_c"].files
-    assert sorted(part.name for part in archive.unpacked) == sorted(f"{name}.npy" for name in (*CORRUPTIONS, "labels"))
+    assert sorted(part.name for part in archive.unpacked) == sorted(
+        f"{name}.npy" for name in (*PUBLISHED_CORRUPTIONS, "labels")
+    )
 
 
 def test_medical_sets_share_their_familys_defaults_and_have_validation_images() -> None:

@@ -1,4 +1,5 @@
 import gzip
+import json
 import os
 import pickle
 import struct
@@ -206,6 +207,19 @@ def test_digits_are_scikit_learns_own_split_once_and_for_all() -> None:
     assert len(parts["train"].labels) == 1437
     together = np.concatenate([images_of(parts["train"]), images_of(parts["test"])]).reshape(1797, 64)
     expected = [[round(value * 255 / 16) for value in row] for row in load_digits().data.tolist()]
-    assert sorted(map(tuple, together.tolist())) == sorted(map(tuple, expected))
+    labels = np.concatenate([parts["train"].labels, parts["test"].labels]).tolist()
+    assert sorted(zip(together.tolist(), labels, strict=True)) == sorted(
+        zip(expected, load_digits().target.tolist(), strict=True)
+    )
     again = read_digits({})
     np.testing.assert_array_equal(images_of(again["test"]), images_of(parts["test"]))
+
+
+def test_the_packed_digits_are_those_that_finished_runs_learned_from(digits_dir: Path) -> None:
+    assert json.loads((digits_dir / "digits" / "manifest.json").read_text())["digest"] == "2473b17cd6d365a8"
+
+
+def test_digits_without_scikit_learn_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.data.formats.find_spec", lambda _: None)
+    with pytest.raises(Refused, match=r"^data=digits: its images come with scikit-learn, which is not installed$"):
+        read_digits({})

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -58,6 +59,9 @@ def test_crop_is_pad_and_crop(images: Tensor) -> None:
         images, lambda image, i: tv.crop(tv.pad(image, [3] * 4), int(top[i]), int(left[i]), height, width)
     )
     assert torch.equal(ops.crop(images, 3, top, left), expected)
+    wide = torch.from_numpy(np.pad(images.numpy(), [(0, 0), (0, 0), (3, 3), (3, 3)], mode="reflect"))
+    mirrored = [tv.crop(wide[i], int(top[i]), int(left[i]), height, width) for i in range(len(images))]
+    assert torch.equal(ops.crop(images, 3, top, left, "reflect"), torch.stack(mirrored))
     assert torch.equal(expected[-1], images[-1])
 
 

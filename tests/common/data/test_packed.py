@@ -24,6 +24,7 @@ from common.failures import DataError, Refused
 
 SETTINGS = ComputeSettings()
 CPU = Compute(torch.device("cpu"), SETTINGS)
+ALTERNATING = AugmentSettings(flip=0.5, flip_alternates=True)
 EVERYTHING = AugmentSettings(crop_padding=1, flip=0.5, rotation_deg=10, cutout=2, mixup=0.5, cutmix=1.0)
 
 
@@ -84,6 +85,35 @@ def test_an_epoch_entered_in_the_middle_goes_on_as_it_would_have(digits: PackedS
     rest = [*batches(digits).shuffled(EVERYTHING, 7, 3, first_step=4)]
     assert [batch.step for batch in rest] == [4, 5]
     assert all(same(one, two) for one, two in zip(whole[4:], rest, strict=True))
+
+
+def epoch_of_flips(source: Batches, epoch: int, seed: int = 7, first_step: int = 0) -> dict[int, bool]:
+    """Whether each image was flipped, by its row; digits are nowhere their own mirror image."""
+    plain = {image.numpy().tobytes(): row for row, image in zip(source.rows, source.first(999), strict=True)}
+    turned = {image.flip(-1).numpy().tobytes(): row for row, image in zip(source.rows, source.first(999), strict=True)}
+    seen = torch.cat([batch.images for batch in source.shuffled(ALTERNATING, seed, epoch, first_step)])
+    keys = [image.numpy().tobytes() for image in seen]
+    assert all((key in plain) != (key in turned) for key in keys)
+    return {int(turned.get(key, plain.get(key, -1))): key in turned for key in keys}
+
+
+def test_flips_alternate_from_a_first_epoch_that_is_drawn(digits: PackedSet) -> None:
+    source = batches(digits, size=40)
+    first, second, third = (epoch_of_flips(source, epoch) for epoch in range(3))
+    assert first == third == {row: not flipped for row, flipped in second.items()}
+    assert 60 < sum(first.values()) < 140
+    assert epoch_of_flips(source, 0, seed=8) != first
+    later = epoch_of_flips(source, 1, first_step=3)
+    assert later.items() < second.items()
+
+
+def test_flips_are_those_of_the_images_whatever_the_split_and_the_processes(digits: PackedSet) -> None:
+    source = batches(digits, size=40)
+    whole = epoch_of_flips(source, 0)
+    part = epoch_of_flips(source.only(source.rows[50:90]), 0)
+    assert part.items() < whole.items()
+    halves = [batches(digits, size=40, compute=Compute(CPU.device, SETTINGS, rank, 2)) for rank in (0, 1)]
+    assert epoch_of_flips(halves[0], 0) | epoch_of_flips(halves[1], 0) == whole
 
 
 def test_seeds_and_epochs_differ(digits: PackedSet) -> None:

@@ -10,10 +10,11 @@ import pytest
 from common.data.catalog import DATASETS
 from common.data.packing import differences
 from common.data.prepare import prepare
-from common.data.shifted_cifar import CORRUPTIONS, read_cifar10_1, read_cifar10_c
+from common.data.shifted_cifar import read_cifar10_1, read_cifar10_c
 from common.data.sources import File, checksum_of
 from common.failures import Refused
 from common.run_dir import read_json
+from common.shift_settings import PUBLISHED_CORRUPTIONS
 
 Publish = Callable[[str, dict[str, bytes]], Path]
 
@@ -62,7 +63,7 @@ def test_cifar10_1_of_differing_counts_is_refused(tmp_path: Path) -> None:
 # --- CIFAR-10-C -------------------------------------------------------------------------------------------------
 
 LABELS = np.array([7, 1] * 5, dtype=np.uint8)  # two images at five severities
-CORRUPTED = {name: images_of(seed, 10) for seed, name in enumerate(CORRUPTIONS)}
+CORRUPTED = {name: images_of(seed, 10) for seed, name in enumerate(PUBLISHED_CORRUPTIONS)}
 
 
 def members() -> dict[str, bytes]:
@@ -84,8 +85,8 @@ def test_a_part_per_corruption(tmp_path: Path, publish: Publish) -> None:
     folder = prepare("cifar10_c", tmp_path / "data", source=source)
     manifest = read_json(folder / "manifest.json") or {}
     assert differences(folder) == []
-    assert list(manifest["sets"]) == list(CORRUPTIONS)
-    assert len(CORRUPTIONS) == 19
+    assert list(manifest["sets"]) == list(PUBLISHED_CORRUPTIONS)
+    assert len(PUBLISHED_CORRUPTIONS) == 19
     for name, images in CORRUPTED.items():
         assert_same_pixels(folder / f"{name}_images.npy", images)
         assert np.load(folder / f"{name}_labels.npy").tolist() == LABELS.tolist()
