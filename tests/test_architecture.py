@@ -8,6 +8,7 @@ floors, and what is counted how, stand in tests/house.py; `python tests/house.py
 import ast
 import functools
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -75,6 +76,7 @@ MOST_LINES_OF_FUNCTION = 60
 MOST_LINES_OF_LOOP = 30
 FEWEST_LINES = 40  # of a module
 FEWEST_BLANK, FEWEST_COMMENTS = 5.0, 3.0  # percent of the lines of long bodies
+PLAIN = {r"lessons?|learners?": "distillation", r"exams?|examiners?": "a measurement"}  # what a stranger looks for
 FORBIDDEN_NAMES = {"utils", "util", "misc", "helpers", "helper", "tools"}
 
 
@@ -159,6 +161,16 @@ def no_purpose(module: Module) -> list[str]:
 
 def docstrings_that_begin_mid_sentence(module: Module) -> list[str]:
     return [f"line {place.line}: {place.text}" for place in mid_sentences(module)]
+
+
+def words_of_our_own(module: Module) -> list[str]:
+    """A stranger looks for distillation, and finds nothing under lesson."""
+    return [
+        f"line {number}: say {plain}"
+        for number, line in enumerate(module.lines, start=1)
+        for words, plain in PLAIN.items()
+        if re.search(rf"\b(?:{words})\b", line, re.IGNORECASE)
+    ]
 
 
 # --- laws of one module: what is never called -------------------------------------------------------------------
@@ -352,6 +364,11 @@ LAWS: dict[Callable[[Module], list[str]], list[Module]] = {
         Module(ROOM, 'def f():\n    """What a room is for."""'),
         Module(ROOM, 'class C:\n    """A room without an end"""'),
     ],
+    words_of_our_own: [
+        Module(ROOM, "# The lesson of the teacher."),
+        Module(ROOM, "class Learner: ..."),
+        Module("eval/shift/measure.py", "def sit(exam): ..."),
+    ],
     unsafe_loads: [
         Module(ROOM, "torch.load(path)"),
         Module(ROOM, "torch.load(path, weights_only=False)"),
@@ -418,6 +435,7 @@ FOLDER = "figures"
 {"tensorboard": on}
 print("result.json has no test")
 folder / "manifest.json"
+examine(lessened, "an example")
 try:
     f()
 except OSError:
@@ -428,7 +446,7 @@ def g():
     + "    x = 1\n" * 58
 )
 LAWFUL_MODULES = (
-    Module("jobs/planning/plan.py", LAWFUL + "x = 1\n" * 270),
+    Module("jobs/planning/plan.py", LAWFUL + "x = 1\n" * 269),
     Module("eval/explain.py", '"""An entry of a few lines."""\ndef main(): ...\n'),
     Module("eval/explain.py", '"""An entry of many lines."""\ndef main(): ...\n' + LONG[: 6 * 148]),
     Module("common/data/table.py", '"""A table of few lines."""\nimport re\nSIDES: dict[str, int] = {"digits": 8}\n'),
@@ -445,6 +463,14 @@ def test_every_module_keeps_the_law(law: Callable[[Module], list[str]]) -> None:
     assert [breaker.text for breaker in LAWS[law] if not law(breaker)] == [], "the law does not see them"
     assert [module.path for module in LAWFUL_MODULES if law(module)] == [], "the law blames the innocent"
     assert {module.path: law(module) for module in HOUSE if law(module)} == {}
+
+
+def test_pages_and_presets_use_plain_words_too() -> None:
+    pages = [*REPOSITORY.glob("*.md"), *(path for name in PACKAGES for path in (REPOSITORY / name).rglob("*.md"))]
+    pages += (REPOSITORY / "common" / "presets").rglob("*.yaml")
+    texts = [Module(path.relative_to(REPOSITORY).as_posix(), path.read_text()) for path in pages]
+    assert {page.path for page in texts} >= {"README.md", "common/presets/defaults.yaml"}
+    assert {page.path: words_of_our_own(page) for page in texts if words_of_our_own(page)} == {}
 
 
 # --- laws of the house ------------------------------------------------------------------------------------------
@@ -499,7 +525,7 @@ def what_the_loop_must_not_know(house: House) -> list[str]:
     tree = modules[LOOP].tree
     (loop,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "train_epoch")
     words = [word for word in ("teacher", "student", "distil", "kd", "cnn", "vit") if word in ast.unparse(loop)]
-    words += [name for name in imports(tree) if name in {"os", "pathlib", "common.files", "common.run"}]
+    words += [name for name in imports(tree) if name.startswith(("os", "pathlib", "common.files", "common.run"))]
     return words + ([f"{body_lines(loop)} lines"] if body_lines(loop) > MOST_LINES_OF_LOOP else [])
 
 
