@@ -33,7 +33,7 @@ PACKAGES = ("aggregate", "common", "eval", "jobs", "slurm", "train")
 # A room imports only rooms of earlier floors. Every room of these folders has its floor here, and no other is named.
 ORDER: dict[str, tuple[set[str], ...]] = {
     "common": (
-        {"failures", "files", "metrics"},
+        {"failures", "files", "locks", "metrics"},
         {"settings", "figures"},
         {"run", "compute"},
         {"data", "models"},
