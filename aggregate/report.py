@@ -16,27 +16,27 @@ from typing import Self
 
 from pydantic import model_validator
 
-from aggregate.cascades import cascade
-from aggregate.claims import claims
-from aggregate.classes import confusion, per_class
-from aggregate.compare import comparisons
-from aggregate.costs import cost, efficiency
-from aggregate.distilled import distillation
-from aggregate.embeddings import embeddings
 from aggregate.figures.album import all_figures, links, write_figures
 from aggregate.figures.style import Picture
-from aggregate.listing import run_rows, unfinished
-from aggregate.material import Material, of_pattern, of_sweep
-from aggregate.methods import Method, group
-from aggregate.overfitting import overfitting
 from aggregate.page.page import page
-from aggregate.shifted import adaptations, shift
-from aggregate.summarise import summary
-from aggregate.tables import Table, as_aligned, as_csv, as_markdown, write, write_text
-from common.compose import DONE, FAILED, answer, parse, runs_root
+from aggregate.runs.material import Material, of_pattern, of_sweep
+from aggregate.runs.methods import Method, group
+from aggregate.tables.cascades import cascade
+from aggregate.tables.claims import claims
+from aggregate.tables.classes import confusion, per_class
+from aggregate.tables.comparisons import comparisons
+from aggregate.tables.costs import cost, efficiency
+from aggregate.tables.distillation import distillation
+from aggregate.tables.embeddings import embeddings
+from aggregate.tables.overfitting import overfitting
+from aggregate.tables.results import summary
+from aggregate.tables.runs import run_rows, unfinished
+from aggregate.tables.shift import adaptations, shift
+from aggregate.tables.table import Table, as_aligned, as_csv, as_markdown, write, write_text
+from common.cli.command import DONE, FAILED, answer, parse, runs_root
 from common.failures import Refused
-from common.run_dir import expanded
-from common.settings import Group, setting
+from common.files import expanded
+from common.settings.field import Group, setting
 
 
 class ReportWords(Group):

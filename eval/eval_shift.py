@@ -13,21 +13,22 @@ import sys
 import time
 from typing import Any
 
-from common.attempt import Attempt, run_entry
-from common.config import EvalShift
+from common.cli.attempt import Attempt, run_entry
 from common.failures import Interrupted, Refused
-from common.run_dir import read_json
-from common.trained import TrainedRun, load_model, open_run
+from common.files import read_json
+from common.models.load import load_model
+from common.run.finished import TrainedRun, open_run
+from common.settings.entries import EvalShift
 
 
 def test(attempt: Attempt) -> dict[str, Any]:
     # Torch is loaded behind the door: a refused or a finished run has answered by now.
     from common.compute import start
-    from eval.robustness import fit_temperature
-    from eval.shift_cells import MeasurementTable, ModelUnderTest, image_sets, ways
-    from eval.shift_figures import draw
-    from eval.shift_reliability import BinTable
-    from eval.shift_summary import open_baseline, summary
+    from eval.shift.figures import draw
+    from eval.shift.measure import MeasurementTable, ModelUnderTest, image_sets, ways
+    from eval.shift.reliability import BinTable
+    from eval.shift.robustness import fit_temperature
+    from eval.shift.summary import open_baseline, summary
 
     settings = attempt.settings
     assert isinstance(settings, EvalShift)

@@ -1,13 +1,13 @@
 """What a job does: run one cell's entry in this process, and see to it that the scheduler starts it again when it must.
 
 An object of strings, which pickle stores by name: it survives another Python and a container. Signals belong to the
-training while it runs (common/attempt.py): it stops behind its next step with a checkpoint, and comes back here.
+training while it runs (common/cli/attempt.py): it stops behind its next step with a checkpoint, and comes back here.
 
 - USR2 comes before the time limit, and before preemption where the cluster is set up so: the job asks to be requeued.
 - TERM alone comes before preemption or a cancellation: SLURM goes on with either, and the job waits for it.
 
-Asking is a file, which the batch script looks for when this process has ended (jobs/profiles.py): inside a container
-there is no scontrol. Signals come twice there, from srun and through apptainer; the second one changes nothing.
+Asking is a file, which the batch script looks for when this process has ended (jobs/engines/profiles.py): inside a
+container there is no scontrol. Signals come twice there, from srun and through apptainer; the second changes nothing.
 """
 
 import os
@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from common.compose import DONE, REFUSED, compose
-from common.config import ENTRIES, run_name
-from common.run_dir import RunDir, read_json, write_json
+from common.cli.command import DONE, REFUSED
+from common.cli.compose import compose
+from common.files import read_json, write_json
+from common.run.run_dir import RunDir
+from common.settings.entries import ENTRIES, run_name
 from eval import eval_shift
-from jobs.cell import Lineage, key_of
+from jobs.planning.cell import Lineage, key_of
 from train import distill_cst, distill_kd, train_cnn, train_vit
 
 MAINS = {

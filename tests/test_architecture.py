@@ -18,8 +18,8 @@ import pytest
 
 from common import locks
 from common.locks import LOCK
-from common.run_dir import RunDir
-from jobs.cell import Cell
+from common.run.run_dir import RunDir
+from jobs.planning.cell import Cell
 from tests.house import (
     ORDER,
     PACKAGES,
@@ -572,7 +572,7 @@ HOUSE_LAWS: dict[Callable[[House], list[str]], tuple[list[House], House]] = {
             floors_as_they_are("aggregate", tables="from aggregate.report import all_tables"),
             floors_as_they_are("eval", shift="import eval.eval_shift"),
         ],
-        floors_as_they_are("common", cli="from common import data\nimport common.files, common.settings"),
+        floors_as_they_are("common", cli="from common import data\nimport common.files, common.settings.field"),
     ),
     rooms_without_floor: ([[], FLOORS[1:], [*FLOORS, Module("common/annex.py", "")]], FLOORS),
     crowded_folders: (

@@ -22,13 +22,14 @@ from typing import NoReturn
 
 import pytest
 
-from common.compose import RunWords, presets_of
-from common.config import ENTRIES, TrainCNN, TrainViT, run_name
-from common.data.catalog import DATASETS
-from common.run_dir import RunDir, digest_of, write_json
-from common.settings import Group, every_setting
-from jobs.ledger import Ledger
-from jobs.sweep import Overrides, open_sweep
+from common.cli.compose import RunWords, presets_of
+from common.data.publishers.catalog import DATASETS
+from common.files import digest_of, write_json
+from common.run.run_dir import RunDir
+from common.settings.entries import ENTRIES, TrainCNN, TrainViT, run_name
+from common.settings.field import Group, every_setting
+from jobs.planning.ledger import Ledger
+from jobs.planning.sweep import Overrides, open_sweep
 
 REPOSITORY = Path(__file__).parent.parent
 FOLDERS = ("aggregate", "common", "containers", "eval", "jobs", "slurm", "tests", "train")

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common.compose import PRESETS
-from common.config import TrainCNN
-from common.data.catalog import DATASETS
-from common.wording import folded
+from common.cli.compose import PRESETS
+from common.data.publishers.catalog import DATASETS
+from common.settings.entries import TrainCNN
+from common.settings.messages import folded
 from jobs.prepare import main as prepare
 from train.train_cnn import main as train_cnn
 

@@ -10,8 +10,8 @@ loss = labels + token_weight (1 - cosine of projected tokens) + relation_weight 
 import sys
 from typing import Any
 
-from common.attempt import Attempt, run_entry
-from common.config import DistillCST
+from common.cli.attempt import Attempt, run_entry
+from common.settings.entries import DistillCST
 
 
 def train(attempt: Attempt) -> dict[str, Any]:
@@ -20,12 +20,15 @@ def train(attempt: Attempt) -> dict[str, Any]:
 
     from common.compute import place, seed_model, start
     from common.data.packed import Batch, open_data
-    from common.fit import fit
-    from common.lesson_figure import draw_distillation
-    from common.loop import Loss, report
-    from common.losses import label_loss, relation_divergence, token_distance
+    from common.distillation.figure import draw_distillation
+    from common.distillation.gate import agreement_on, judge
+    from common.distillation.teacher import open_teacher
+    from common.distillation.tokens import StudentWithProjectors, on_grid, related, spread
     from common.models.zoo import build_model, measure_speed, model_facts
-    from common.teacher import StudentWithProjectors, agreement_on, judge, on_grid, open_teacher, related, spread
+    from common.training.fit import fit
+    from common.training.loop import Loss
+    from common.training.losses import label_loss, relation_divergence, token_distance
+    from common.training.predict import report
 
     settings = attempt.settings
     assert isinstance(settings, DistillCST)

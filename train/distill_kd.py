@@ -10,9 +10,9 @@ A cascade is this command again, with the run before as the teacher. loss = (1 -
 import sys
 from typing import Any
 
-from common.attempt import Attempt, run_entry
-from common.config import DistillKD
-from common.lesson_settings import share_of_teacher
+from common.cli.attempt import Attempt, run_entry
+from common.settings.distillation import share_of_teacher
+from common.settings.entries import DistillKD
 
 
 def train(attempt: Attempt) -> dict[str, Any]:
@@ -21,12 +21,14 @@ def train(attempt: Attempt) -> dict[str, Any]:
 
     from common.compute import place, seed_model, start
     from common.data.packed import Batch, open_data
-    from common.fit import fit
-    from common.lesson_figure import draw_distillation
-    from common.loop import Loss, report
-    from common.losses import hard_distillation, label_loss, soft_distillation
+    from common.distillation.figure import draw_distillation
+    from common.distillation.gate import agreement_on, judge
+    from common.distillation.teacher import open_teacher
     from common.models.zoo import build_model, measure_speed, model_facts
-    from common.teacher import agreement_on, judge, open_teacher
+    from common.training.fit import fit
+    from common.training.loop import Loss
+    from common.training.losses import hard_distillation, label_loss, soft_distillation
+    from common.training.predict import report
 
     settings = attempt.settings
     assert isinstance(settings, DistillKD)

@@ -9,8 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from aggregate.collect import Run
-from aggregate.estimates import deviation
 from aggregate.figures.style import (
     Picture,
     Style,
@@ -22,11 +20,12 @@ from aggregate.figures.style import (
     panels,
     runs_each,
 )
-from aggregate.methods import Method
-from aggregate.summarise import by_data, trained
-from common.figures import MOST_CURVES
-from common.run_dir import RunDir
-from common.shift_settings import ALL_CORRUPTIONS
+from aggregate.inference.estimates import deviation
+from aggregate.runs.collect import Run
+from aggregate.runs.methods import Method, by_data, trained
+from common.figures.predictions import MOST_CURVES
+from common.run.run_dir import RunDir
+from common.settings.shift import ALL_CORRUPTIONS
 
 MARKS = 12  # along a line
 FEWEST_FOR_HALF = 6  # epochs

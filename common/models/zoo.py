@@ -17,7 +17,8 @@ from common.compute import Compute
 from common.failures import Refused
 from common.models.adaptive_cnn import AdaptiveCNN
 from common.models.fast_cnn import WHITENING_IMAGES, FastCNN
-from common.models.settings import (
+from common.models.vit import ViT, derive_patch
+from common.settings.models import (
     CNN_BACKBONES,
     VIT_BACKBONES,
     AdaptiveCNNSettings,
@@ -26,7 +27,6 @@ from common.models.settings import (
     TimmSettings,
     ViTSettings,
 )
-from common.models.vit import ViT, derive_patch
 
 if TYPE_CHECKING:
     from common.data.packed import Batches

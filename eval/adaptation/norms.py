@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from common.loop import uncompiled
+from common.training.optim import uncompiled
 from eval.adaptation.method import Adaptation, NotAdaptable, Source, entropy
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

@@ -12,7 +12,7 @@ kind and strength, not pixel by pixel: put no number got from them beside one fr
 even alike.
 
 Each module has the functions of its kind and, in its CORRUPTIONS, their strengths; what there is, and in what order,
-is said in common/shift_settings.py.
+is said in common/settings/shift.py.
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from common.shift_settings import ALL_CORRUPTIONS, SEVERITIES
-from common.wording import unknown
+from common.settings.messages import unknown
+from common.settings.shift import ALL_CORRUPTIONS, SEVERITIES
 from eval.corruptions import blur, colour, digital, drops, jpeg, noise, weather
 from eval.corruptions.draws import ImageDraws
 from eval.corruptions.levels import cut_to_levels

@@ -19,11 +19,12 @@ from typing import IO
 from tqdm import tqdm
 
 from common.failures import Refused
-from common.run_dir import RunDir, headline, read_json
-from common.wording import one_line
-from jobs.cell import Cell, Sweep
-from jobs.plan import Plan, lineage
-from jobs.standing import Standing, hindrance
+from common.files import read_json
+from common.run.run_dir import RunDir, headline
+from common.settings.messages import one_line
+from jobs.planning.cell import Cell, Sweep
+from jobs.planning.plan import Plan, lineage
+from jobs.planning.states import Standing, hindrance
 from jobs.worker import SCRIPTS, command_of
 
 LOOK_SECONDS = 0.2

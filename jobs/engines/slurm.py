@@ -16,13 +16,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jobs import scheduler
-from jobs.cell import Cell, Sweep
+from jobs.engines.profiles import Needs, Profile, needs, python_command, sbatch_parameters
 from jobs.engines.steward import Steward  # a steward queued by version 0.1 is sought here; version 0.3 may drop it
-from jobs.ledger import STEWARD, Batch, Ledger, latest
-from jobs.plan import Plan, lineage
-from jobs.profiles import Needs, Profile, needs, python_command, sbatch_parameters
-from jobs.standing import Standing
+from jobs.machine import scheduler
+from jobs.planning.cell import Cell, Sweep
+from jobs.planning.ledger import STEWARD, Batch, Ledger, latest
+from jobs.planning.plan import Plan, lineage
+from jobs.planning.states import Standing
 from jobs.worker import Job
 
 USUAL_ARRAY_SIZE = 1001  # of a SLURM that nobody configured

@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.scheduler import outside_environment
+from jobs.machine.scheduler import outside_environment
 
 SUBMIT = Path(__file__).resolve().parents[1] / "submit.py"
 

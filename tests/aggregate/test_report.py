@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from aggregate import report
-from aggregate.material import STATUS, of_pattern
-from aggregate.methods import group
-from common.compose import DONE, FAILED, REFUSED
-from common.config import TrainCNN, run_name
-from jobs.ledger import Ledger
+from aggregate.runs.material import STATUS, of_pattern
+from aggregate.runs.methods import group
+from common.cli.command import DONE, FAILED, REFUSED
+from common.settings.entries import TrainCNN, run_name
+from jobs.planning.ledger import Ledger
 
 MakeRun = Callable[..., Path]
 
@@ -183,7 +183,7 @@ def told_by_status(root: Path) -> list[dict[str, Any]]:
 
 def settings_of(run: str, data_dir: Path) -> dict[str, Any]:
     """What the entry would resolve for that run of the sweep."""
-    from common.compose import compose
+    from common.cli.compose import compose
 
     seed = run.rpartition("-s")[2].partition("-")[0]
     settings = compose(TrainCNN, ["data=digits", f"seed={seed}", f"data_dir={data_dir}"]).settings

@@ -17,9 +17,10 @@ import threading
 import time
 from typing import Any
 
-from common.compose import compose
-from common.config import ENTRIES, run_name
-from common.run_dir import RunDir, read_json
+from common.cli.compose import compose
+from common.files import read_json
+from common.run.run_dir import RunDir
+from common.settings.entries import ENTRIES, run_name
 from train import train_cnn, train_vit
 
 MAINS = {"train_cnn": train_cnn.main, "train_vit": train_vit.main}

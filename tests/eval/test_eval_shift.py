@@ -20,9 +20,9 @@ import yaml
 from torch import Tensor, nn
 
 import eval.eval_shift
-from common.run_dir import digest_of
+from common.files import digest_of
 from eval.eval_shift import main
-from eval.shift_cells import MeasurementTable
+from eval.shift.measure import MeasurementTable
 from train.train_vit import main as train_vit
 
 QUICK = (
@@ -205,7 +205,7 @@ def test_told_to_stop_it_goes_on_from_the_next_cell(
 
 KILLED = """
 import contextlib, os, signal, sys
-import eval.shift_cells as cells
+import eval.shift.measure as cells
 from eval.eval_shift import main
 whole, written = cells.atomic_write, []
 @contextlib.contextmanager

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from jobs import cancel, logs, prune, retry, status
-from jobs.alive import this_process
+from jobs.machine.processes import this_process
 
 Told = Callable[..., tuple[int, str]]
 REPOSITORY = Path(__file__).parents[2]
 COMMANDS = {"status": status.main, "logs": logs.main, "retry": retry.main, "cancel": cancel.main, "prune": prune.main}
-HELD = "from pathlib import Path; import sys, time\nfrom common.run_dir import RunDir\n"
+HELD = "from pathlib import Path; import sys, time\nfrom common.run.run_dir import RunDir\n"
 HELD += "with RunDir(Path(sys.argv[1])).lock(): print('held', flush=True); time.sleep(60)"
 
 
@@ -97,8 +97,16 @@ def test_planning_loads_no_engine_and_no_entry() -> None:
     code = "import sys, jobs.status; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     loaded = set(done.stdout.split())
-    assert "jobs.plan" in loaded
-    strangers = ("jobs.worker", "jobs.profiles", "jobs.image", "jobs.engines", "train", "eval", "submitit")
+    assert "jobs.planning.plan" in loaded
+    strangers = (
+        "jobs.worker",
+        "jobs.engines.profiles",
+        "jobs.engines.container",
+        "jobs.engines",
+        "train",
+        "eval",
+        "submitit",
+    )
     assert not [name for name in loaded if name.startswith(strangers)]
 
 
@@ -326,7 +334,7 @@ def test_a_silent_scheduler_cancels_nothing_and_says_so(world: Any, typed: Told,
 
 
 def test_the_engine_of_this_machine_is_told_to_stop(world: Any, typed: Told) -> None:
-    code = "import sys, time; from pathlib import Path; from jobs.ledger import Ledger\n"
+    code = "import sys, time; from pathlib import Path; from jobs.planning.ledger import Ledger\n"
     code += "with Ledger(Path(sys.argv[1])).working_here('mine'): print('works', flush=True); time.sleep(60)"
     with python(code, world.root) as engine:
         assert typed("cancel") == (0, f"told pid {engine.pid} to stop; its runs end behind their next step\n")
@@ -390,7 +398,8 @@ def test_checkpoints_of_finished_runs_alone(worlds: Any, told: Told) -> None:
 
 
 def test_every_run_under_root_or_the_sweeps(world: Any, told: Told) -> None:
-    from common.run_dir import RunDir, write_json
+    from common.files import write_json
+    from common.run.run_dir import RunDir
 
     stranger = RunDir(world.root / "train_vit" / "digits-vit-s7-0123456789")
     write_json(stranger.result, {"selection": {"digest": "x"}})

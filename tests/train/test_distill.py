@@ -13,7 +13,8 @@ import pytest
 import safetensors.torch
 import yaml
 
-from common.run_dir import RunDir, digest_of, read_json
+from common.files import digest_of, read_json
+from common.run.run_dir import RunDir
 from train import distill_cst, distill_kd, train_cnn, train_vit
 
 MAINS = {

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from aggregate import report
-from aggregate.collect import collect
 from aggregate.figures.album import KINDS, all_figures, links, write_figures
 from aggregate.figures.style import Picture
-from aggregate.methods import AskedRun, group
 from aggregate.report import Material, all_tables
-from common.compose import DONE
+from aggregate.runs.collect import collect
+from aggregate.runs.methods import AskedRun, group
+from common.cli.command import DONE
 
 MakeRun = Callable[..., Path]
 CLASSES = ["cat", "dog"]

@@ -6,7 +6,6 @@ import pytest
 from matplotlib.collections import FillBetweenPolyCollection
 from matplotlib.figure import Figure
 
-from aggregate.collect import collect
 from aggregate.figures.curves import (
     corruption_curves,
     draw_curves,
@@ -16,8 +15,9 @@ from aggregate.figures.curves import (
     under_corruption,
 )
 from aggregate.figures.style import Styles, styles
-from aggregate.methods import Method, group
-from common.shift_settings import ALL_CORRUPTIONS
+from aggregate.runs.collect import collect
+from aggregate.runs.methods import Method, group
+from common.settings.shift import ALL_CORRUPTIONS
 
 MakeRun = Callable[..., Path]
 

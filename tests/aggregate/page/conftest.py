@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from aggregate.collect import collect
-from aggregate.material import Material
-from aggregate.methods import AskedRun, group
 from aggregate.report import all_tables, write_report
+from aggregate.runs.collect import collect
+from aggregate.runs.material import Material
+from aggregate.runs.methods import AskedRun, group
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 QUIET = (  # nothing of the browser's own reaches for the network

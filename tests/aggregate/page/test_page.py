@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from aggregate.collect import Run
 from aggregate.figures.style import Picture
-from aggregate.listing import run_rows
-from aggregate.material import Material
-from aggregate.methods import AskedRun, Method, group
 from aggregate.page.grid import MOST_LINKS, MOST_ROWS, run_id, sort_value, table_section
 from aggregate.page.overview import at_a_glance, progress, states, verdicts
 from aggregate.page.page import page
 from aggregate.page.pictures import figures_section
 from aggregate.report import all_tables
-from aggregate.tables import Column, Table, number, percent_spread, text
+from aggregate.runs.collect import Run
+from aggregate.runs.material import Material
+from aggregate.runs.methods import AskedRun, Method, group
+from aggregate.tables.runs import run_rows
+from aggregate.tables.table import Column, Table, number, percent_spread, text
 
 VOID = {"meta", "link", "img", "input", "rect", "br"}
 RULE = "highest validation accuracy"

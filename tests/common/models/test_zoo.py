@@ -13,10 +13,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.compute import Compute
-from common.config import ComputeSettings
 from common.failures import Refused
-from common.models.settings import AdaptiveCNNSettings, AnyModel, FastCNNSettings, TimmSettings, ViTSettings
 from common.models.zoo import MODELS, FlopCount, build_model, measure_speed, model_facts, parameter_count
+from common.settings.entries import ComputeSettings
+from common.settings.models import AdaptiveCNNSettings, AnyModel, FastCNNSettings, TimmSettings, ViTSettings
 
 LIKE: dict[str, Any] = {"shape": [3, 32, 32], "classes": list("abcde"), "mean": [0.5] * 3, "std": [0.25] * 3}
 SETTINGS: dict[str, AnyModel] = {
@@ -193,7 +193,7 @@ WITHOUT_TRITON = """
 import logging, sys
 sys.modules["triton"] = None
 from torch import nn
-from common.models.settings import AdaptiveCNNSettings
+from common.settings.models import AdaptiveCNNSettings
 from common.models.zoo import model_facts
 print(model_facts(AdaptiveCNNSettings(), nn.Linear(4, 3, bias=False), (4,))["flops"])
 logging.getLogger("torch.utils.flop_counter").warning("another line")
