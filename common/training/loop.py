@@ -1,20 +1,29 @@
-"""One epoch: how a batch becomes a step. Optimizers, the course of the learning rate, averages of the weights.
+"""One epoch of training: how a batch becomes a step, and what moves when it does.
 
-The loop knows no method and no run folder: the method is an objective, written in the open in its entry.
+The loop knows no method and no file. The method is an objective, written in the open in its entry; the caller of
+`train_epoch` has its turn after every step, to save or to stop.
 """
 
+import logging
 import math
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common.compute import Compute
+from common.compute import Compute, seed_model
 from common.data.packed import Batch
+from common.failures import NAN_ADVICE, NotFinite
 from common.metrics import one_label, several_labels
+from common.settings.entries import TrainingSettings
+from common.training.optim import WeightAverage
+
+log = logging.getLogger("stillhouse")
 
 
 class Loss(NamedTuple):
@@ -65,76 +74,130 @@ class EpochTotals:
         return {**means, **summarise(counts), "images": self.images * compute.world}
 
 
+@dataclass
+class Training:
+    """Everything that moves while a model is trained. `state_dict` lists what a checkpoint must hold of it."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    totals: EpochTotals
+    ema: WeightAverage | None
+    swa: WeightAverage | None
+    epoch: int = 0  # finished epochs
+    step: int = 0  # finished steps of the epoch after them
+    parts: int = 1  # pieces each batch is computed in; doubled when memory runs out
+    improved: dict[str, Any] = field(default_factory=dict)  # the last epoch whose own weights beat all before them
+    best: dict[str, Any] = field(default_factory=dict)  # read from the best checkpoint, where it is kept
+
+    @property
+    def kind(self) -> str:
+        return "ema" if self.ema else "raw"
+
+    @property
+    def candidate(self) -> nn.Module:
+        return self.ema.model if self.ema else self.model
+
+    def state_dict(self) -> dict[str, Any]:
+        averages = {name: average.state_dict() for name, average in (("ema", self.ema), ("swa", self.swa)) if average}
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "totals": vars(self.totals),
+            "averages": averages,
+            "at": {"epoch": self.epoch, "step": self.step, "parts": self.parts, "improved": self.improved},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        vars(self.totals).update(state["totals"])
+        for name, saved in state["averages"].items():
+            getattr(self, name).load_state_dict(saved)
+        vars(self).update({"improved": self.best, **state["at"]})  # checkpoints had no `improved` before it was needed
+
+    def refuse_nan(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise NotFinite(f"the training loss is {loss} in epoch {self.epoch + 1}; {NAN_ADVICE}")
+
+
 def train_epoch(
+    training: Training,
     model: nn.Module,
     batches: Iterable[Batch],
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    *,
-    rate_at: Callable[[int], float],
-    backward: Callable[[nn.Module, Batch], None],
-    clip_norm: float | None,
-    totals: EpochTotals,
-    after_step: Callable[[int], None],
-) -> None:
+    objective: Objective,
+    rates: Sequence[float],
+    settings: TrainingSettings,
+    compute: Compute,
+) -> Iterator[None]:
+    """Take a step for each batch, and give way to the caller after each.
+
+    model: `training.model` as it is called, which may be compiled or shared by several processes.
+    rates: the learning rate of every step of the epoch.
+    """
+    optimizer, scaler, totals = training.optimizer, training.scaler, training.totals
+    began = time.perf_counter() - totals.seconds
     model.train()
+
     for batch in batches:
         for group in optimizer.param_groups:
-            group["lr"] = rate_at(batch.step) * group.get("lr_factor", 1.0)
-        backward(model, batch)
+            group["lr"] = rates[batch.step] * group.get("lr_factor", 1.0)
+
+        backward(training, model, batch, objective, settings, compute)
         scaler.unscale_(optimizer)
-        grad_norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm or math.inf)
+        grad_norm = nn.utils.clip_grad_norm_(model.parameters(), settings.recipe.clip_norm or math.inf)
+
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
+        if training.ema:
+            training.ema.update(training.model)
+
         totals.end_step(grad_norm)
-        after_step(batch.step)
+        totals.seconds = time.perf_counter() - began
+        training.step = batch.step + 1
+        yield
 
 
 def backward(
+    training: Training,
     model: nn.Module,
     batch: Batch,
     objective: Objective,
-    scale: Callable[[Tensor], Tensor],
-    totals: EpochTotals,
-    parts: int,
+    settings: TrainingSettings,
     compute: Compute,
-    precision: str,
 ) -> None:
-    """Gradients of a batch, computed in parts to need less memory. The totals see it only if all parts succeed."""
-    pieces, losses = [*batch.parts(parts)], []
+    """Compute the gradients of a step. When memory runs out, the parts are halved and the step starts over."""
+    while True:
+        seed_model(settings.seed, "model", training.epoch, batch.step, compute.rank)
+        try:
+            return _backward_in_parts(training, model, batch, objective, settings.recipe.precision, compute)
+        except torch.OutOfMemoryError:
+            if compute.world > 1 or training.parts * 2 > len(batch):
+                raise  # the other processes are in the middle of a sum; or there is nothing left to halve
+
+        training.optimizer.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        training.parts *= 2
+        log.warning("out of memory: going on with each batch in %d parts", training.parts)
+
+
+def _backward_in_parts(
+    training: Training, model: nn.Module, batch: Batch, objective: Objective, precision: str, compute: Compute
+) -> None:
+    """Add up the gradients of the parts of a batch. The totals see the batch only if all parts succeed."""
+    pieces, losses = [*batch.parts(training.parts)], []
     for piece in pieces:
+        share = len(piece) / len(batch)
         last = piece is pieces[-1]  # several processes exchange gradients once per step
         with model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext():
             with compute.autocast(precision):
                 loss = objective(model, piece)
-            scale(loss.value * (len(piece) / len(batch))).backward()
-        losses.append(Loss(loss.value.detach(), loss.logits.detach(), {k: v.detach() for k, v in loss.terms.items()}))
+            training.scaler.scale(loss.value * share).backward()
+        terms = {name: term.detach() for name, term in loss.terms.items()}
+        losses.append(Loss(loss.value.detach(), loss.logits.detach(), terms))
+
     for piece, loss in zip(pieces, losses, strict=True):
-        totals.add(piece, loss, len(piece) / len(batch))
-
-
-def history_row(
-    epoch: int, found: dict[str, Any], val: dict[str, float], *, rate: float, seconds: float, memory_mb: float
-) -> dict[str, Any]:
-    """A row of history.csv. Blank: not measured (no validation set, no distillation)."""
-    names = ("loss", "accuracy", "precision", "recall", "f1_score")
-    extra = {name: value for name, value in found.items() if name not in {*names, "images", "grad_norm", "kd_loss"}}
-    return {
-        "epoch": epoch,
-        **{f"train_{name}": found[name] for name in names},
-        **{f"val_{name}": val.get(name, "") for name in (*names, *(name for name in val if name not in names))},
-        "kd_loss": found.get("kd_loss", ""),
-        "learning_rate": rate,
-        "epoch_time_sec": round(seconds, 3),
-        "images_per_sec": round(found["images"] / max(seconds, 1e-9), 1),
-        "gpu_memory_mb": round(memory_mb, 1),
-        "grad_norm": found["grad_norm"],
-        **extra,
-    }
-
-
-# --- what a model says of a set ---------------------------------------------------------------------------------
-
-
-# --- how weights move -------------------------------------------------------------------------------------------
+        training.totals.add(piece, loss, len(piece) / len(batch))

@@ -8,20 +8,10 @@ from torch import nn
 
 from common.cli.attempt import Attempt
 from common.data.packed import Batches, Data
-from common.failures import NotFinite
+from common.failures import NAN_ADVICE, NotFinite
 from common.files import atomic_write
 from common.metrics import one_label, several_labels
 from common.settings.entries import RecipeSettings
-
-NAN_ADVICE = (
-    "the last checkpoint is from before it. Try a lower recipe.lr, more recipe.warmup, or recipe.precision=fp32"
-)
-SELECTION_RULES = {
-    "accuracy": "highest validation accuracy, then lowest validation loss",
-    "auc": "highest validation AUC, then lowest validation loss",
-    "f1_score": "highest validation macro F1, then lowest validation loss",
-    "loss": "lowest validation loss",
-}
 
 
 @torch.no_grad()

