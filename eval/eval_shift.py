@@ -16,7 +16,6 @@ from typing import Any
 from common.cli.attempt import Attempt, run_entry
 from common.failures import Interrupted, Refused
 from common.files import read_json
-from common.models.load import load_model
 from common.run.finished import TrainedRun, open_run
 from common.settings.entries import EvalShift
 
@@ -24,6 +23,7 @@ from common.settings.entries import EvalShift
 def test(attempt: Attempt) -> dict[str, Any]:
     # Torch is loaded behind the door: a refused or a finished run has answered by now.
     from common.compute import start
+    from common.models.load import load_model
     from eval.shift.figures import draw
     from eval.shift.measure import MeasurementTable, ModelUnderTest, image_sets, ways
     from eval.shift.reliability import BinTable

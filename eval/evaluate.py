@@ -23,7 +23,6 @@ from common.data.prepare import prepare
 from common.data.publishers.catalog import DATASETS
 from common.failures import Refused
 from common.files import atomic_write, expanded, read_json, write_json
-from common.models.load import load_model
 from common.run.finished import TrainedRun, open_run
 from common.settings import messages
 from common.settings.entries import ComputeSettings
@@ -61,6 +60,7 @@ def _evaluate(argv: list[str]) -> int:
     from common.compute import start
     from common.data.packed import PackedSet, open_part
     from common.metrics import one_label
+    from common.models.load import load_model
     from common.training.predict import infer
 
     recipe, task, classes = trained.settings.recipe, trained.data["task"], trained.data["classes"]

@@ -18,7 +18,6 @@ from common.cli.command import DONE, FAILED, answer, parse, runs_root
 from common.data.image_files import find_images, load_all_outside
 from common.failures import Refused
 from common.files import expanded
-from common.models.load import load_model
 from common.run.finished import TrainedRun, open_run
 from common.settings.entries import ComputeSettings
 from common.settings.field import Group, setting
@@ -71,6 +70,7 @@ def _predict(argv: list[str]) -> int:
     import numpy as np
 
     from common.compute import start
+    from common.models.load import load_model
 
     with start(words.compute) as compute:
         model = load_model(trained, compute)

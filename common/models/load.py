@@ -1,22 +1,19 @@
 """The network of a finished run, with its weights."""
 
+import safetensors
+import safetensors.torch
 from torch import nn
 
-from common.compute import Compute
+from common.compute import Compute, place
 from common.failures import Refused
+from common.models.zoo import build_model
 from common.run.finished import TrainedRun
 
 KEYS_SHOWN = 3
 
 
-def load_model(trained: TrainedRun, compute: "Compute", word: str = "run") -> "nn.Module":
+def load_model(trained: TrainedRun, compute: Compute, word: str = "run") -> nn.Module:
     """The chosen weights on the device, in evaluation mode; Refused where they are of another architecture."""
-    import safetensors
-    import safetensors.torch
-
-    from common.compute import place
-    from common.models.zoo import build_model
-
     settings = trained.settings.model
     model = build_model(settings, trained.data, fresh=False)
     try:

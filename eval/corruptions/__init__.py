@@ -24,7 +24,7 @@ from common.settings.messages import unknown
 from common.settings.shift import ALL_CORRUPTIONS, SEVERITIES
 from eval.corruptions import blur, colour, digital, drops, jpeg, noise, weather
 from eval.corruptions.draws import ImageDraws
-from eval.corruptions.levels import cut_to_levels
+from eval.corruptions.filters import cut_to_levels
 
 SMALLEST_SIDE = 8
 _DEFINED = {

@@ -4,8 +4,15 @@ import torch
 from torch import Tensor
 
 from eval.corruptions.draws import Corruption, ImageDraws
-from eval.corruptions.filters import REFERENCE_SIDE, blurred, enlarging_matrix, filtered, pixel_scale, streaked
-from eval.corruptions.levels import cut_to_levels
+from eval.corruptions.filters import (
+    REFERENCE_SIDE,
+    blurred,
+    cut_to_levels,
+    enlarging_matrix,
+    filtered,
+    pixel_scale,
+    streaked,
+)
 
 
 def gaussian_blur(images: Tensor, _draws: ImageDraws, sigma: float) -> Tensor:

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from eval.corruptions.draws import Corruption, ImageDraws
-from eval.corruptions.filters import blurred, sampled
-from eval.corruptions.levels import round_levels
+from eval.corruptions.filters import blurred, round_levels, sampled
 
 
 def pixelate(images: Tensor, _draws: ImageDraws, share: float, fewer: int) -> Tensor:

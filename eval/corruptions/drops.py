@@ -6,8 +6,7 @@ from torch import Tensor
 
 from eval.corruptions.colour import constant, with_channels_of
 from eval.corruptions.draws import Corruption, ImageDraws
-from eval.corruptions.filters import blurred, enlarged, filtered, pixel_scale
-from eval.corruptions.levels import HAIR, round_levels
+from eval.corruptions.filters import HAIR, blurred, enlarged, filtered, pixel_scale, round_levels
 
 WATER = (175 / 255, 238 / 255, 238 / 255)
 MUD = (63 / 255, 42 / 255, 20 / 255)

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eval.corruptions.draws import Corruption, ImageDraws
-from eval.corruptions.filters import along_both
-from eval.corruptions.levels import HAIR, round_levels
+from eval.corruptions.filters import HAIR, along_both, round_levels
 
 BLOCK = 8
 LUMINANCE_STEPS = (

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eval.corruptions import colour, corrupted, drops, weather
 from eval.corruptions.draws import ImageDraws
-from eval.corruptions.plasma import plasma
+from eval.corruptions.weather import plasma
 
 INDEX = torch.arange(4)
 
