@@ -31,7 +31,7 @@ class Wanted(NamedTuple):
 
 
 class Found(NamedTuple):
-    pictures: dict[str, Figure]  # by the name of their file
+    figures: dict[str, Figure]  # by the name of their file
     facts: dict[str, Any]  # plain numbers
     arrays: dict[str, np.ndarray] = {}  # noqa: RUF012 - never written
 
