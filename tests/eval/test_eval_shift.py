@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import common.models.load
 from common.files import digest_of
 from eval.eval_shift import main
-from eval.shift.measure import MeasurementTable
+from eval.shift.table import MeasurementTable
 from train.train_vit import main as train_vit
 
 QUICK = (
@@ -205,7 +205,7 @@ def test_told_to_stop_it_goes_on_from_the_next_cell(
 
 KILLED = """
 import contextlib, os, signal, sys
-import eval.shift.measure as cells
+import eval.shift.table as cells
 from eval.eval_shift import main
 whole, written = cells.atomic_write, []
 @contextlib.contextmanager
@@ -292,8 +292,8 @@ def test_answers_that_are_no_numbers_cost_their_cells_alone(
         ("brightness", 5, "source"),
         ("brightness", 5, "bn_stats"),
     ]
-    assert silent[0]["problem"] == "what it says of 3 of 360 images is no number"  # one in each batch of 120
-    assert silent[1]["problem"] == "what it says of 6 of 360 images is no number"  # of 60
+    assert silent[0]["problem"] == "the model's answer is not a number for 3 of 360 images"  # one in each batch of 120
+    assert silent[1]["problem"] == "the model's answer is not a number for 6 of 360 images"  # of 60
     corrupted = read(folder / "result.json")["shift"]["corrupted"]
     assert list(corrupted["errors"]) == ["gaussian_noise"]  # brightness is not whole: no mean may count it
     assert corrupted["corruptions"] == 1
