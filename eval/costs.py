@@ -1,4 +1,7 @@
-"""A network's costs are measured on this machine, on a fresh network: initial weights are as fast as trained ones."""
+"""The costs of networks are measured on this machine and put into a table.
+
+Networks are measured fresh: initial weights are as fast as trained ones.
+"""
 
 import csv
 import io

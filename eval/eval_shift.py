@@ -87,7 +87,7 @@ def subject(attempt: Attempt, settings: EvalShift) -> TrainedRun:
     if trained.data["task"] == "multi-label":
         raise Refused([f"run: {trained.name} has several labels for an image; allowed: one label each"])
 
-    # The clean images must be the very ones of the run's own test, whose accuracy losses are measured from.
+    # Losses are measured from the clean images, which must be those of the run's own test.
     manifest = read_json(attempt.data_folder / "manifest.json")
     if manifest is None:
         raise Refused(

@@ -1,4 +1,4 @@
-"""Evaluating a run on a packed set takes more than numbers: does it fit, what is to be said, what is to be drawn?"""
+"""These functions check that a run fits a packed set, and put the numbers of its evaluation into words and figures."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -98,7 +98,7 @@ def summary(content: Mapping[str, Any], trained: TrainedRun) -> str:
     if content["note"]:
         lines.append(f"  note: {content['note']}")
 
-    # On another device or with other precision, a logit that is nearly a tie may fall to the other side.
+    # On another device or with other precision, two logits that nearly tie may change places.
     reported = trained.result["test"]["accuracy"]
     if data["part"] == "test" and data["digest"] == trained.data["digest"] and metrics["accuracy"] != reported:
         lines.append(f"  note: the run itself reported an accuracy of {reported:.2%}, computed elsewhere or otherwise")
@@ -130,7 +130,7 @@ def draw(
     from common.figures.roc import roc_curves
     from common.metrics import one_label, several_labels
 
-    # Of several labels each is a decision of its own; of one label, each image is.
+    # With several labels, each label of an image is a decision; else each image is one.
     classes, several = data["classes"], data["task"] == "multi-label"
     bins = (several_labels if several else one_label).reliability(logits, labels)
     n, unit = (labels.size, "decisions") if several else (len(labels), "images")

@@ -115,7 +115,7 @@ def _offered(subject: "Subject", asked: list[str]) -> list[str]:
     if wrong:
         raise Refused(wrong)
 
-    # Who brings images asks about these: what is said of the model and its test set must be asked for by name.
+    # Of files, what shows them is explained; what shows the model and its test set must be asked for by name.
     return asked or [kind for kind in offered if EXPLANATIONS[kind].of_images or subject.labels is not None]
 
 
@@ -129,7 +129,7 @@ def _write(explained: "Found", folder: Path, kind: str) -> list[Path]:
         paths.append(folder / f"{name}.png")
         save(figure, paths[-1])
 
-    # The numbers in the pictures, for who wants to draw them otherwise.
+    # The numbers in the figures are kept, so that they can be drawn otherwise.
     if explained.arrays:
         paths.append(folder / f"{kind}.npz")
         with atomic_write(paths[-1]) as file:

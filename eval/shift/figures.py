@@ -142,7 +142,7 @@ def robustness_line(summary: Mapping[str, Any], title: str) -> Figure:
     for number, row in enumerate(rows):
         colour = COLOURS[number]
 
-        # The line is drawn through where there are published models, and dotted where it is extrapolated.
+        # The line is solid where there are published models, and dotted where it is extrapolated.
         line = CIFAR10_1_LINES[row["images"].removeprefix("cifar10_1_")]
         expected = np.array([100 * line.expected(x) for x in grid])
         inside = (grid >= line.lowest) & (grid <= line.highest)

@@ -62,7 +62,7 @@ def image_sets(settings: EvalShift, trained: TrainedRun, data_dir: Path, compute
             opening = _corrupting(packed, corruption, severity, settings, compute)
             yield ImageSet("test", corruption, severity, all_classes, opening, too_odd)
 
-    # What does not fit is listed too: the result says of each set that was named what came of it.
+    # A set that does not fit is listed too, with its problem: the result says what came of every set named.
     for name in settings.shift.sets:
         other = PackedSet.open(data_dir / name)
         problem = unfit(other.facts(), list(other.manifest["sets"]), trained.data)
@@ -95,7 +95,7 @@ def unfit(other: Mapping[str, Any], parts: Sequence[str], trained: Mapping[str, 
 
 
 def _corrupting(packed: PackedSet, corruption: str, severity: int, settings: EvalShift, compute: Compute) -> Opening:
-    # Opened when it is measured, and not before: a test that goes on skips the sets that are done.
+    # Images are made when they are measured, not before: a test that goes on skips the sets that are done.
     def open_corrupted() -> tuple[np.ndarray, np.ndarray]:
         clean = packed.images("test")
         changed = np.empty(clean.shape, np.uint8)
