@@ -33,7 +33,7 @@ MOST_IMAGES = 64  # more are no figure
 class ExplainWords(Group):
     run: str = setting(..., "finished run: its folder, or its name or hash under root")
     what: str | None = setting(
-        None, f"some of {','.join(KINDS)}; null is all that the model offers, for files all that shows images"
+        None, f"some of {','.join(KINDS)}; null is all that the model offers, of files only what shows them"
     )
     files: list[str] = setting(
         [], "images to explain in place of test images: files, folders, patterns; every word without ="
@@ -43,7 +43,7 @@ class ExplainWords(Group):
     layer: str | None = setting(None, "features: the layer that is shown; null is a few that tell most")
     block: int = setting(-1, "attention: the block whose heads are shown; negative from the end")
     points: int = setting(2000, "embeddings: most test images that are used", ge=5)
-    seed: int = setting(0, "of the choice of test images, and of t-SNE", ge=0, lt=2**32)
+    seed: int = setting(0, "seed of the choice of test images and of t-SNE", ge=0, lt=2**32)
     out: str | None = setting(None, "folder to write to; null is evaluation/explain in the run's folder")
     root: str | None = setting(None, "folder of the run folders; null is $STILLHOUSE_RUNS, else ./runs")
     data_dir: str | None = setting(None, "folder of the packed data sets; null is $STILLHOUSE_DATA, else ./data")

@@ -55,7 +55,9 @@ class T3A(Source):
             hook.remove()
         features, said = seen[-1] if seen else (logits, None)
         if said is not logits or features.ndim != 2:
-            raise NotAdaptable("t3a: the model changes what its linear classifier says; needed: that it returns it")
+            raise NotAdaptable(
+                "t3a: the model changes the output of its linear classifier; needed: this output as logits"
+            )
         return features.to(self.head.weight.dtype), logits
 
     def _forget_unsure(self) -> None:

@@ -32,8 +32,7 @@ CORRUPTED_AT_ONCE = 500  # images
 CIFAR10_C = "cifar10_c"
 
 
-# --- on what ----------------------------------------------------------------------------------------------------
-
+# --- sets of images ---------------------------------------------------------------------------------------------
 
 Opening = Callable[[], tuple[np.ndarray, np.ndarray]]
 
@@ -123,7 +122,7 @@ def _part(packed: PackedSet, part: str, rows: slice) -> Opening:
     return lambda: (packed.images(part)[rows], packed.labels(part)[rows])
 
 
-# --- how --------------------------------------------------------------------------------------------------------
+# --- ways of predicting -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -192,7 +191,7 @@ class ModelUnderTest:
 
 @dataclass(frozen=True)
 class LoadedSet:
-    """A set of images that lie ready, and the model that is measured on them."""
+    """A set of images in memory, and the model that is measured on them."""
 
     image_set: ImageSet
     tested: ModelUnderTest
