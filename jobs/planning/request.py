@@ -14,7 +14,8 @@ from jobs.planning.cell import Sweep
 from jobs.planning.ledger import Batch, Ledger
 from jobs.planning.plan import Chosen
 from jobs.planning.states import Outside, Standing, standings
-from jobs.planning.sweep import Overrides, open_sweep
+from jobs.planning.sweep import open_sweep
+from jobs.planning.sweep_file import Overrides
 
 
 class SubmitWords(Group):
