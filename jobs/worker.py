@@ -6,7 +6,7 @@ training while it runs (common/cli/attempt.py): it stops behind its next step wi
 - USR2 comes before the time limit, and before preemption where the cluster is set up so: the job asks to be requeued.
 - TERM alone comes before preemption or a cancellation: SLURM goes on with either, and the job waits for it.
 
-Asking is a file, which the batch script looks for when this process has ended (jobs/engines/profiles.py): inside a
+Asking is a file, which the batch script looks for when this process has ended (jobs/engines/sbatch.py): inside a
 container there is no scontrol. Signals come twice there, from srun and through apptainer; the second changes nothing.
 """
 
