@@ -249,6 +249,7 @@ def mend(ledger: Ledger, batches: Sequence[Batch]) -> list[str]:
         if batch.job or batch.void:
             continue
 
+        # None: the scheduler does not answer. No ids: it never had the job.
         ids = scheduler.by_name(job_name(batch.sweep, batch.stage, batch.token))
         job = ids[0].partition("_")[0] if ids else None
         if job and _has_its_work(ledger, replace(batch, job=job)):

@@ -19,7 +19,7 @@ from jobs.planning.sweep_file import Overrides
 
 
 class SubmitWords(Group):
-    """This command has these words; every other word is a setting of the runs."""
+    """Words of this command; every other word is a setting of the runs."""
 
     sweep: str = setting(..., "shipped sweep (jobs/sweeps/) or a YAML file")
     cluster: str | None = setting(

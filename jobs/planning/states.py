@@ -68,7 +68,7 @@ def standings(sweep: Sweep, root: Path, outside: Outside) -> dict[str, Standing]
     where: dict[str, Standing] = {}
     submitted = latest(outside.batches)
     for key, cell in sweep.cells.items():
-        # A sweep has parents before their children, so that of the parent is known here.
+        # A sweep has parents before their children: where the parent stands is known here.
         parent = where[cell.parent] if cell.parent else None
         name = _run_name(cell, parent)
 

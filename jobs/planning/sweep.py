@@ -85,6 +85,7 @@ class Compiler:
             self._problem(problem)
         self._refuse()  # before there are cells: a wrong name would break many of them
 
+        # Two stages may have the same cell: it has one key, and runs once.
         cells: dict[str, Cell] = {}
         of_stage: dict[str, dict[Place, Cell]] = {}
         for stage in wanted:
@@ -124,7 +125,7 @@ class Compiler:
         for axis in [axis for axis in words.axes if axis in self.words.axes]:
             self._problem(f"stage {stage}: axes.{axis} is an axis of the sweep already; allowed: one of the two")
 
-        # Seeds and data sets may be asked for where the file has no such axis. Whoever tests runs has their axes.
+        # Seeds and data sets may be asked for where the file has no such axis. A stage that tests runs has their axes.
         asked = {axis: value for axis, value in self.overrides.axes.items() if axis in SHARED_AXES}
         shared = {} if words.of else {**self.words.axes, **asked}
         axes: dict[str, list[Any]] = {}
@@ -144,6 +145,8 @@ class Compiler:
         for name in self.overrides.only:
             if name not in stages:
                 self._problem(messages.unknown("only", name, stages))
+
+        # Depth first: a stage is listed when all that it builds on is listed.
         order: list[str] = []
 
         def visit(stage: str, path: tuple[str, ...]) -> None:
