@@ -202,7 +202,7 @@ def _strongest(height: int, width: int) -> dict[str, float]:
 
 
 def _strongest_wide() -> dict[str, float]:
-    """Return those of TrivialAugment's wide space, where shifts are in pixels whatever the size of the image."""
+    """Return the largest magnitudes of TrivialAugment's wide space; shifts are in pixels for images of any size."""
     colour = {"brightness": 0.99, "color": 0.99, "contrast": 0.99, "sharpness": 0.99, "posterize": 2.0, "solarize": 0.0}
     return {"shear_x": 0.99, "shear_y": 0.99, "rotate": 135.0, "translate_x": 32.0, "translate_y": 32.0, **colour}
 

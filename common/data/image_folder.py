@@ -39,6 +39,7 @@ class Listing:
 
 
 def list_images(source: Path, settings: FolderSettings) -> Listing:
+    """List the images of both sets with their classes; Refused if the folder is laid out in another way."""
     if not source.is_dir():
         raise Refused([f"source: {source} is not a folder; expected one with a folder of images per class"])
     names = {folder.name for folder in _subfolders(source)}

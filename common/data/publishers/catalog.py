@@ -42,7 +42,7 @@ class Published:
 
 
 def _idx(name: str, size: int, md5: str, unpacked_md5: str) -> File:
-    """Describe an idx file. Publishers and torchvision list the checksum of its .gz, and the other was taken from it."""
+    """Describe an idx file: publishers and torchvision list the checksum of its .gz; the other was taken from that."""
     return File(f"{name}.gz", md5, size, unpacked=(File(name, unpacked_md5),))
 
 
