@@ -140,7 +140,9 @@ class StreamedImages:
 
 def place_images(images: np.ndarray, compute: Compute, budget_gb: float | None) -> Images:
     budget_bytes = compute.free_memory_bytes() / 2 if budget_gb is None else budget_gb * 1e9
-    return (ResidentImages if images.nbytes <= budget_bytes else StreamedImages)(images, compute.device)
+    if images.nbytes <= budget_bytes:
+        return ResidentImages(images, compute.device)
+    return StreamedImages(images, compute.device)
 
 
 # --- batches ----------------------------------------------------------------------------------------------------
@@ -269,12 +271,11 @@ def open_data(folder: Path, settings: TrainingSettings, compute: Compute) -> Dat
 
     # Every process takes the same number of images, and no pair that is mixed is divided between two.
     size = settings.recipe.batch_size
-    pairs = 2 if settings.augment.mixup or settings.augment.cutmix else 1  # both halves of a pair in one process
-    if compute.world > 1 and size % (compute.world * pairs):
-        allowed = (
-            f"a multiple of {compute.world * pairs} for {compute.world} processes{' that mix pairs' * (pairs - 1)}"
-        )
-        raise Refused([f"recipe.batch_size: given {size}, allowed: {allowed}"])
+    mixing = bool(settings.augment.mixup or settings.augment.cutmix)
+    unit = compute.world * 2 if mixing else compute.world
+    if compute.world > 1 and size % unit:
+        processes = f"{compute.world} processes{' that mix pairs' if mixing else ''}"
+        raise Refused([f"recipe.batch_size: given {size}, allowed: a multiple of {unit} for {processes}"])
 
     part = partial(open_part, packed, packed.facts(), batch_size=size, compute=compute)
     train, test = part("train"), partial(part, "test")

@@ -94,10 +94,10 @@ def find_weights(name: str) -> Path:
 def weights_facts(path: Path) -> dict[str, str]:
     """Return facts for result.json: the file a run started from and, of the hub's, its repository and revision."""
     facts = {"file": str(path), "sha256": checksum_of(path, "sha256")}
-    repository, snapshots, revision = ("", "", "", *path.parts)[-4:-1]
-    if repository.startswith("models--") and snapshots == "snapshots":  # as the hub's cache is laid out
-        repository = repository.removeprefix("models--").replace("--", "/")
-        facts |= {"file": path.name, "repository": repository, "revision": revision}
+    match path.parts:  # .../models--OWNER--NAME/snapshots/REVISION/FILE, as the hub's cache is laid out
+        case (*_, folder, "snapshots", revision, file) if folder.startswith("models--"):
+            repository = folder.removeprefix("models--").replace("--", "/")
+            facts |= {"file": file, "repository": repository, "revision": revision}
     return facts
 
 

@@ -106,8 +106,10 @@ def _intact(file: File, candidates: Sequence[Path]) -> tuple[Path | None, list[s
 
 
 def _missing(file: File, source: Path, origin: str) -> str:
-    inside = [part.name for part in file.unpacked] or [f"a folder {file.folder}"] * bool(file.folder)
-    unpacked = f" (nor {', '.join(inside)})" if inside else ""
+    content = ", ".join(part.name for part in file.unpacked)
+    if file.folder and not content:
+        content = f"a folder {file.folder}"
+    unpacked = f" (nor {content})" if content else ""
     url = f"{origin.rstrip('/')}/{file.name}"
     return f"source: {source} holds no {file.name}{unpacked}, searched {SEARCH_DEPTH} folders deep; published at {url}"
 
