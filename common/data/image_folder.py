@@ -133,6 +133,7 @@ def _by_class(folder: Path) -> dict[str, list[Path]]:
         problems.append(
             f"source: {folder} has too few class folders ({names}); expected at least 2, named as the classes"
         )
+
     if problems:
         raise Refused(shortened(problems))
     return by_class

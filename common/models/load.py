@@ -1,4 +1,7 @@
-"""Loading the network of a finished run, with its weights."""
+"""Loading the network of a finished run, with its weights.
+
+It has a module of its own because opening a run (common/run/finished.py) needs only files, and this needs networks.
+"""
 
 import safetensors
 import safetensors.torch
@@ -13,7 +16,10 @@ KEYS_SHOWN = 3
 
 
 def load_model(trained: TrainedRun, compute: Compute, word: str = "run") -> nn.Module:
-    """Return the network with its chosen weights, on the device and in evaluation mode; Refused if they do not fit."""
+    """Return the network with its chosen weights, on the device and in evaluation mode; Refused if they do not fit.
+
+    word: the setting that named the run, for the message.
+    """
     settings = trained.settings.model
     model = build_model(settings, trained.data, fresh=False)
     try:
