@@ -1,6 +1,6 @@
-"""What every network can be told: `model` is one of these groups, told apart by its name.
+"""The setting `model` is one of these groups, one for each kind of network; its name says which.
 
-The short names of timm's networks are those that the model presets name: another one is another YAML file.
+The model presets give the short names of timm's networks: for another one, add a YAML file.
 """
 
 import difflib
@@ -15,20 +15,19 @@ from pydantic import Discriminator, Tag, model_validator
 from common.settings.field import Group, setting
 from common.settings.yaml12 import preset_names, read_preset
 
-OWN_NETWORKS = ("adaptive_cnn", "vit")
-# What transformers call themselves in timm; where a name says nothing, the network is taken for a convolutional one.
+# These are the names of timm's transformers; any other network counts as a convolutional one.
 TRANSFORMER = re.compile(r"vit|former|^(aimv|beit|cait|coat|deit|eva|hiera|nest|pit|pvt|swin|tnt|twins|volo|xcit)")
 
 
 class AdaptiveCNNSettings(Group):
-    """The suite's residual network."""
+    """The suite's own residual network fits its layers to the data set."""
 
     name: Literal["adaptive_cnn"] = setting("adaptive_cnn", "residual network with layers derived from the data set")
     dropout: float = setting(0.3, "dropout between the two classifier layers", ge=0, lt=1)
 
 
 class FastCNNSettings(Group):
-    """The suite's network for short trainings (arXiv:2404.00498)."""
+    """The suite's own network for short trainings is that of arXiv:2404.00498."""
 
     name: Literal["fast_cnn"] = setting("fast_cnn", "plain network whose first layer whitens the training images")
     channels: int = setting(64, "channels of its first group of convolutions; the others have four times as many", ge=1)
@@ -43,9 +42,9 @@ class FastCNNSettings(Group):
 
 
 class ViTSettings(Group):
-    """The suite's vision transformer; with a DIST token it is a DeiT."""
+    """The suite's own vision transformer is a DeiT if it has a DIST token."""
 
-    name: Literal["vit"] = setting("vit", "vision transformer behind a small convolutional stem")
+    name: Literal["vit"] = setting("vit", "vision transformer with a small convolutional stem")
     patch: int | None = setting(
         None, "side of a patch in pixels; null: the smallest that leaves 64 patches or less", ge=1
     )
@@ -70,12 +69,20 @@ class ViTSettings(Group):
         return self
 
 
+# The suite's own networks by their names; all others are timm's.
+OWN: dict[str, type[AdaptiveCNNSettings | FastCNNSettings | ViTSettings]] = {
+    "adaptive_cnn": AdaptiveCNNSettings,
+    "fast_cnn": FastCNNSettings,
+    "vit": ViTSettings,
+}
+
+
 class TimmSettings(Group):
-    """A network of timm, from scratch or with published weights."""
+    """A network of timm starts from scratch or from published weights."""
 
     name: str
     pretrained: bool = setting(False, "start from published weights: in the hub's cache, or model.weights")
-    weights: str | None = setting(None, "file of such weights (.safetensors, .pth, .bin)", identity=False)
+    weights: str | None = setting(None, "file of published weights (.safetensors, .pth, .bin)", identity=False)
     weights_digest: str | None = setting(None, "fingerprint of that file, filled in")
     input_size: int | None = setting(
         None, "side that images are resized to, on the device; null is what the network was made for", ge=8, le=1024
@@ -98,15 +105,15 @@ class TimmSettings(Group):
 
 
 def _one_of(names: tuple[str, ...]) -> dict[str, Any]:
-    """Limits of a name that is one of these, or any that timm has."""
+    """Return the limits of a name that is one of these, or any that timm has."""
     escaped = "|".join(name.replace(".", r"\.") for name in names)
     return {"pattern": rf"^({escaped}|timm/[A-Za-z0-9_.-]+)$", "form": (*names, "timm/NAME")}
 
 
 def _backbones() -> list[str]:
-    """The networks of timm that presets name in short; timm/NAME, which every entry takes, needs no list."""
+    """List the networks of timm that a preset names in short. Every entry takes timm/NAME, which needs no list."""
     names = dict.fromkeys(str(read_preset("model", preset).get("name")) for preset in preset_names("model"))
-    return [name for name in names if name not in OWN_NETWORKS and not name.startswith("timm/")]
+    return [name for name in names if name not in OWN and not name.startswith("timm/")]
 
 
 CNN_BACKBONES = tuple(name for name in _backbones() if not TRANSFORMER.search(name))
@@ -114,7 +121,7 @@ VIT_BACKBONES = tuple(name for name in _backbones() if TRANSFORMER.search(name))
 
 
 class CNNBackboneSettings(TimmSettings):
-    """A convolutional network of timm, from scratch or with published weights."""
+    """A convolutional network of timm starts from scratch or from published weights."""
 
     name: str = setting(
         "resnet18", "network; timm/NAME is any that timm has", **_one_of(("adaptive_cnn", *CNN_BACKBONES, "fast_cnn"))
@@ -122,7 +129,7 @@ class CNNBackboneSettings(TimmSettings):
 
 
 class ViTBackboneSettings(TimmSettings):
-    """A transformer of timm, from scratch or with published weights."""
+    """A transformer of timm starts from scratch or from published weights."""
 
     name: str = setting(
         "vit_tiny_patch16_224", "network; timm/NAME is any that timm has", **_one_of(("vit", *VIT_BACKBONES))
@@ -130,7 +137,10 @@ class ViTBackboneSettings(TimmSettings):
 
 
 def _told_apart_by(default: str, **tags: str) -> Discriminator:
-    """By the name: one of the suite's own networks, of which the default is also what has no name, or one of timm's."""
+    """Tell the groups apart by the name: each of `tags` has a group of its own, and all other names are timm's.
+
+    A model without a name is the default one.
+    """
 
     def kind(model: Any) -> str:
         name = model.get("name", default) if isinstance(model, dict) else getattr(model, "name", default)
@@ -148,17 +158,11 @@ CNNModel = Annotated[
 ViTModel = Annotated[
     Annotated[ViTSettings, Tag("vit")] | Annotated[ViTBackboneSettings, Tag("timm")], _told_apart_by("vit", vit="vit")
 ]
-# The suite's own networks by their names; all others are timm's.
-OWN: dict[str, type[AdaptiveCNNSettings | FastCNNSettings | ViTSettings]] = {
-    "adaptive_cnn": AdaptiveCNNSettings,
-    "fast_cnn": FastCNNSettings,
-    "vit": ViTSettings,
-}
 AnyModel = AdaptiveCNNSettings | FastCNNSettings | ViTSettings | TimmSettings
 
 
 class StudentBackboneSettings(TimmSettings):
-    """A network of timm, from scratch or with published weights."""
+    """A student of timm starts from scratch or from published weights."""
 
     name: str = setting(
         "resnet18",
@@ -176,7 +180,7 @@ StudentModel = Annotated[
 ]
 
 
-# --- the names that timm knows ----------------------------------------------------------------------------------------
+# --- the names that timm knows ----------------------------------------------------------------------------------
 
 
 DEFINED = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)
@@ -185,7 +189,10 @@ SHOWN = 5  # nearest names
 
 @functools.cache
 def timm_names() -> frozenset[str]:
-    """Architectures, without the tags of their weights; none where timm is not installed."""
+    """Return timm's architectures, without the tags of their weights; none if timm is not installed.
+
+    They are read from timm's source, because importing timm would load torch.
+    """
     spec = importlib.util.find_spec("timm")
     if spec is None or spec.origin is None:
         return frozenset()
@@ -193,13 +200,18 @@ def timm_names() -> frozenset[str]:
     return frozenset(name for path in sources for name in DEFINED.findall(path.read_text(encoding="utf-8")))
 
 
-def refuse_unknown(given: str) -> None:
-    """`given` is timm/NAME or timm/NAME.TAG; a ValueError with the nearest names where timm has no NAME."""
-    name = given.removeprefix("timm/").partition(".")[0]
-    known = timm_names()
-    if known and name not in known:
-        begun = sorted((each for each in known if name and each.startswith(name)), key=lambda each: (len(each), each))
-        close = difflib.get_close_matches(name, sorted(known), n=SHOWN, cutoff=0.5)
-        nearest = list(dict.fromkeys([*begun, *close]))[:SHOWN]
-        near = f", nearest: {', '.join(f'timm/{each}' for each in nearest)}" if nearest else ""
-        raise ValueError(f"given {given}, allowed: timm/NAME, one of the {len(known):,} names of timm{near}")
+def refuse_unknown(network: str) -> None:
+    """Raise a ValueError with the nearest names if timm has no NAME, where `network` is timm/NAME or timm/NAME.TAG."""
+    name = network.removeprefix("timm/").partition(".")[0]
+    names = timm_names()
+    if not names or name in names:
+        return
+
+    # Names that begin as this one does come first, the shortest of them before all others.
+    longer = sorted(
+        (other for other in names if name and other.startswith(name)), key=lambda other: (len(other), other)
+    )
+    similar = difflib.get_close_matches(name, sorted(names), n=SHOWN, cutoff=0.5)
+    nearest = [f"timm/{other}" for other in dict.fromkeys([*longer, *similar])][:SHOWN]
+    near = f", nearest: {', '.join(nearest)}" if nearest else ""
+    raise ValueError(f"given {network}, allowed: timm/NAME, one of the {len(names):,} names of timm{near}")
