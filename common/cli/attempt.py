@@ -123,7 +123,7 @@ def carry_out(command: Command, body: Body, words: list[str]) -> int:
 
 
 def _own(command: Command, run: RunDir, body: Body, words: list[str]) -> int:
-    """Lock the folder and work in it. With force=true, a folder that is in use gets another name first.
+    """Lock the folder and work in it. With force=true, a folder that holds anything gets another name first.
 
     If the work is refused, because a GPU is missing for example, everything is left as it was.
     """

@@ -128,7 +128,7 @@ def find_teacher(entry: type[RunSettings], tree: dict[str, Any], root: Path, dat
     if not isinstance(teacher, dict):
         return {}  # the check of the whole refuses it
 
-    # A teacher is a run or a network of timm.
+    # A network of timm has no run folder: of it, only a file of weights can be looked up.
     run, name = teacher.get("run"), teacher.get("name")
     if run and name:
         return {"teacher": f"teacher: given the run {run} and {name}, allowed: one of them"}
@@ -143,7 +143,7 @@ def find_teacher(entry: type[RunSettings], tree: dict[str, Any], root: Path, dat
         return {"teacher": "; ".join(refused.problems)}
     digest, expected = trained.result["selection"]["digest"], teacher.get("digest")
     teacher["digest"] = digest
-    if expected not in {None, digest}:
+    if expected not in (None, digest):  # no set: a snapshot may hold a list here
         changed = _other_weights("teacher", trained, expected)
         return {"teacher": f"{changed}: the teacher has changed; allowed: teacher.digest=null with another teacher"}
     return _check_distillation(entry, tree, trained, data_dir)
@@ -192,7 +192,7 @@ def find_run(tree: dict[str, Any], root: Path) -> Problems:
         return {"run": "; ".join(refused.problems)}
 
     digest = trained.result["selection"]["digest"]
-    if group.get("digest") not in {None, digest}:
+    if group.get("digest") not in (None, digest):
         return {"run": _other_weights("run", trained, group["digest"])}
     group["digest"] = digest
     tree |= trained.settings.model_dump(include=set(EvalShift.FROM_PARENT))
