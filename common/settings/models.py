@@ -1,6 +1,6 @@
-"""The setting `model` is one of these groups, one for each kind of network; its name says which.
+"""The settings of every network: `model` is one of these groups, and its name says which.
 
-The model presets give the short names of timm's networks: for another one, add a YAML file.
+The short names of timm's networks are those that the model presets name: another one is another YAML file.
 """
 
 import difflib
@@ -15,19 +15,21 @@ from pydantic import Discriminator, Tag, model_validator
 from common.settings.field import Group, setting
 from common.settings.yaml12 import preset_names, read_preset
 
-# These are the names of timm's transformers; any other network counts as a convolutional one.
+SHOWN = 5  # nearest names
+DEFINED = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)  # where timm's sources define an architecture
+# What transformers call themselves in timm; where a name says nothing, the network is taken for a convolutional one.
 TRANSFORMER = re.compile(r"vit|former|^(aimv|beit|cait|coat|deit|eva|hiera|nest|pit|pvt|swin|tnt|twins|volo|xcit)")
 
 
 class AdaptiveCNNSettings(Group):
-    """The suite's own residual network fits its layers to the data set."""
+    """The suite's residual network."""
 
     name: Literal["adaptive_cnn"] = setting("adaptive_cnn", "residual network with layers derived from the data set")
     dropout: float = setting(0.3, "dropout between the two classifier layers", ge=0, lt=1)
 
 
 class FastCNNSettings(Group):
-    """The suite's own network for short trainings is that of arXiv:2404.00498."""
+    """The suite's network for short trainings (arXiv:2404.00498)."""
 
     name: Literal["fast_cnn"] = setting("fast_cnn", "plain network whose first layer whitens the training images")
     channels: int = setting(64, "channels of its first group of convolutions; the others have four times as many", ge=1)
@@ -42,7 +44,7 @@ class FastCNNSettings(Group):
 
 
 class ViTSettings(Group):
-    """The suite's own vision transformer is a DeiT if it has a DIST token."""
+    """The suite's vision transformer; with a DIST token it is a DeiT."""
 
     name: Literal["vit"] = setting("vit", "vision transformer with a small convolutional stem")
     patch: int | None = setting(
@@ -69,16 +71,8 @@ class ViTSettings(Group):
         return self
 
 
-# The suite's own networks by their names; all others are timm's.
-OWN: dict[str, type[AdaptiveCNNSettings | FastCNNSettings | ViTSettings]] = {
-    "adaptive_cnn": AdaptiveCNNSettings,
-    "fast_cnn": FastCNNSettings,
-    "vit": ViTSettings,
-}
-
-
 class TimmSettings(Group):
-    """A network of timm starts from scratch or from published weights."""
+    """A network of timm, from scratch or with published weights."""
 
     name: str
     pretrained: bool = setting(False, "start from published weights: in the hub's cache, or model.weights")
@@ -104,6 +98,14 @@ class TimmSettings(Group):
         return self
 
 
+# The suite's own networks by their names; all others are timm's.
+OWN: dict[str, type[AdaptiveCNNSettings | FastCNNSettings | ViTSettings]] = {
+    "adaptive_cnn": AdaptiveCNNSettings,
+    "fast_cnn": FastCNNSettings,
+    "vit": ViTSettings,
+}
+
+
 def _one_of(names: tuple[str, ...]) -> dict[str, Any]:
     """Return the limits of a name that is one of these, or any that timm has."""
     escaped = "|".join(name.replace(".", r"\.") for name in names)
@@ -111,7 +113,7 @@ def _one_of(names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _backbones() -> list[str]:
-    """List the networks of timm that a preset names in short. Every entry takes timm/NAME, which needs no list."""
+    """List the networks of timm that presets name in short; timm/NAME, which every entry takes, needs no list."""
     names = dict.fromkeys(str(read_preset("model", preset).get("name")) for preset in preset_names("model"))
     return [name for name in names if name not in OWN and not name.startswith("timm/")]
 
@@ -121,7 +123,7 @@ VIT_BACKBONES = tuple(name for name in _backbones() if TRANSFORMER.search(name))
 
 
 class CNNBackboneSettings(TimmSettings):
-    """A convolutional network of timm starts from scratch or from published weights."""
+    """A convolutional network of timm, from scratch or with published weights."""
 
     name: str = setting(
         "resnet18", "network; timm/NAME is any that timm has", **_one_of(("adaptive_cnn", *CNN_BACKBONES, "fast_cnn"))
@@ -129,18 +131,25 @@ class CNNBackboneSettings(TimmSettings):
 
 
 class ViTBackboneSettings(TimmSettings):
-    """A transformer of timm starts from scratch or from published weights."""
+    """A transformer of timm, from scratch or with published weights."""
 
     name: str = setting(
         "vit_tiny_patch16_224", "network; timm/NAME is any that timm has", **_one_of(("vit", *VIT_BACKBONES))
     )
 
 
-def _told_apart_by(default: str, **tags: str) -> Discriminator:
-    """Tell the groups apart by the name: each of `tags` has a group of its own, and all other names are timm's.
+class StudentBackboneSettings(TimmSettings):
+    """A network of timm, from scratch or with published weights."""
 
-    A model without a name is the default one.
-    """
+    name: str = setting(
+        "resnet18",
+        "network; timm/NAME is any that timm has",
+        **_one_of(("adaptive_cnn", "vit", *CNN_BACKBONES, *VIT_BACKBONES, "fast_cnn")),
+    )
+
+
+def _told_apart_by(default: str, **tags: str) -> Discriminator:
+    """Choose a group by the name: one of the suite's own networks, or one of timm's. No name means the default."""
 
     def kind(model: Any) -> str:
         name = model.get("name", default) if isinstance(model, dict) else getattr(model, "name", default)
@@ -158,19 +167,6 @@ CNNModel = Annotated[
 ViTModel = Annotated[
     Annotated[ViTSettings, Tag("vit")] | Annotated[ViTBackboneSettings, Tag("timm")], _told_apart_by("vit", vit="vit")
 ]
-AnyModel = AdaptiveCNNSettings | FastCNNSettings | ViTSettings | TimmSettings
-
-
-class StudentBackboneSettings(TimmSettings):
-    """A student of timm starts from scratch or from published weights."""
-
-    name: str = setting(
-        "resnet18",
-        "network; timm/NAME is any that timm has",
-        **_one_of(("adaptive_cnn", "vit", *CNN_BACKBONES, *VIT_BACKBONES, "fast_cnn")),
-    )
-
-
 StudentModel = Annotated[
     Annotated[AdaptiveCNNSettings, Tag("cnn")]
     | Annotated[FastCNNSettings, Tag("fast_cnn")]
@@ -179,20 +175,15 @@ StudentModel = Annotated[
     _told_apart_by("vit", adaptive_cnn="cnn", fast_cnn="fast_cnn", vit="vit"),
 ]
 
+AnyModel = AdaptiveCNNSettings | FastCNNSettings | ViTSettings | TimmSettings
+
 
 # --- the names that timm knows ----------------------------------------------------------------------------------
 
 
-DEFINED = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)
-SHOWN = 5  # nearest names
-
-
 @functools.cache
 def timm_names() -> frozenset[str]:
-    """Return timm's architectures, without the tags of their weights; none if timm is not installed.
-
-    They are read from timm's source, because importing timm would load torch.
-    """
+    """Return all architectures, without the tags of their weights; none where timm is not installed."""
     spec = importlib.util.find_spec("timm")
     if spec is None or spec.origin is None:
         return frozenset()
@@ -200,18 +191,17 @@ def timm_names() -> frozenset[str]:
     return frozenset(name for path in sources for name in DEFINED.findall(path.read_text(encoding="utf-8")))
 
 
-def refuse_unknown(network: str) -> None:
-    """Raise a ValueError with the nearest names if timm has no NAME, where `network` is timm/NAME or timm/NAME.TAG."""
-    name = network.removeprefix("timm/").partition(".")[0]
-    names = timm_names()
-    if not names or name in names:
+def refuse_unknown(name: str) -> None:
+    """Raise ValueError, with the nearest names, where timm has no NAME of timm/NAME or timm/NAME.TAG."""
+    architecture = name.removeprefix("timm/").partition(".")[0]
+    known = timm_names()
+    if not known or architecture in known:
         return
 
-    # Names that begin as this one does come first, the shortest of them before all others.
-    longer = sorted(
-        (other for other in names if name and other.startswith(name)), key=lambda other: (len(other), other)
-    )
-    similar = difflib.get_close_matches(name, sorted(names), n=SHOWN, cutoff=0.5)
-    nearest = [f"timm/{other}" for other in dict.fromkeys([*longer, *similar])][:SHOWN]
-    near = f", nearest: {', '.join(nearest)}" if nearest else ""
-    raise ValueError(f"given {network}, allowed: timm/NAME, one of the {len(names):,} names of timm{near}")
+    # First what begins like it, the shortest before all: mostly a name that was left unfinished.
+    longer = [other for other in known if architecture and other.startswith(architecture)]
+    longer.sort(key=lambda other: (len(other), other))
+    close = difflib.get_close_matches(architecture, sorted(known), n=SHOWN, cutoff=0.5)
+    nearest = list(dict.fromkeys([*longer, *close]))[:SHOWN]
+    near = f", nearest: {', '.join(f'timm/{other}' for other in nearest)}" if nearest else ""
+    raise ValueError(f"given {name}, allowed: timm/NAME, one of the {len(known):,} names of timm{near}")
