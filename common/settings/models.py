@@ -76,7 +76,7 @@ class TimmSettings(Group):
 
     name: str
     pretrained: bool = setting(False, "start from published weights: in the hub's cache, or model.weights")
-    weights: str | None = setting(None, "file of such weights (.safetensors, .pth, .bin)", identity=False)
+    weights: str | None = setting(None, "file of published weights (.safetensors, .pth, .bin)", identity=False)
     weights_digest: str | None = setting(None, "fingerprint of that file, filled in")
     input_size: int | None = setting(
         None, "side that images are resized to, on the device; null is what the network was made for", ge=8, le=1024

@@ -163,7 +163,7 @@ def test_a_folder_that_cannot_come_back_is_named(command: Command, run: RunDir, 
             return rename(path, target)
 
         patch.setattr(Path, "rename", late)
-        with pytest.raises(Refused, match=r"no GPU; .* is another process's by now; the old folder is ") as refused:
+        with pytest.raises(Refused, match=r"no GPU; another process uses .* by now; the old folder is ") as refused:
             carry_out(forced(command), refuse, [])
     assert contents(run.path) == {"checkpoints/last.pt": b"hours of work"}
     assert contents(Path(refused.value.problems[-1].rpartition(" is ")[2])) == before
