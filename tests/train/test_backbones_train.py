@@ -16,7 +16,7 @@ from common.run_dir import RunDir
 from common.trained import load_model, open_run
 from train import train_cnn, train_vit
 
-OWN = {"adaptive_cnn", "vit", "timm"}
+OWN = {"adaptive_cnn", "fast_cnn", "vit", "timm"}  # in test_every_entry.py
 LISTED = [name for name in MODELS if name not in OWN]
 BIG = {"vit_base_patch16_224", "vit_small_patch16_224"}
 QUICK = (
