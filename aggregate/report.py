@@ -9,34 +9,34 @@ counted are listed with the reason.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 from pydantic import model_validator
 
-from aggregate.cascades import cascade
-from aggregate.claims import claims
-from aggregate.classes import confusion, per_class
-from aggregate.compare import comparisons
-from aggregate.costs import cost, efficiency
-from aggregate.distilled import distillation
-from aggregate.embeddings import embeddings
 from aggregate.figures.album import all_figures, links, write_figures
 from aggregate.figures.style import Picture
-from aggregate.listing import run_rows, unfinished
-from aggregate.material import Material, of_pattern, of_sweep
-from aggregate.methods import Method, group
-from aggregate.overfitting import overfitting
 from aggregate.page.page import page
-from aggregate.shifted import shift_tables
-from aggregate.summarise import summary
-from aggregate.tables import Table, as_aligned, as_csv, as_markdown, write, write_text
-from common.compose import DONE, FAILED, answer, parse, runs_root
+from aggregate.runs.material import Material, of_pattern, of_sweep
+from aggregate.runs.methods import Method, group
+from aggregate.tables.cascades import cascade
+from aggregate.tables.claims import claims
+from aggregate.tables.classes import confusion, per_class
+from aggregate.tables.comparisons import comparisons
+from aggregate.tables.costs import cost, efficiency
+from aggregate.tables.distillation import distillation
+from aggregate.tables.embeddings import embeddings
+from aggregate.tables.overfitting import overfitting
+from aggregate.tables.results import summary
+from aggregate.tables.runs import run_rows, unfinished
+from aggregate.tables.shift import adaptations, shift
+from aggregate.tables.table import Table, as_aligned, as_csv, as_markdown, write, write_text
+from common.cli.command import DONE, FAILED, answer, parse, runs_root
 from common.failures import Refused
-from common.run_dir import expanded
-from common.settings import Group, setting
+from common.files import expanded
+from common.settings.field import Group, setting
 
 
 class ReportWords(Group):
@@ -80,23 +80,29 @@ def _report(argv: list[str]) -> int:
 # --- what is written --------------------------------------------------------------------------------------------
 
 
+# What a report may hold, in its order. The names are those of the files too, so that old ones are found and removed.
+TABLES: Mapping[str, Callable[[Sequence[Method], Material], Table | None]] = {
+    "summary": lambda methods, _: summary(methods),
+    "comparisons": lambda methods, _: comparisons(methods),
+    "distillation": lambda methods, _: distillation(methods),
+    "cascade": lambda methods, _: cascade(methods),
+    "overfitting": lambda methods, _: overfitting(methods),
+    "efficiency": lambda methods, _: efficiency(methods),
+    "cost": lambda methods, material: cost(methods, without_result(material)),
+    "claims": lambda methods, _: claims(methods),
+    "shift": lambda methods, _: shift(methods),
+    "adaptation": lambda methods, _: adaptations(methods),
+    "per_class": lambda methods, _: per_class(methods),
+    "confusion": lambda methods, _: confusion(methods),
+    "embeddings": lambda methods, _: embeddings(methods),
+    "unfinished": lambda _, material: unfinished(material.cells, material.runs, material.left_out),
+}
+
+
 def all_tables(methods: Sequence[Method], material: Material) -> list[Table]:
-    found = [
-        summary(methods),
-        comparisons(methods),
-        distillation(methods),
-        cascade(methods),
-        overfitting(methods),
-        efficiency(methods),
-        cost(methods, without_result(material)),
-        claims(methods),
-        *shift_tables(methods),
-        per_class(methods),
-        confusion(methods),
-        embeddings(methods),
-        unfinished(material.cells, material.runs, material.left_out),
-    ]
-    return [table for table in found if table]
+    """Those of which there are rows."""
+    tables = [make(methods, material) for make in TABLES.values()]
+    return [table for table in tables if table]
 
 
 def without_result(material: Material) -> list[Path]:
@@ -110,7 +116,7 @@ def write_report(folder: Path, material: Material, methods: Sequence[Method], ta
     """Tables of an earlier report, of which there are no rows now, do not stay."""
     folder.mkdir(parents=True, exist_ok=True)
     written = {f"{table.name}.{ending}" for table in tables for ending in ("csv", "md", "tex")}
-    for name in TABLE_NAMES:
+    for name in TABLES:
         for ending in ("csv", "md", "tex"):
             if f"{name}.{ending}" not in written:
                 (folder / f"{name}.{ending}").unlink(missing_ok=True)
@@ -122,12 +128,6 @@ def write_report(folder: Path, material: Material, methods: Sequence[Method], ta
     write_figures(folder, pictures)
     write_text(folder / "report.md", report_text(material, tables, pictures))
     write_text(folder / "report.html", page(folder, material, tables, pictures, runs))
-
-
-TABLE_NAMES = (
-    *("summary", "comparisons", "distillation", "cascade", "overfitting", "efficiency", "cost", "claims"),
-    *("shift", "adaptation", "per_class", "confusion", "embeddings", "unfinished"),
-)
 
 
 def report_text(material: Material, tables: Sequence[Table], pictures: Sequence[Picture] = ()) -> str:

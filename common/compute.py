@@ -21,8 +21,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from common.config import ComputeSettings
 from common.failures import Refused
+from common.settings.entries import ComputeSettings
 
 log = logging.getLogger("stillhouse")
 

@@ -14,6 +14,9 @@ bug        everything else                              read the traceback
 import errno
 from collections.abc import Iterable
 
+NAN_ADVICE = (
+    "the last checkpoint is from before it. Try a lower recipe.lr, more recipe.warmup, or recipe.precision=fp32"
+)
 CLASSES = ("oom", "timeout", "preempted", "node", "disk", "nan", "data", "config", "bug")
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from common.compute import Compute, place, seed_model
-from common.models.settings import AnyModel
 from common.models.zoo import build_model, measure_speed, model_facts
+from common.settings.models import AnyModel
 
 CALLS = 8  # of one image: about what it takes to measure the speed of a slow network
 

@@ -13,21 +13,22 @@ import sys
 import time
 from typing import Any
 
-from common.attempt import Attempt, run_entry
-from common.config import EvalShift
+from common.cli.attempt import Attempt, run_entry
 from common.failures import Interrupted, Refused
-from common.run_dir import read_json
-from common.trained import TrainedRun, load_model, open_run
+from common.files import read_json
+from common.run.finished import TrainedRun, open_run
+from common.settings.entries import EvalShift
 
 
 def test(attempt: Attempt) -> dict[str, Any]:
     # Torch is loaded behind the door: a refused or a finished run has answered by now.
     from common.compute import start
-    from eval.robustness import fit_temperature
-    from eval.shift_cells import CellTable, Examiner, exams, ways
-    from eval.shift_figures import draw
-    from eval.shift_reliability import BinTable
-    from eval.shift_summary import open_baseline, summary
+    from common.models.load import load_model
+    from eval.shift.figures import draw
+    from eval.shift.measure import MeasurementTable, ModelUnderTest, image_sets, ways
+    from eval.shift.reliability import BinTable
+    from eval.shift.robustness import fit_temperature
+    from eval.shift.summary import open_baseline, summary
 
     settings = attempt.settings
     assert isinstance(settings, EvalShift)
@@ -41,24 +42,24 @@ def test(attempt: Attempt) -> dict[str, Any]:
         temperature = fit_temperature(*validation) if validation else None
         told = temperature.value if temperature and not temperature.at_limit else None
         bins = BinTable(attempt.run.reliability)
-        examiner = Examiner(model, settings, trained, compute, told, bins)
-        table = CellTable(attempt.run.cells)
-        listed = list(exams(settings, trained, attempt.data_folder.parent, compute))
-        total = sum(len(ways(settings, exam)) for exam in listed)
+        tested = ModelUnderTest(model, settings, trained, compute, told, bins)
+        table = MeasurementTable(attempt.run.cells)
+        listed = list(image_sets(settings, trained, attempt.data_folder.parent, compute))
+        total = sum(len(ways(settings, image_set)) for image_set in listed)
 
         def between() -> None:
-            attempt.run.beat(epoch=len(table.cells), epochs=total)
+            attempt.run.beat(epoch=len(table.measurements), epochs=total)
             if attempt.stop_reason is not None:
                 raise Interrupted(f"{attempt.stop_reason}; the same command goes on from here")
 
         began = time.perf_counter()
-        for exam in attempt.bar(listed, "shift", len(listed)):
-            examiner.sit(exam, table, between)
+        for image_set in attempt.bar(listed, "shift", len(listed)):
+            tested.measure(image_set, table, between)
         seconds = time.perf_counter() - began
 
-    cells = list(table.cells.values())
-    found = summary(cells, settings.shift, trained.data, baseline)
-    draw(attempt.run.figures, cells, list(bins.rows.values()), found, trained.name)
+    measurements = list(table.measurements.values())
+    found = summary(measurements, settings.shift, trained.data, baseline)
+    draw(attempt.run.figures, measurements, list(bins.rows.values()), found, trained.name)
     return {
         "subject": {"run": trained.name, "entry": trained.settings.entry, "digest": settings.run.digest},
         "model": trained.result["model"],

@@ -17,16 +17,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common import wording
-from common.compose import DONE, FAILED, answer, data_root, parse, runs_root
-from common.config import ComputeSettings
-from common.data.catalog import DATASETS
+from common.cli.command import DONE, FAILED, answer, data_root, parse, runs_root
 from common.data.packing import MANIFEST
 from common.data.prepare import prepare
+from common.data.publishers.catalog import DATASETS
 from common.failures import Refused
-from common.run_dir import atomic_write, expanded, read_json, write_json
-from common.settings import Group, setting
-from common.trained import TrainedRun, load_model, open_run
+from common.files import atomic_write, expanded, read_json, write_json
+from common.run.finished import TrainedRun, open_run
+from common.settings import messages
+from common.settings.entries import ComputeSettings
+from common.settings.field import Group, setting
 from eval.evaluation import differences, draw, note_on, summary
 
 
@@ -57,10 +57,11 @@ def _evaluate(argv: list[str]) -> int:
     # Torch is loaded behind the door.
     import numpy as np
 
-    from common import metrics
     from common.compute import start
     from common.data.packed import PackedSet, open_part
-    from common.loop import infer
+    from common.metrics import one_label
+    from common.models.load import load_model
+    from common.training.predict import infer
 
     recipe, task, classes = trained.settings.recipe, trained.data["task"], trained.data["classes"]
     batch_size = words.batch_size or recipe.batch_size
@@ -76,7 +77,7 @@ def _evaluate(argv: list[str]) -> int:
         return FAILED
 
     thresholds = (trained.result["val"] or {}).get("thresholds")
-    found = metrics.evaluate(logits, labels, classes, task, thresholds)
+    found = one_label.evaluate(logits, labels, classes, task, thresholds)
     title = f"{trained.name} on {manifest['name']}, {words.part} part"
     with atomic_write(folder / "predictions.npz") as file:
         np.savez_compressed(file, logits=logits, labels=labels)
@@ -110,7 +111,7 @@ def _manifest(folder: Path, words: EvaluateWords, trained: TrainedRun) -> Mappin
     if folder.name not in DATASETS:
         if folder.name != trained.data["name"]:
             packed = [path.parent.name for path in sorted(folder.parent.glob(f"*/{MANIFEST}"))]
-            raise Refused([wording.unknown("data", words.data, dict.fromkeys([*packed, *DATASETS]))])
+            raise Refused([messages.unknown("data", words.data, dict.fromkeys([*packed, *DATASETS]))])
         channels, size, _ = trained.data["shape"]
         command = f"python jobs/prepare.py data=image_folder name={folder.name} source=DIR size={size}"
         command += f" channels={channels}" if channels == 1 else ""

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import wording
-from common.trained import TrainedRun
+from common.run.finished import TrainedRun
+from common.settings import messages
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ def differences(manifest: Mapping[str, Any], trained: Mapping[str, Any], part: s
             "the same images, or images that are new to the run packed under another name"
         )
     if part not in manifest["sets"]:
-        problems.append(wording.unknown("part", part, manifest["sets"]))
+        problems.append(messages.unknown("part", part, manifest["sets"]))
     return problems
 
 
@@ -122,19 +122,20 @@ def draw(
     title: str,
 ) -> list[str]:
     """The names of the figures."""
-    from common import figures, metrics, multilabel
-    from common.roc_figure import roc_curves
+    from common.figures import predictions
+    from common.figures.roc import roc_curves
+    from common.metrics import one_label, several_labels
 
     classes, several = data["classes"], data["task"] == "multi-label"
-    bins = (multilabel if several else metrics).reliability(logits, labels)
+    bins = (several_labels if several else one_label).reliability(logits, labels)
     n, unit = (labels.size, "decisions") if several else (len(labels), "images")
     drawn = {
-        "reliability.png": figures.reliability_diagram(bins, found["ece"], n, title, unit),
+        "reliability.png": predictions.reliability_diagram(bins, found["ece"], n, title, unit),
         "roc.png": roc_curves(logits, labels, classes, title, data["task"]),
-        "per_class.png": figures.per_class_bars(found["per_class"], title),
+        "per_class.png": predictions.per_class_bars(found["per_class"], title),
     }
     if not several:  # labels that come together are not confused with each other
-        drawn["confusion.png"] = figures.confusion_matrix(found["confusion_matrix"], classes, title)
+        drawn["confusion.png"] = predictions.confusion_matrix(found["confusion_matrix"], classes, title)
     for name, figure in drawn.items():
-        figures.save(figure, folder / name)
+        predictions.save(figure, folder / name)
     return list(drawn)

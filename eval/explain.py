@@ -12,19 +12,19 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import wording
-from common.compose import DONE, answer, data_root, parse, runs_root
-from common.config import ComputeSettings
-from common.data.outside import find_images
+from common.cli.command import DONE, answer, data_root, parse, runs_root
+from common.data.image_files import find_images
 from common.failures import Refused
-from common.run_dir import atomic_write, expanded, write_json
-from common.settings import Group, setting
-from common.trained import TrainedRun, open_run
+from common.files import atomic_write, expanded, write_json
+from common.run.finished import TrainedRun, open_run
+from common.settings import messages
+from common.settings.entries import ComputeSettings
+from common.settings.field import Group, setting
 
 if TYPE_CHECKING:
     from common.compute import Compute
     from eval.explanations import Found
-    from eval.subject import Subject
+    from eval.explanations.subject import Subject
 
 KINDS = ("gradcam", "attention", "features", "filters", "gradients", "embeddings")
 MOST_IMAGES = 64  # more are no figure
@@ -84,14 +84,14 @@ def _explain(argv: list[str]) -> int:
 def _asked(words: ExplainWords) -> list[str]:
     """Nothing: all that there is."""
     asked = [each.strip() for each in words.what.split(",")] if words.what is not None else []
-    wrong = [wording.unknown("what", each, KINDS) for each in asked if each not in KINDS]
+    wrong = [messages.unknown("what", each, KINDS) for each in asked if each not in KINDS]
     if wrong:
         raise Refused(wrong)
     return list(dict.fromkeys(asked))
 
 
 def _subject(words: ExplainWords, paths: list[Path], trained: TrainedRun, compute: "Compute") -> "Subject":
-    from eval.subject import class_named, of_files, of_test
+    from eval.explanations.subject import class_named, of_files, of_test
 
     chosen, data_dir = class_named(words.label, trained), data_root(words.data_dir)
     if paths:
@@ -118,7 +118,7 @@ def _offered(subject: "Subject", asked: list[str]) -> list[str]:
 def _write(found: "Found", folder: Path, kind: str) -> list[Path]:
     import numpy as np
 
-    from common.figures import save
+    from common.figures.predictions import save
 
     paths = []
     for name, figure in found.figures.items():

@@ -13,13 +13,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from common import config, wording
-from common.compose import DONE, PRESETS, answer, check, data_root, parse, presets_of
+from common.cli.command import DONE, answer, check, data_root, parse
+from common.cli.compose import PRESETS, presets_of
 from common.failures import Refused
-from common.models import settings as models
-from common.run_dir import atomic_write, expanded, read_json
-from common.settings import Group, setting
-from common.yaml12 import read_mapping
+from common.files import atomic_write, expanded, read_json
+from common.settings import entries, messages
+from common.settings import models as models
+from common.settings.field import Group, setting
+from common.settings.yaml12 import read_mapping
 
 ZOO = (*models.OWN, *models.CNN_BACKBONES, *models.VIT_BACKBONES)
 COLUMNS = {  # heading and form
@@ -46,7 +47,7 @@ class TableWords(Group):
         None, "write the table to this file too", pattern=r"\.(md|csv)$", form="a name that ends in .md or .csv"
     )
     data_dir: str | None = setting(None, "folder of the packed data sets; null is $STILLHOUSE_DATA, else ./data")
-    compute: config.ComputeSettings = config.ComputeSettings()
+    compute: entries.ComputeSettings = entries.ComputeSettings()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -110,9 +111,9 @@ def _chosen(names: Sequence[str]) -> dict[str, models.AnyModel]:
 
 
 def _settings(name: str) -> tuple[models.AnyModel | None, list[str]]:
-    presets = presets_of(config.TrainCNN)["model"] + presets_of(config.TrainViT)["model"]
+    presets = presets_of(entries.TrainCNN)["model"] + presets_of(entries.TrainViT)["model"]
     if name not in presets and not name.startswith("timm/"):
-        return None, [wording.unknown("models", name, [*presets, "timm/NAME"])]
+        return None, [messages.unknown("models", name, [*presets, "timm/NAME"])]
     tree = read_mapping(PRESETS / "model" / f"{name}.yaml") if name in presets else {"name": name}
     settings, wrong = check(models.OWN.get(tree["name"], models.TimmSettings), tree)
     return settings, [f"models: {problem}" for problem in wrong.values()]

@@ -14,13 +14,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.compose import DONE, FAILED, answer, parse, runs_root
-from common.config import ComputeSettings
-from common.data.outside import find_images, load_all_outside
+from common.cli.command import DONE, FAILED, answer, parse, runs_root
+from common.data.image_files import find_images, load_all_outside
 from common.failures import Refused
-from common.run_dir import expanded
-from common.settings import Group, setting
-from common.trained import TrainedRun, load_model, open_run
+from common.files import expanded
+from common.run.finished import TrainedRun, open_run
+from common.settings.entries import ComputeSettings
+from common.settings.field import Group, setting
 from eval.predictions import Predictions, as_lines, as_table, write
 from eval.views import VIEWS, predict_with_views
 
@@ -70,6 +70,7 @@ def _predict(argv: list[str]) -> int:
     import numpy as np
 
     from common.compute import start
+    from common.models.load import load_model
 
     with start(words.compute) as compute:
         model = load_model(trained, compute)

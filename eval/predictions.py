@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import wording
-from common.run_dir import atomic_write, write_json
+from common.files import atomic_write, write_json
+from common.settings import messages
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +55,7 @@ def _named(predictions: Predictions, classes: Iterable[int], row: "np.ndarray") 
 
 
 def _shortened(files: Sequence[str], longest: int) -> list[str]:
-    names = [wording.one_line(file) for file in files]
+    names = [messages.one_line(file) for file in files]
     return [name if len(name) <= longest else f"…{name[1 - longest :]}" for name in names]
 
 
@@ -69,7 +69,7 @@ def as_lines(predictions: Predictions, top: int) -> str:
         guesses = [text for c in falling for text in (predictions.classes[c], f"{row[c]:.6f}")]
         labels = ["; ".join(predictions.classes[c] for c in given)] if several else []
         lines.append([file, *labels, *guesses])
-    return "\n".join("\t".join(map(wording.one_line, line)) for line in lines)
+    return "\n".join("\t".join(map(messages.one_line, line)) for line in lines)
 
 
 def write(path: Path, predictions: Predictions, about: Mapping[str, Any]) -> None:

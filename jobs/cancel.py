@@ -10,16 +10,16 @@ What builds on a run that is stopped is not started. jobs/submit.py and jobs/ret
 import sys
 from collections.abc import Collection
 
-from common import wording
-from common.compose import DONE, FAILED, answer, parse, runs_root
+from common.cli.command import DONE, FAILED, answer, parse, runs_root
 from common.failures import Refused
-from common.run_dir import read_json
-from common.settings import Group, setting
-from jobs import scheduler
-from jobs.alive import holds, tell
-from jobs.asked import Asked, look, read_again
-from jobs.ledger import STEWARD, Batch
-from jobs.standing import Standing, find_cell
+from common.run.run_dir import RunDir
+from common.settings import messages
+from common.settings.field import Group, setting
+from jobs.machine import scheduler
+from jobs.machine.processes import tell
+from jobs.planning.ledger import STEWARD, Batch
+from jobs.planning.request import Asked, look, read_again
+from jobs.planning.states import Standing, find_cell
 
 
 class CancelWords(Group):
@@ -58,7 +58,7 @@ def _cancel(argv: list[str]) -> int:
 def _meant(asked: Asked, found: dict[str, Standing], words: CancelWords) -> set[str]:
     stages = words.stage.split(",") if words.stage else list(asked.sweep.stages)
     if unknown := [stage for stage in stages if stage not in asked.sweep.stages]:
-        raise Refused(wording.unknown("stage", stage, asked.sweep.stages) for stage in unknown)
+        raise Refused(messages.unknown("stage", stage, asked.sweep.stages) for stage in unknown)
     keys = {key for stage in stages for key in asked.sweep.stages[stage]}
     return keys & {find_cell(asked.sweep, found, words.run, "run")} if words.run else keys
 
@@ -68,8 +68,8 @@ def _stop_here(asked: Asked, found: dict[str, Standing], keys: Collection[str]) 
     told = 0
     for key in keys:
         run = found[key].run
-        if found[key].state == "running" and not found[key].task and run and holds(run):
-            holder = read_json(run / "lock") or {}
+        if found[key].state == "running" and not found[key].task and run and RunDir(run).is_locked():
+            holder = RunDir(run).holder() or {}
             if "pid" in holder and tell(int(holder["pid"])):
                 print(f"told {asked.sweep.cells[key].title} (pid {holder['pid']}) to stop")
                 told += 1

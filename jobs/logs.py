@@ -12,13 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common.compose import DONE, FAILED, answer, parse, runs_root
-from common.run_dir import RunDir
-from common.settings import Group, setting
-from jobs.asked import Asked, look, read_again
-from jobs.cell import Sweep
-from jobs.ledger import Ledger
-from jobs.standing import Standing, find_cell
+from common.cli.command import DONE, FAILED, answer, parse, runs_root
+from common.run.run_dir import RunDir
+from common.settings.field import Group, setting
+from jobs.planning.cell import Sweep
+from jobs.planning.ledger import Ledger
+from jobs.planning.request import Asked, look, read_again
+from jobs.planning.states import Standing, find_cell
 
 LOOK_SECONDS = 1.0
 ASK_SECONDS = 5.0  # between two questions where the run stands

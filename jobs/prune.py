@@ -14,15 +14,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.compose import DONE, FAILED, answer, parse, runs_root
-from common.config import ENTRIES, RunSettings
+from common.cli.command import DONE, FAILED, answer, parse, runs_root
 from common.failures import Refused
-from common.run_dir import RunDir
-from common.settings import Group, setting
-from common.wording import one_line
-from jobs import scheduler
-from jobs.asked import Asked, look, read_again
-from jobs.ledger import Ledger
+from common.run.run_dir import RunDir
+from common.settings.entries import ENTRIES, RunSettings
+from common.settings.field import Group, setting
+from common.settings.messages import one_line
+from jobs.machine import scheduler
+from jobs.planning.ledger import Ledger
+from jobs.planning.request import Asked, look, read_again
 
 TEMPORARY_AGE_S = 24 * 3600  # a younger one may be of a writer on another machine
 SHOWN = 20  # runs in a list

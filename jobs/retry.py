@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from common import wording
-from common.compose import DONE, answer, parse, runs_root
+from common.cli.command import DONE, answer, parse, runs_root
 from common.failures import CLASSES, Refused
-from common.settings import Group, setting
-from jobs.asked import Asked, look, read_again
-from jobs.plan import Chosen, make_plan
-from jobs.standing import Standing, find_cell
+from common.settings import messages
+from common.settings.field import Group, setting
+from jobs.planning.plan import Chosen, make_plan
+from jobs.planning.request import Asked, look, read_again
+from jobs.planning.states import Standing, find_cell
 from jobs.start import carry_on
 
 RETRIED = (*CLASSES, "lost", "cancelled")
@@ -63,7 +63,7 @@ def _retry(argv: list[str]) -> int:
 def _classes(given: str | None) -> Collection[str]:
     classes = RETRIED if given is None else given.split(",")
     if unknown := [each for each in classes if each not in RETRIED]:
-        raise Refused(wording.unknown("class", each, RETRIED) for each in unknown)
+        raise Refused(messages.unknown("class", each, RETRIED) for each in unknown)
     return classes
 
 

@@ -5,19 +5,19 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from common.compose import DONE, FAILED
+from common.cli.command import DONE, FAILED
 from common.failures import Refused
-from jobs import scheduler
-from jobs.asked import Asked, lasting_words, look
-from jobs.cell import Sweep
-from jobs.dry_run import show
-from jobs.image import look_at_image, write_digest
-from jobs.ledger import Batch, attempts
-from jobs.plan import make_plan
-from jobs.profiles import LOCAL, open_profile
-from jobs.standing import Standing
-from jobs.table import print_table
+from jobs.engines.container import look_at_container, write_digest
+from jobs.engines.profiles import LOCAL, open_profile
+from jobs.machine import scheduler
+from jobs.planning.cell import Sweep
+from jobs.planning.ledger import Batch, attempts
+from jobs.planning.plan import Plan, expected_hours, make_plan
+from jobs.planning.request import Asked, lasting_words, look
+from jobs.planning.states import Standing
+from jobs.planning.table import print_table
 
 
 def carry_on(asked: Asked) -> int:
@@ -76,8 +76,8 @@ def _submit_to(asked: Asked, cluster: str) -> int:
     profile = open_profile(cluster)
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise Refused([f"cluster: {cluster} needs SLURM's commands (sbatch, srun), which are not here; allowed: local"])
-    image = profile.container
-    notes = [*look_at_image(image, profile.code), *write_digest(image)] if image else []
+    container = profile.container
+    notes = [*look_at_container(container, profile.code), *write_digest(container)] if container else []
     with asked.ledger.lock():
         if unknown := slurm.mend(asked.ledger, asked.ledger.batches()):
             raise Refused(
@@ -111,3 +111,42 @@ def _exhausted(asked: Asked, batches: Sequence[Batch], retries: int) -> dict[str
     if asked.words.retry != "machine":
         return {}
     return {key: f"tried {count} times" for key, count in attempts(batches).items() if count > retries}
+
+
+# --- a dry run --------------------------------------------------------------------------------------------------------
+
+
+def show(asked: Asked, cluster: str) -> int:
+    found, batches = look(asked)
+    plan = make_plan(asked.sweep, found, asked.words.retry, chosen=asked.chosen)
+    for stage, keys in asked.sweep.stages.items():
+        parents = " or ".join(asked.sweep.parents[stage])
+        starts = sum(cell.stage == stage for cell in plan.start)
+        print(f"{stage:12} {len(keys):6} cells, {starts} to run" + (f", each after its {parents}" if parents else ""))
+    hours, unknown = expected_hours(plan.start, asked.root)
+    print(f"{asked.sweep.name}: {plan.counted()}")
+    basis = f" (and {unknown} runs of kinds that never ran here)" if unknown else ""
+    print(f"expected: {hours:.2f} hours of training, by the times of earlier runs{basis}")
+    if cluster != LOCAL:
+        _show_scripts(asked, cluster, plan, found, batches)
+    return DONE
+
+
+def _show_scripts(asked: Asked, cluster: str, plan: Plan, found: dict[str, Standing], batches: Sequence[Batch]) -> None:
+    from jobs.engines import slurm
+
+    profile = open_profile(cluster)
+    for note in look_at_container(profile.container, profile.code) if profile.container else []:
+        print(f"note: {note}")
+    limits = scheduler.limits()
+    site = slurm.Site(asked.sweep, profile, cluster, asked.root, asked.data_dir, asked.ledger, limits)
+    wanted, _ = slurm.wanted_needs(plan, profile, found, batches)
+    shown: set[tuple[Any, ...]] = set()
+    for group in slurm.groups(plan, found, wanted, limits.max_array_size or slurm.USUAL_ARRAY_SIZE):
+        if (group.stage, group.needs) in shown:
+            continue
+        shown.add((group.stage, group.needs))
+        text = slurm.script_text(site, group)
+        print(f"\n--- {group.stage}: {len(group.cells)} runs\n{text}")
+        if asked.words.ask:
+            print(f"--- sbatch --test-only: {scheduler.test_only(text)}")

@@ -15,13 +15,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from common.compose import DONE, FAILED, answer, parse, runs_root
-from common.run_dir import RunDir, read_json
-from common.settings import Group, setting
-from jobs.asked import Asked, look, read_again
-from jobs.cell import Cell, Sweep
-from jobs.standing import Standing, find_cell
-from jobs.table import print_table, said
+from common.cli.command import DONE, FAILED, answer, parse, runs_root
+from common.files import read_json
+from common.run.run_dir import RunDir
+from common.settings.field import Group, setting
+from jobs.planning.cell import Cell, Sweep
+from jobs.planning.request import Asked, look, read_again
+from jobs.planning.states import Standing, find_cell
+from jobs.planning.table import print_table, said
 
 WATCH_SECONDS = 5.0
 TRACE_LINES = 12
@@ -79,7 +80,7 @@ def _facts(cell: Cell, standing: Standing) -> dict[str, Any]:
     test = (standing.result or {}).get("test", {})
     return {
         "stage": cell.stage,
-        **cell.at,
+        "axes": dict(cell.at),
         "key": cell.key,
         "run": str(standing.run) if standing.run else None,
         "state": standing.state,

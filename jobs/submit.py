@@ -13,10 +13,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from common.compose import answer
+from common.cli.command import answer
 from common.failures import Refused
-from jobs.asked import SubmitWords, read_sweep
-from jobs.profiles import LOCAL, open_profile
+from jobs.engines.profiles import LOCAL, open_profile
+from jobs.planning.request import SubmitWords, read_sweep
 from jobs.start import carry_on
 
 

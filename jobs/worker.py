@@ -1,13 +1,13 @@
 """What a job does: run one cell's entry in this process, and see to it that the scheduler starts it again when it must.
 
 An object of strings, which pickle stores by name: it survives another Python and a container. Signals belong to the
-training while it runs (common/attempt.py): it stops behind its next step with a checkpoint, and comes back here.
+training while it runs (common/cli/attempt.py): it stops behind its next step with a checkpoint, and comes back here.
 
 - USR2 comes before the time limit, and before preemption where the cluster is set up so: the job asks to be requeued.
 - TERM alone comes before preemption or a cancellation: SLURM goes on with either, and the job waits for it.
 
-Asking is a file, which the batch script looks for when this process has ended (jobs/profiles.py): inside a container
-there is no scontrol. Signals come twice there, from srun and through apptainer; the second one changes nothing.
+Asking is a file, which the batch script looks for when this process has ended (jobs/engines/profiles.py): inside a
+container there is no scontrol. Signals come twice there, from srun and through apptainer; the second changes nothing.
 """
 
 import os
@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from common.compose import DONE, REFUSED, compose
-from common.config import ENTRIES, run_name
-from common.run_dir import RunDir, read_json, write_json
+from common.cli.command import DONE, REFUSED
+from common.cli.compose import compose
+from common.files import read_json, write_json
+from common.run.run_dir import RunDir
+from common.settings.entries import ENTRIES, run_name
 from eval import eval_shift
-from jobs.cell import key_of
+from jobs.planning.cell import Lineage, key_of
 from train import distill_cst, distill_kd, train_cnn, train_vit
 
 MAINS = {
@@ -38,8 +40,6 @@ SCRIPTS = {entry: Path(str(module.__file__)) for entry, module in zip(MAINS, MOD
 WAIT_FOR_THE_END = 600.0  # seconds for SLURM to end a job that it told to stop
 ASKED_AGAIN = 1  # exit code
 LOCKED_RETRY = 15.0  # seconds between two looks at a run that another process holds
-
-Lineage = tuple[tuple[str, tuple[str, ...]], ...]  # (entry, words) of its first forebear, ..., of the run itself
 
 
 class RunFailed(Exception):
@@ -101,7 +101,7 @@ class Job:
         script, main = SCRIPTS[entry], MAINS[entry]
         sys.argv = [str(script), *words]  # as if it had been started by hand: provenance says so
         code = main(words)
-        while code == REFUSED and _held(run):
+        while code == REFUSED and run.is_locked():
             time.sleep(LOCKED_RETRY)  # another process has the run: its result is ours
             code = main(words)
         return code
@@ -137,19 +137,6 @@ def _join_processes() -> None:
             "MASTER_ADDR": "127.0.0.1",  # all on one node
             "MASTER_PORT": str(20000 + job % 20000),
         }
-
-
-def _held(run: RunDir) -> bool:
-    import fcntl
-
-    try:
-        with (run.path / "lock").open("a+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _end_in_peace() -> None:

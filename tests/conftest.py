@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                     raise pytest.UsageError(f"{item.nodeid} would skip: {mark.kwargs.get('reason')}")
 
 
-OF_IMAGES = ("tests/containers/", "tests/slurm/test_sweeps.py::test_the_quickstart_in_an_image")
+OF_IMAGES = ("tests/containers/", "tests/slurm/test_sweeps.py::test_the_quickstart_in_a_container")
 
 
 class ImagesByOneWorker(LoadScopeScheduling):

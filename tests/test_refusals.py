@@ -1,5 +1,6 @@
 """Wrong command lines, as a user would type them: refused with one line per problem, and nothing is written."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -9,21 +10,29 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common.config import TrainCNN
+from common.cli.compose import PRESETS
+from common.data.publishers.catalog import DATASETS
+from common.settings.entries import TrainCNN
+from common.settings.messages import folded
 from jobs.prepare import main as prepare
 from train.train_cnn import main as train_cnn
 
 REPOSITORY = Path(__file__).parent.parent
-DATA = (
-    "digits, mnist, fashion_mnist, cifar10, cifar100, tiny_imagenet, stl10, pathmnist[_64|_128|_224], chestmnist[_64|"
-)
-RECIPES = (
-    "backbone, cascade, cifar_fast, cifar_fast96, cnn, cnn_cifar, cnn_cifar_short, cnn_digits, cnn_mnist, "
-    "cnn_mnist_12, cnn_mnist_short, "
-)
-AUGMENTS = "cifar, cifar_fast, cifar_fast96, digits, fashion_mnist, light, mnist, none, vit_tuned"
+
+
+def names_of(group: str) -> str:
+    """List the presets that lie in the folder of a group, as a refusal lists them."""
+    return ", ".join(sorted(path.stem for path in (PRESETS / group).glob("*.yaml")))
+
+
+DATA = ", ".join(folded([name for name, published in DATASETS.items() if not published.evaluation_only]))
+PREPARED = f"{DATA}, broken, flowers, photos"  # with those of the world below
+PREPARABLE = ", ".join([*folded(list(DATASETS)), "image_folder"])
+RECIPES, AUGMENTS = names_of("recipe"), names_of("augment")
 TOP = "root, data_dir, config, force, dry_run, entry, seed, data, model, compute, log, augment, recipe"
 SEEDS = "whole number, 0 to 4294967295"
+WEIGHTS = b"weights"
+WEIGHTS_DIGEST = hashlib.sha256(WEIGHTS).hexdigest()[:16]
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +42,8 @@ def world(alone: None) -> None:
     for name, manifest in {
         "flowers": '{"digest": "0f3a"}',
         "broken": '{"digest": ',
-        "numbered": '{"digest": 7}',
+        "photos": '{"digest": "0f3a", "sets": {"test": {}}}',
+        "stl10": '{"digest": "0f3a"}',
     }.items():
         Path("data", name).mkdir(parents=True)
         Path("data", name, "manifest.json").write_text(manifest)
@@ -52,16 +62,27 @@ def world(alone: None) -> None:
     }
     for name, text in files.items():
         Path(name).write_text(text)
+    Path("a.safetensors").write_bytes(WEIGHTS)
     Path("latin1.yaml").write_bytes("# größer\nseed: 3\n".encode("latin-1"))
 
 
 # The words of a command line (one string is split at spaces) -> what each line says, in order: its beginning and,
-# after "...", its end.
+# after "...", what else it says in this order. The end of the line is written "\\n".
 TRAINING: list[tuple[str | list[str], list[str]]] = [
     # keys
     ("sed=3", [f"sed: no such setting, nearest: seed; allowed: {TOP}"]),
     ("epochs=5", [f"epochs: no such setting, nearest: recipe.epochs; allowed: {TOP}"]),
     ("dryrun=true", [f"dryrun: no such setting, nearest: dry_run; allowed: {TOP}"]),
+    ("flp=1", ["flp: no such setting, nearest: augment.flip; allowed: root, "]),
+    ("lr=1", ["lr: no such setting, nearest: recipe.lr; allowed: root, "]),
+    ("model.lr=1", ["model.lr: no such setting, nearest: recipe.lr; allowed: model.name, "]),
+    ("recipe.dropout=1", ["recipe.dropout: no such setting, nearest: model.dropout; allowed: recipe.epochs, "]),
+    ("recipe.optimiser=1", ["recipe.optimiser: no such setting, nearest: recipe.optimizer; allowed: recipe.epochs, "]),
+    ("recipie.lr=1", ["recipie.lr: no such setting, nearest: recipe.lr; allowed: root, "]),
+    ("Recipe.LR=1", ["Recipe.LR: no such setting, nearest: recipe.lr; allowed: root, "]),
+    ("data-dir=1", ["data-dir: no such setting, nearest: data_dir; allowed: root, "]),
+    ("device=1", ["device: no such setting, nearest: compute.device; allowed: root, "]),
+    ("qqqq=1", ["qqqq: no such setting; allowed: root, "]),
     ("teacher=resnet", ["teacher: no such setting; allowed: root, "]),
     ("recipies.lr=3", [f"recipies.lr: no such setting, nearest: recipe.lr; allowed: {TOP}"]),
     ("recipe.epoch=5", ["recipe.epoch: no such setting, nearest: recipe.epochs; allowed: recipe.epochs, "]),
@@ -131,12 +152,12 @@ TRAINING: list[tuple[str | list[str], list[str]]] = [
     ("recipe.clip_norm=1e999", ["recipe.clip_norm: given Infinity, allowed: number, above 0, or null"]),
     ("compute.device=gpu", ["compute.device: given gpu, allowed: auto | cpu | cuda | cuda:N"]),
     # presets and groups
-    ("recipe=cnn_minst", [f"recipe: given cnn_minst, allowed: {RECIPES}..., nearest: cnn_mnist"]),
-    ("augment=lite", [f"augment: given lite, allowed: {AUGMENTS}, nearest: light"]),
+    ("recipe=cnn_minst", [f"recipe: given cnn_minst, allowed: {RECIPES}, nearest: cnn_mnist\n"]),
+    ("augment=lite", [f"augment: given lite, allowed: {AUGMENTS}, nearest: light\n"]),
     ("model=resnet19", ["model: given resnet19, allowed: adaptive_cnn, densenet121, ..., nearest: resnet18"]),
     ("model=vit_cifar", ["model: given vit_cifar, allowed: adaptive_cnn, densenet121, ..."]),
     ("model=timm/resnet26", ["model: given timm/resnet26, allowed: model.name=timm/resnet26"]),
-    ("model.name=vit", ["model.name: given vit, allowed: adaptive_cnn | resnet18 | ..."]),
+    ("model.name=vit", ["model.name: given vit, allowed: adaptive_cnn | densenet121 | ..."]),
     (
         "model.name=timm/resnet26dd",
         ["model: given timm/resnet26dd, allowed: timm/NAME, ..., nearest: timm/resnet26d, "],
@@ -147,41 +168,95 @@ TRAINING: list[tuple[str | list[str], list[str]]] = [
         ["model.droput: no such setting, nearest: model.dropout; allowed: "],
     ),
     ("model=resnet18 model.pretrained=1", ["model.pretrained: given 1, allowed: true or false"]),
-    ("memory=tiny", ["memory: given tiny, allowed: small"]),
+    ("distill=kd_hard", ["distill: no such setting; allowed: root, "]),
+    ("memory=tiny", [f"memory: given tiny, allowed: {names_of('memory')}\n"]),
     ("memory.precision=bf16", ["memory.precision: no such setting, nearest: recipe.precision; allowed: root, "]),
     (
         "data=cifar10_1_v6",
-        ["data: cifar10_1_v6 holds no images to train on; what measures a run on it is: python eval/"],
+        [
+            "data: cifar10_1_v6 holds no images to train on; what measures a run on it is: "
+            "python eval/evaluate.py run=DIR data=cifar10_1_v6\n"
+        ],
     ),
-    ("data.validation=published", ["data.validation: given published, but digits comes without validation images; "]),
+    (
+        "data=photos",
+        [
+            "data: photos holds no images to train on; what measures a run on it is: "
+            "python eval/evaluate.py run=DIR data=photos\n"
+        ],
+    ),
+    *(
+        (
+            f"data={name} data.validation=published",
+            [
+                f"data.validation: given published, but {name} comes without validation images; allowed: split\n",
+            ],
+        )
+        for name in ("digits", "flowers")
+    ),
     ("recipe.select=f1", ["recipe.select: given f1, allowed: accuracy | auc | f1_score | loss"]),
     ("recipe=../recipe/cnn", [f"recipe: given ../recipe/cnn, allowed: {RECIPES}"]),
     ("recipe=5", [f"recipe: given 5, allowed: {RECIPES}"]),
-    (["recipe={lr: 1}"], ["recipe: given {'lr': 1}, allowed: backbone, cascade, cifar_fast, "]),
+    (["recipe={lr: 1}"], [f"recipe: given {{'lr': 1}}, allowed: {RECIPES}"]),
     ("augment=null", [f"augment: given null, allowed: {AUGMENTS}"]),
     ("compute=cpu", ["compute: a group of settings, allowed: compute.device, compute.threads, "]),
     (["compute={device: cpu}"], ["compute: a group of settings, allowed: compute.device, "]),
     ("log=off", ["log: a group of settings, allowed: log.progress, log.tensorboard, log.wandb"]),
-    ("model.name=vit", ["model.name: given vit, allowed: adaptive_cnn"]),
     # data
-    ("data=mnist", ["data: mnist is not prepared under data; run: python jobs/prepare.py data=mnist"]),
+    ("data=mnist", ["data: mnist is not prepared under data; run: python jobs/prepare.py data=mnist\n"]),
     (
-        ["data=cifar10", "data_dir=my sets"],
-        ["data: cifar10 is not prepared under my sets; run: ... data_dir='my sets'"],
+        ["data=mnist", "data_dir=my data"],
+        [
+            "data: mnist is not prepared under my data; run: python jobs/prepare.py data=mnist data_dir='my data'\n",
+        ],
     ),
-    (
-        "data=minst",
-        ["data: given minst, allowed: digits, mnist, fashion_mnist, ..., broken, flowers, numbered, nearest: mnist"],
+    ("data=minst", [f"data: given minst, allowed: {PREPARED}, nearest: mnist\n"]),
+    *(
+        (f"data={name}", [f"data: given {name}, allowed: {PREPARED}, nearest: flowers\n"])
+        for name in ("flwers", "FLOWERS", "data/flowers", "../flowers")
     ),
-    ("data=flwers", ["data: given flwers, allowed: digits, mnist, ... broken, flowers, numbered, nearest: flowers"]),
     ("data=flowers data_dir=elsewhere", [f"data: given flowers, allowed: {DATA}"]),
-    ("data=broken", ["data: data/broken/manifest.json cannot be read as a manifest; prepare broken again"]),
-    ("data=numbered", ["data: data/numbered/manifest.json cannot be read as a manifest; prepare numbered again"]),
-    ("data=7", [f"data: given 7, allowed: {DATA}"]),
-    ("data.name=Flowers", ["data: given Flowers, allowed: digits, mnist, ..., nearest: flowers"]),
-    ("data=" + "x" * 5000, ["data: given xxx...xxx..., allowed: digits, mnist, "]),
-    ("data=digits data.digest=0f3a", ["data.digest: given 0f3a, allowed: null, because digits is a published set"]),
-    ("data=flowers data.digest=77cc", ["data.digest: given 77cc, but the images packed under data/flowers have 0f3a"]),
+    ("data=broken", ["data: data/broken/manifest.json cannot be read as a manifest; prepare broken again\n"]),
+    ("data=7", [f"data: given 7, allowed: {DATA}\n"]),
+    ("data.name=Flowers", [f"data: given Flowers, allowed: {PREPARED}, nearest: flowers\n"]),
+    # names that can be no folder of data sets
+    *((f"data={name}", [f"data: given {name}, allowed: {PREPARED}\n"]) for name in ("/", ".", "..", "data")),
+    (['data="a\\0b"'], [rf"data: given a\x00b, allowed: {PREPARED}"]),
+    ("data=" + "x" * 300, ["data: given xxx...xxx..., allowed: digits, "]),
+    ("data=" + "x" * 5000, ["data: given xxx...xxx..., allowed: digits, "]),
+    ("data=../data/flowers", ["data.name: given ../data/flowers, allowed: lower-case letters, digits, _ . -\n"]),
+    # fingerprints
+    *(
+        (
+            f"data={name} data.digest=0f3a",
+            [f"data.digest: given 0f3a, allowed: null, because {name} is a published set\n"],
+        )
+        for name in ("digits", "stl10")
+    ),
+    (
+        "data=flowers data.digest=77cc",
+        ["data.digest: given 77cc, but the images packed under data/flowers have 0f3a\n"],
+    ),
+    # weights
+    (
+        "model=resnet18 model.weights=gone.pth",
+        ["model.weights: gone.pth cannot be read: No such file or directory\n"],
+    ),
+    (
+        "model=resnet18 model.weights=a.safetensors model.weights_digest=0f3a",
+        [f"model.weights_digest: given 0f3a, but a.safetensors has {WEIGHTS_DIGEST}\n"],
+    ),
+    (
+        "model=resnet18 model.weights=a.safetensors model.pretrained=false",
+        ["model: weights=a.safetensors is not loaded; allowed with pretrained=false: weights=null\n"],
+    ),
+    (
+        "model.weights=a.safetensors",
+        [
+            f"model.{field}: no such setting of this model; allowed: model.name, model.dropout\n"
+            for field in ("weights", "pretrained", "weights_digest")
+        ],
+    ),
     # snapshots
     ("config=none.yaml", ["config: none.yaml: cannot be read: No such file or directory"]),
     ("config=data", ["config: data: cannot be read: Is a directory"]),
@@ -206,17 +281,23 @@ TRAINING: list[tuple[str | list[str], list[str]]] = [
         ],
     ),
     ("config=scalar.yaml recipe.lr=3", ["recipe: given cnn, allowed: a mapping of epochs, batch_size, "]),
-    ("config=foreign.yaml", ["data.digest: given 77cc, but the images packed under data/flowers have 0f3a"]),
+    (
+        "config=foreign.yaml",
+        ["data.digest: given 77cc, but the images packed under data/flowers have 0f3a\n"],
+    ),
     ("config=[a]", ["config: given ['a'], allowed: text or null"]),
     # settings that do not go together
     (
         "recipe.batch_size=4 recipe.accumulate=5",
-        ["recipe: accumulate=5 parts cannot be made of batch_size=4 images"],
+        ["recipe: accumulate=5 parts cannot be made of batch_size=4 images\n"],
     ),
-    ("recipe=cn recipe.batch_size=4 recipe.accumulate=5", [f"recipe: given cn, allowed: {RECIPES}..., nearest: cnn"]),
+    ("recipe=cn recipe.batch_size=4 recipe.accumulate=5", [f"recipe: given cn, allowed: {RECIPES}, nearest: cnn\n"]),
     (
         "recipe.patience=5 data.val_fraction=0",
-        ["recipe.patience=5 waits for a better validation score, but data.val_fraction=0 leaves no validation set"],
+        [
+            "recipe.patience=5 waits for a better validation score, but data.val_fraction=0 leaves no validation set; "
+            "allowed: recipe.patience=null\n"
+        ],
     ),
     # folders
     ("root=a-file", ["root: a-file is not a folder"]),
@@ -244,8 +325,8 @@ TRAINING: list[tuple[str | list[str], list[str]]] = [
 ]
 
 PREPARING: list[tuple[str | list[str], list[str]]] = [
-    ("", ["data: missing; digits, mnist, "]),
-    ("data=minst", ["data: given minst, allowed: digits, mnist, ..., nearest: mnist"]),
+    ("", [f"data: missing; {', '.join(list(DATASETS)[:4])}, "]),
+    ("data=minst", [f"data: given minst, allowed: {PREPARABLE}, nearest: mnist\n"]),
     ("data=mnist source=nowhere", ["source: nowhere is not a folder; expected one that holds train-images-idx3-ubyte"]),
     ("data=mnist source=a-file", ["source: a-file is not a folder; "]),
     ("data=mnist sorce=x", ["sorce: no such setting, nearest: source; allowed: data, source, "]),
@@ -270,7 +351,8 @@ def contents() -> dict[str, bytes | None]:
 
 
 def says(line: str, expected: str) -> bool:
-    """Whether the line begins with the text before the first "..." and holds the other parts in their order."""
+    """Tell whether the line begins with the text before the first "..." and holds the other parts in their order."""
+    line += "\n"
     first, *others = expected.split("...")
     if not line.startswith(first):
         return False
@@ -287,6 +369,8 @@ def test_the_comparison_can_fail() -> None:
     assert says("a: given 3, allowed: x, y, nearest: y", "a: given 3,..., nearest: y")
     assert not says("b: a: given 3", "a: given 3")
     assert not says("a: y, x", "a:...x...y")
+    assert says("a: given 3", "a: given 3\n")
+    assert not says("a: given 34", "a: given 3\n")
 
 
 def check_refusal(
@@ -370,7 +454,7 @@ PROCESSES: list[tuple[list[str | bytes], str]] = [
     (["train/train_cnn.py", "recipe.optimizer=ädäm\x1b[31m"], "recipe.optimizer: given 'ädäm\\x1b[31m', which is not"),
     (["train/train_cnn.py", b"seed=\xff"], "seed: given '\\udcff', which is not YAML: "),
     (["train/train_cnn.py", "root=a-file"], "root: a-file is not a folder"),
-    (["jobs/prepare.py", "data=minst"], "data: given minst, allowed: digits, mnist, ..., nearest: mnist"),
+    (["jobs/prepare.py", "data=minst"], f"data: given minst, allowed: {PREPARABLE}, nearest: mnist\n"),
 ]
 
 

@@ -10,8 +10,8 @@ loss = labels + token_weight (1 - cosine of projected tokens) + relation_weight 
 import sys
 from typing import Any
 
-from common.attempt import Attempt, run_entry
-from common.config import DistillCST
+from common.cli.attempt import Attempt, run_entry
+from common.settings.entries import DistillCST
 
 
 def train(attempt: Attempt) -> dict[str, Any]:
@@ -20,46 +20,53 @@ def train(attempt: Attempt) -> dict[str, Any]:
 
     from common.compute import place, seed_model, start
     from common.data.packed import Batch, open_data
-    from common.fit import fit
-    from common.lesson_figure import draw_distillation
-    from common.loop import Loss, report
-    from common.losses import label_loss, relation_divergence, token_distance
+    from common.distillation.figure import draw_distillation
+    from common.distillation.gate import agreement_on, judge
+    from common.distillation.teacher import open_teacher
+    from common.distillation.tokens import StudentWithProjectors, on_grid, related, spread
     from common.models.zoo import build_model, measure_speed, model_facts
-    from common.teacher import Learner, agreement_on, judge, on_grid, open_teacher, related, spread
+    from common.training.fit import fit
+    from common.training.loop import Loss
+    from common.training.losses import label_loss, relation_divergence, token_distance
+    from common.training.predict import report
 
     settings = attempt.settings
     assert isinstance(settings, DistillCST)
-    recipe, lesson = settings.recipe, settings.distill
+    recipe, distill = settings.recipe, settings.distill
     with start(settings.compute) as compute:
         data = open_data(attempt.data_folder, settings, compute)
         teacher = open_teacher(settings.teacher, data.facts(), attempt.root, compute, answers=False)
-        teacher_width = teacher.check_tokens(data.train.shape, lesson.teacher_layer, compute)
-        gate = judge(teacher, settings, lesson, attempt.root)
+        teacher_width = teacher.check_tokens(data.train.shape, distill.teacher_layer, compute)
+        gate = judge(teacher, settings, distill, attempt.root)
 
         seed_model(settings.seed, "weights")
         student: Any = build_model(settings.model, data.facts(), checkpointing=recipe.checkpointing)
         blocks = {"student_layers": settings.student_layers}
-        learner = place(Learner(student, settings.student_layers, lesson.hidden, teacher_width), compute)
+        taught_student = place(
+            StudentWithProjectors(student, settings.student_layers, distill.hidden, teacher_width), compute
+        )
 
         def objective(model: Any, batch: Batch) -> Loss:
-            logits, tokens, projected = model(batch.images, lesson=True)
-            taught = on_grid(teacher.tokens(batch.images, lesson.teacher_layer), student.grid)
+            logits, tokens, projected = model(batch.images, with_tokens=True)
+            taught = on_grid(teacher.tokens(batch.images, distill.teacher_layer), student.grid)
             chosen = torch.randperm(taught.shape[0] * taught.shape[1])[: taught.shape[1]].to(compute.device)
             own = label_loss(logits, batch.targets, recipe.label_smoothing, multi_label=data.train.multi_label)
             distance = torch.stack([token_distance(each, taught) for each in projected]).mean()
-            told = related(taught, lesson.relation, chosen)
+            told = related(taught, distill.relation, chosen)
             relations = [
-                relation_divergence(related(each, lesson.relation, chosen), told, lesson.relation_temperature)
+                relation_divergence(related(each, distill.relation, chosen), told, distill.relation_temperature)
                 for each in tokens
             ]
             divergence = torch.stack(relations).mean()
             done = batch.epoch / recipe.epochs
-            taught_loss = lesson.token_weight * (done >= lesson.token_from) * distance
-            taught_loss = taught_loss + lesson.relation_weight * (done >= lesson.relation_from) * divergence
+            taught_loss = distill.token_weight * (done >= distill.token_from) * distance
+            taught_loss = taught_loss + distill.relation_weight * (done >= distill.relation_from) * divergence
             terms = {"label_loss": own, "kd_loss": taught_loss, "token_loss": distance, "relation_loss": divergence}
             return Loss(own + taught_loss, logits, terms | spread(projected[-1]))
 
-        chosen = fit(learner, objective, data.train, data.val, attempt, compute, deployed=lambda model: model.student)
+        chosen = fit(
+            taught_student, objective, data.train, data.val, attempt, compute, deployed=lambda model: model.student
+        )
         agreed = agreement_on(data.val, student, teacher)
         if compute.first:
             draw_distillation(attempt.run, agreed)
@@ -70,7 +77,7 @@ def train(attempt: Attempt) -> dict[str, Any]:
             **chosen,
             **report(student, data, attempt),
             "teacher": teacher.facts,
-            "distillation": {"gate": gate, "agreement_on_validation": agreed, "relation": lesson.relation, **blocks},
+            "distillation": {"gate": gate, "agreement_on_validation": agreed, "relation": distill.relation, **blocks},
             "speed": measure_speed(student, data.train.shape, compute, recipe.precision),
         }
 

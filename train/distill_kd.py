@@ -10,9 +10,9 @@ A cascade is this command again, with the run before as the teacher. loss = (1 -
 import sys
 from typing import Any
 
-from common.attempt import Attempt, run_entry
-from common.config import DistillKD
-from common.lesson_settings import share_of_teacher
+from common.cli.attempt import Attempt, run_entry
+from common.settings.distillation import share_of_teacher
+from common.settings.entries import DistillKD
 
 
 def train(attempt: Attempt) -> dict[str, Any]:
@@ -21,20 +21,22 @@ def train(attempt: Attempt) -> dict[str, Any]:
 
     from common.compute import place, seed_model, start
     from common.data.packed import Batch, open_data
-    from common.fit import fit
-    from common.lesson_figure import draw_distillation
-    from common.loop import Loss, report
-    from common.losses import hard_distillation, label_loss, soft_distillation
+    from common.distillation.figure import draw_distillation
+    from common.distillation.gate import agreement_on, judge
+    from common.distillation.teacher import open_teacher
     from common.models.zoo import build_model, measure_speed, model_facts
-    from common.teacher import agreement_on, judge, open_teacher
+    from common.training.fit import fit
+    from common.training.loop import Loss
+    from common.training.losses import hard_distillation, label_loss, soft_distillation
+    from common.training.predict import report
 
     settings = attempt.settings
     assert isinstance(settings, DistillKD)
-    recipe, lesson = settings.recipe, settings.distill
+    recipe, distill = settings.recipe, settings.distill
     with start(settings.compute) as compute:
         data = open_data(attempt.data_folder, settings, compute)
         teacher = open_teacher(settings.teacher, data.facts(), attempt.root, compute, answers=True)
-        gate = judge(teacher, settings, lesson, attempt.root)
+        gate = judge(teacher, settings, distill, attempt.root)
 
         seed_model(settings.seed, "weights")
         model = build_model(settings.model, data.facts(), train=data.train, checkpointing=recipe.checkpointing)
@@ -48,12 +50,12 @@ def train(attempt: Attempt) -> dict[str, Any]:
                 logits, labelled, taught, _ = model(batch.images, layers=())
             else:
                 logits = labelled = taught = model(batch.images)
-            if lesson.labels == "soft":
-                kd = soft_distillation(taught, told, lesson.temperature, multi_label=several)
+            if distill.labels == "soft":
+                kd = soft_distillation(taught, told, distill.temperature, multi_label=several)
             else:
                 kd = hard_distillation(taught, told, multi_label=several)
             own = label_loss(labelled, batch.targets, recipe.label_smoothing, multi_label=several)
-            alpha = share_of_teacher(lesson, (batch.epoch + batch.step / data.train.steps) / recipe.epochs)
+            alpha = share_of_teacher(distill, (batch.epoch + batch.step / data.train.steps) / recipe.epochs)
             terms = {"label_loss": own, "kd_loss": kd, "alpha": torch.tensor(alpha, device=compute.device)}
             return Loss((1 - alpha) * own + alpha * kd, logits, terms)
 

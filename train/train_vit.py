@@ -13,18 +13,19 @@ in two minutes; MNIST as in the second line 99.25 % (seed 0 alone) in 54 minutes
 import sys
 from typing import Any
 
-from common.attempt import Attempt, run_entry
-from common.config import TrainViT
+from common.cli.attempt import Attempt, run_entry
+from common.settings.entries import TrainViT
 
 
 def train(attempt: Attempt) -> dict[str, Any]:
     # Torch is loaded behind the door: a refused or a finished run has answered by now.
     from common.compute import place, seed_model, start
     from common.data.packed import Batch, open_data
-    from common.fit import fit
-    from common.loop import Loss, report
-    from common.losses import label_loss
     from common.models.zoo import build_model, measure_speed, model_facts
+    from common.training.fit import fit
+    from common.training.loop import Loss
+    from common.training.losses import label_loss
+    from common.training.predict import report
 
     settings = attempt.settings
     recipe = settings.recipe

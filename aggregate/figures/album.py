@@ -10,9 +10,9 @@ from aggregate.figures.embedded import embedding_planes
 from aggregate.figures.points import adaptation_gains, cost_plots, forests
 from aggregate.figures.shift import shift_lines
 from aggregate.figures.style import Picture, styles
-from aggregate.methods import Method
-from aggregate.tables import Table
-from common.figures import save
+from aggregate.runs.methods import Method
+from aggregate.tables.table import Table
+from common.figures.predictions import save
 
 FOLDER = "figures"
 ENDINGS = ("png", "svg")

@@ -11,9 +11,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from aggregate.arrays import read_arrays
-from aggregate.collect import Run
-from aggregate.estimates import deviation
 from aggregate.figures.style import (
     Picture,
     Style,
@@ -25,11 +22,12 @@ from aggregate.figures.style import (
     panels,
     runs_each,
 )
-from aggregate.methods import Method
-from aggregate.summarise import by_data, same, trained
-from common import metrics, multilabel, scoring
-from common.roc_figure import OneAgainstTheRest, mean_roc_curves, one_against_the_rest
-from common.run_dir import RunDir
+from aggregate.inference.estimates import deviation
+from aggregate.runs.collect import Run, read_arrays
+from aggregate.runs.methods import Method, by_data, same, trained
+from common.figures.roc import OneAgainstTheRest, mean_roc_curves, one_against_the_rest
+from common.metrics import one_label, ranking, several_labels
+from common.run.run_dir import RunDir
 
 FEWEST = 10  # answers of a run in a bin that is drawn, on average
 Bins = Sequence[Mapping[str, Any]]  # of scoring.reliability
@@ -56,7 +54,7 @@ def reliability_diagrams(methods: Sequence[Method], looks: Styles) -> Iterator[P
         figure = _reliability(curves, title, f"{runs_each(curves.values())}{of_how_many(shown, members)}", looks)
         caption = (
             "How often it was right against how sure it was, on the test images: above the diagonal too timid, below "
-            f"it too sure. {scoring.ECE_BINS} bins of equal width, the answers of all runs together; bins of fewer "
+            f"it too sure. {ranking.ECE_BINS} bins of equal width, the answers of all runs together; bins of fewer "
             f"than {FEWEST} answers of a run are not drawn on the left. ECE: mean ± standard deviation over runs."
         )
         yield Picture(f"reliability-{data}", title, caption, figure)
@@ -65,7 +63,7 @@ def reliability_diagrams(methods: Sequence[Method], looks: Styles) -> Iterator[P
 def bins_of(run: Run) -> Bins | None:
     """None where the run does not tell its answers."""
     found = answers(run)
-    measure = multilabel.reliability if run.fact("data.task") == "multi-label" else metrics.reliability
+    measure = several_labels.reliability if run.fact("data.task") == "multi-label" else one_label.reliability
     try:
         return measure(*found) if found else None
     except ValueError:  # logits and labels that do not fit each other
@@ -113,7 +111,7 @@ def _draw_bins(left: Axes, right: Axes, bins: Bins, fewest: int, style: Style) -
 
 
 def _error_text(runs: Sequence[Bins]) -> str:
-    errors = [scoring.calibration_error(list(map(dict, bins))) for bins in runs]
+    errors = [ranking.calibration_error(list(map(dict, bins))) for bins in runs]
     spread = deviation(errors)
     return f"{100 * fmean(errors):.1f}" + (f" ± {100 * spread:.1f} %" if spread is not None else " %")
 

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from aggregate.classes import class_scores as scores_by_class
-from aggregate.classes import confusion_counts
 from aggregate.figures.style import Picture, leading, of_how_many, runs_each
-from aggregate.methods import Method
-from aggregate.summarise import by_data, trained
-from common.figures import MOST_BARS, confusion_matrix, literal, new_figure, short_names
+from aggregate.runs.methods import Method, by_data, trained
+from aggregate.tables.classes import class_scores as scores_by_class
+from aggregate.tables.classes import confusion_counts
+from common.figures.predictions import MOST_BARS, confusion_matrix, literal, new_figure, short_names
 
 NAME_WIDTH = 40  # characters
 SHORT_NAME = 5

@@ -9,8 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from aggregate.collect import Run
-from aggregate.estimates import deviation
 from aggregate.figures.style import (
     Picture,
     Style,
@@ -22,15 +20,15 @@ from aggregate.figures.style import (
     panels,
     runs_each,
 )
-from aggregate.methods import Method
-from aggregate.summarise import by_data, trained
-from common.figures import MOST_CURVES
-from common.run_dir import RunDir
-from common.shift_settings import COMMON_CORRUPTIONS, EXTRA_CORRUPTIONS
+from aggregate.inference.estimates import deviation
+from aggregate.runs.collect import Run
+from aggregate.runs.methods import Method, by_data, trained
+from common.figures.predictions import MOST_CURVES
+from common.run.run_dir import RunDir
+from common.settings.shift import ALL_CORRUPTIONS
 
 MARKS = 12  # along a line
 FEWEST_FOR_HALF = 6  # epochs
-CORRUPTIONS = (*COMMON_CORRUPTIONS, *EXTRA_CORRUPTIONS)
 MULTIPLES_PER_ROW = 5
 Curve = Mapping[int, float]  # epoch or severity -> share
 BAND = "Lines: means over runs; bands: ± one standard deviation, where there is more than one run."
@@ -119,7 +117,7 @@ def corruption_curves(methods: Sequence[Method], looks: Styles) -> Iterator[Pict
         found = {each.label: [told for run in each.runs if (told := by_corruption(run))] for each in members}
         drawn = [method for method in members if found[method.label]]
         shown = drawn[:MOST_CURVES]
-        names = [name for name in CORRUPTIONS if any(name in told for each in shown for told in found[each.label])]
+        names = [name for name in ALL_CORRUPTIONS if any(name in told for each in shown for told in found[each.label])]
         if len(names) < 2:  # the mean over one is drawn already
             continue
         title = f"Under each corruption: {data}"

@@ -4,15 +4,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from aggregate.arrays import read_arrays
-from aggregate.collect import Run
 from aggregate.figures.answers import class_names
 from aggregate.figures.style import Picture, leading
-from aggregate.methods import Method
-from aggregate.summarise import by_data, by_validation, trained
-from common.figures import literal, short_names
-from common.planes import planes
-from common.run_dir import RunDir
+from aggregate.runs.collect import Run, read_arrays
+from aggregate.runs.methods import Method, by_data, by_validation, trained
+from common.figures.embedding import planes
+from common.figures.predictions import literal, short_names
+from common.run.run_dir import RunDir
 
 PLANES = ("embeddings", "labels", "principal", "neighbours")
 

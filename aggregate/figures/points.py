@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from aggregate.costs import pareto_front
 from aggregate.figures.style import (
     WIDTH,
     Picture,
@@ -24,10 +23,10 @@ from aggregate.figures.style import (
     panels,
     runs_each,
 )
-from aggregate.methods import Method
-from aggregate.summarise import by_data, estimate, mean_of, same, trained
-from aggregate.tables import Row, Table
-from common.figures import MOST_CURVES, literal, new_figure
+from aggregate.runs.methods import Method, by_data, estimate, mean_of, same, trained
+from aggregate.tables.costs import pareto_front
+from aggregate.tables.table import Row, Table
+from common.figures.predictions import MOST_CURVES, literal, new_figure
 
 MOST_ROWS = 40  # of a forest
 FAR_BELOW = 4  # times the median error

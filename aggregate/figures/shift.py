@@ -15,13 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from aggregate.collect import Run
-from aggregate.estimates import t_interval
 from aggregate.figures.style import Picture, Style, Styles, handle, legend_below, panels, runs_each
-from aggregate.methods import Method
-from aggregate.summarise import by_data
-from common.figures import MOST_CURVES
-from common.published_line import Line, published_line
+from aggregate.inference.estimates import t_interval
+from aggregate.runs.collect import Run
+from aggregate.runs.methods import Method, by_data
+from common.figures.predictions import MOST_CURVES
+from common.metrics.robustness_line import Line, published_line
 
 CORRUPTION = "corruption"
 FEWEST_METHODS = 3  # two points say nothing of how the drop goes with the accuracy

@@ -10,9 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from aggregate.methods import Method
-from aggregate.summarise import by_validation
-from common.figures import COLOURS, DASHES, MOST_CURVES, literal, new_figure
+from aggregate.runs.methods import Method, by_validation
+from common.figures.predictions import COLOURS, DASHES, MOST_CURVES, literal, new_figure
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 WIDTH, LEGEND_WIDTH = 7.2, 90  # inches; characters of a legend's line

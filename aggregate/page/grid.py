@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from html import escape
 from typing import Any
 
-from aggregate.tables import NOTHING, Column, Row, Table
+from aggregate.tables.table import NOTHING, Column, Row, Table
 
 MOST_ROWS = 500  # of one table; more than that is what the CSV beside the page is for
 LONG = 20  # characters of a name that may take several lines, but not one for each word

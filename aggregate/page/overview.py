@@ -6,11 +6,11 @@ from datetime import datetime
 from html import escape
 from typing import Any
 
-from aggregate.collect import Run
-from aggregate.material import Material
-from aggregate.origins import foreign_images, image_of, origins
 from aggregate.page.grid import grid
-from aggregate.tables import Column, Row, Table, number, percent, percent_interval, percent_spread, text
+from aggregate.runs.collect import Run
+from aggregate.runs.material import Material
+from aggregate.runs.origins import foreign_images, image_of, origins
+from aggregate.tables.table import Column, Row, Table, number, percent, percent_interval, percent_spread, text
 
 SHORT_COMMIT = 7
 STATES = ("done", "running", "queued", "waiting", "failed", "blocked", "unusable")  # in the order of the bar

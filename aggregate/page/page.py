@@ -12,12 +12,12 @@ from html import escape
 from pathlib import Path
 
 from aggregate.figures.style import Picture
-from aggregate.material import Material
 from aggregate.page.grid import table_section
 from aggregate.page.overview import overview
 from aggregate.page.pictures import MOST_BYTES, figures_section
 from aggregate.page.run_list import runs_section
-from aggregate.tables import Row, Table
+from aggregate.runs.material import Material
+from aggregate.tables.table import Row, Table
 
 STYLE = Path(__file__).with_name("style.css").read_text()
 SCRIPT = Path(__file__).with_name("behaviour.js").read_text()

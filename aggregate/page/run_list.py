@@ -6,7 +6,7 @@ from typing import Any
 
 from aggregate.page.grid import column_cells, head, run_id
 from aggregate.page.overview import SHORT_COMMIT
-from aggregate.tables import Column, Row, number, percent, shown, text
+from aggregate.tables.table import Column, Row, number, percent, shown, text
 
 CAPTION = "Accuracies in %. Below each run its command and its folder; runs.csv has every setting and number."
 

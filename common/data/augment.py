@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from common.compute import Draws
-from common.config import AugmentSettings
 from common.data import image_ops as ops
+from common.settings.entries import AugmentSettings
 
 
 def augment(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.data.image_file import read_image
+from common.data.image_files import read_image
 from common.data.packing import Part
 from common.failures import Refused
 

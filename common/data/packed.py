@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.compute import Compute, Draws
-from common.config import AugmentSettings, TrainingSettings
 from common.data.augment import alternating_flips, augment, mix
 from common.data.prepare import prepare
 from common.failures import DataError, Refused
+from common.settings.entries import AugmentSettings, TrainingSettings
 
 
 @dataclass(frozen=True)

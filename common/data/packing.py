@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from common.failures import Refused
-from common.run_dir import atomic_write, read_json, write_json
+from common.files import atomic_write, read_json, write_json
 
 if TYPE_CHECKING:
     import numpy as np

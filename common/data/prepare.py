@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from common.data import image_folder
-from common.data.catalog import DATASETS, Published
-from common.data.download import fetch
 from common.data.packing import MANIFEST, Part, is_packed, pack
-from common.data.sources import locate
+from common.data.publishers.catalog import DATASETS, Published
+from common.data.publishers.checksums import locate
+from common.data.publishers.download import fetch
 from common.failures import Refused
-from common.run_dir import read_json
+from common.files import read_json
 
 DOWNLOADS = ".downloads"  # under the data folder; kept, so that force=true needs no network; may be deleted
 

@@ -16,8 +16,8 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from common.failures import Refused, classify
-from common.models.settings import TimmSettings
 from common.models.weights import config_of, find_weights, read_weights
+from common.settings.models import TimmSettings
 
 MISFITS = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError)
 OPTIONS = {"drop_rate": "dropout", "drop_path_rate": "drop_path", "img_size": "input_size"}  # timm's word -> ours

@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import PretrainedCfg, get_pretrained_cfg, list_pretrained
 
-from common.data.sources import checksum_of
 from common.failures import Failure, Refused
-from common.models.timm_names import SHOWN
+from common.files import checksum_of
+from common.settings.models import SHOWN
 
 WRAPPINGS = ("state_dict_ema", "model_ema", "state_dict", "model")  # what training scripts put the weights into
 PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")  # what DistributedDataParallel and torch.compile put before names

@@ -4,7 +4,6 @@ All offer the same three calls: `forward(images)`, and its two halves, `forward_
 `forward_head(features, pre_logits=False)`, which with pre_logits=True stops at the embedding (batch, dim).
 """
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.compute import Compute
 from common.failures import Refused
 from common.models.adaptive_cnn import AdaptiveCNN
 from common.models.fast_cnn import WHITENING_IMAGES, FastCNN
-from common.models.settings import (
+from common.models.vit import ViT, derive_patch
+from common.settings.models import (
     CNN_BACKBONES,
     VIT_BACKBONES,
     AdaptiveCNNSettings,
@@ -26,7 +27,6 @@ from common.models.settings import (
     TimmSettings,
     ViTSettings,
 )
-from common.models.vit import ViT, derive_patch
 
 if TYPE_CHECKING:
     from common.data.packed import Batches
@@ -88,28 +88,53 @@ def build_model(
 # --- what it costs ----------------------------------------------------------------------------------------------
 
 
-def model_facts(settings: AnyModel, model: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
-    """For result.json. FLOPs: two per multiplication and addition, of matrix products and convolutions, one image."""
-    logging.getLogger("torch.utils.flop_counter").addFilter(_other_than_triton)
-    from torch.utils.flop_counter import FlopCounterMode
+class _EveryOperation:
+    """The sum of FLOPs over all operations; a class of its own, because torch wraps the method of a mode's own class.
 
+    The wrapper keeps torch's compiler out of the method, and its first call imports all of that compiler.
+    """
+
+    total = 0
+
+    def __torch_dispatch__(
+        self, operation: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = operation(*args, **(kwargs or {}))
+        self.total += _flops(operation.overloadpacket, args, result)
+        return result
+
+
+class FlopCount(_EveryOperation, TorchDispatchMode):
+    """Counts two FLOPs per multiplication and addition of matrix products and convolutions.
+
+    The counts are those of torch's own counter, which also imports triton: seconds of a short run.
+    """
+
+
+def _flops(operation: Any, args: tuple[Any, ...], result: Any) -> int:
+    aten = torch.ops.aten
+    if operation in {aten.mm, aten.addmm, aten.bmm, aten.baddbmm}:
+        return 2 * result.numel() * args[-1].shape[-2]
+    if operation is aten.convolution:
+        images, weight, transposed = args[0], args[1], args[6]
+        return 2 * (images if transposed else result).numel() * weight[0].numel()
+    return 0
+
+
+def model_facts(settings: AnyModel, model: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
+    """For result.json. FLOPs are those of one image."""
     example = torch.zeros(1, *shape, device=next(model.parameters()).device)
     training = model.training
-    with torch.no_grad(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with torch.no_grad(), FlopCount() as count, sdpa_kernel(SDPBackend.MATH):
         model.eval()(example)
     model.train(training)
-    facts = {"name": settings.name, "parameters": parameter_count(model), "flops": counter.get_total_flops()}
+    facts = {"name": settings.name, "parameters": parameter_count(model), "flops": count.total}
     started_from = getattr(model, "weights", None)
     if started_from is None:
         return facts
     from common.models.weights import weights_facts
 
     return {**facts, "weights": weights_facts(started_from)}
-
-
-def _other_than_triton(line: logging.LogRecord) -> bool:
-    """On import torch warns that without triton its kernels are not counted. We have none, and images go without it."""
-    return "triton not found" not in line.getMessage()
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from common.training.optim import uncompiled
 from eval.adaptation.method import Adaptation, NotAdaptable, Source, entropy
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -102,8 +103,8 @@ class Tent(Adaptation):
 
 
 OPTIMIZERS: dict[str, Callable[[list[Tensor], float], torch.optim.Optimizer]] = {
-    "adam": lambda parameters, lr: torch.optim.Adam(parameters, lr=lr),
-    "sgd": lambda parameters, lr: torch.optim.SGD(parameters, lr=lr, momentum=0.9),
+    "adam": lambda parameters, lr: uncompiled(torch.optim.Adam)(parameters, lr=lr),
+    "sgd": lambda parameters, lr: uncompiled(torch.optim.SGD)(parameters, lr=lr, momentum=0.9),
 }
 
 

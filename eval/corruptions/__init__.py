@@ -10,94 +10,28 @@ ones; below 32 pixels they stay. Shares, factors and JPEG's quality are the same
 pixels. Strengths are never those of ImageNet-C, which has its own. The results are alike in
 kind and strength, not pixel by pixel: put no number got from them beside one from the publisher's files. Frost is not
 even alike.
+
+Each module has the functions of its kind and, in its CORRUPTIONS, their strengths; what there is, and in what order,
+is said in common/settings/shift.py.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from common.wording import unknown
-from eval.corruptions.blur import defocus_blur, gaussian_blur, glass_blur, motion_blur, zoom_blur
-from eval.corruptions.colour import brightness, contrast, saturate
-from eval.corruptions.digital import elastic_transform, pixelate
+from common.settings.messages import unknown
+from common.settings.shift import ALL_CORRUPTIONS, SEVERITIES
+from eval.corruptions import blur, colour, digital, drops, jpeg, noise, weather
 from eval.corruptions.draws import ImageDraws
-from eval.corruptions.drops import spatter
-from eval.corruptions.jpeg import jpeg_compression
-from eval.corruptions.levels import cut_to_levels
-from eval.corruptions.noise import gaussian_noise, impulse_noise, shot_noise, speckle_noise
-from eval.corruptions.weather import fog, frost, snow
+from eval.corruptions.filters import cut_to_levels
 
 SMALLEST_SIDE = 8
-
-
-class Corruption(NamedTuple):
-    change: Callable[..., Tensor]  # (float64 images from 0 to 1, draws, *strength) -> images, not clipped
-    strengths: tuple[tuple[float, ...], ...]  # one for each severity, mildest first
-
-
-CORRUPTIONS = {
-    # standard deviation, of a range of 1
-    "gaussian_noise": Corruption(gaussian_noise, ((0.04,), (0.06,), (0.08,), (0.09,), (0.10,))),
-    # photons in a white pixel
-    "shot_noise": Corruption(shot_noise, ((500,), (250,), (100,), (75,), (50,))),
-    # share of the values replaced
-    "impulse_noise": Corruption(impulse_noise, ((0.01,), (0.02,), (0.03,), (0.05,), (0.07,))),
-    # radius of the disk, softness of its edge
-    "defocus_blur": Corruption(defocus_blur, ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))),
-    # sigma of the blurs, reach of a move, how often
-    "glass_blur": Corruption(glass_blur, ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2))),
-    # half the length of the kernel, its sigma
-    "motion_blur": Corruption(motion_blur, ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5))),
-    # enlargements by 1 % more each
-    "zoom_blur": Corruption(zoom_blur, ((6,), (11,), (15,), (20,), (25,))),
-    # mean and deviation of the noise, its enlargement, threshold of a flake, its streak's radius and sigma, image kept
-    "snow": Corruption(
-        snow,
-        (
-            (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
-            (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
-            (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
-            (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
-            (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
-        ),
-    ),
-    # image kept, ice added
-    "frost": Corruption(frost, ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))),
-    # thickness, smoothness
-    "fog": Corruption(fog, ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75))),
-    # added to the strongest channel
-    "brightness": Corruption(brightness, ((0.05,), (0.1,), (0.15,), (0.2,), (0.3,))),
-    # distance from the mean kept
-    "contrast": Corruption(contrast, ((0.75,), (0.5,), (0.4,), (0.3,), (0.15,))),
-    # strength and sigma of the shifts, movement of the corners: shares of the side
-    "elastic_transform": Corruption(
-        elastic_transform, ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03))
-    ),
-    # pixels kept along a side, but at least so many fewer, which matters below 20 pixels only
-    "pixelate": Corruption(pixelate, ((0.95, 1), (0.9, 2), (0.85, 3), (0.75, 4), (0.65, 5))),
-    # quality
-    "jpeg_compression": Corruption(jpeg_compression, ((80,), (65,), (58,), (50,), (40,))),
-    # The paper's extra four, outside its averages: standard deviation, in proportion to the value
-    "speckle_noise": Corruption(speckle_noise, ((0.06,), (0.1,), (0.12,), (0.16,), (0.2,))),
-    # sigma
-    "gaussian_blur": Corruption(gaussian_blur, ((0.4,), (0.6,), (0.7,), (0.8,), (1,))),
-    # mean and deviation of the noise, its blur, threshold of a drop, brightness of water or blur of mud, whether mud
-    "spatter": Corruption(
-        spatter,
-        (
-            (0.62, 0.1, 0.7, 0.7, 0.5, False),
-            (0.65, 0.1, 0.8, 0.7, 0.5, False),
-            (0.65, 0.3, 1, 0.69, 0.5, False),
-            (0.65, 0.1, 0.7, 0.69, 0.6, True),
-            (0.65, 0.1, 0.5, 0.68, 0.6, True),
-        ),
-    ),
-    # saturation times, plus: less colour first, then more
-    "saturate": Corruption(saturate, ((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2))),
-}
-SEVERITIES = 5
+_DEFINED = {
+    **noise.CORRUPTIONS, **blur.CORRUPTIONS, **weather.CORRUPTIONS, **colour.CORRUPTIONS, **digital.CORRUPTIONS,
+    **jpeg.CORRUPTIONS, **drops.CORRUPTIONS,
+}  # fmt: skip
+CORRUPTIONS = {name: _DEFINED[name] for name in ALL_CORRUPTIONS}
 
 
 @torch.no_grad()

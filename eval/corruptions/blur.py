@@ -3,9 +3,16 @@
 import torch
 from torch import Tensor
 
-from eval.corruptions.draws import ImageDraws
-from eval.corruptions.filters import REFERENCE_SIDE, blurred, enlarging_matrix, filtered, pixel_scale, streaked
-from eval.corruptions.levels import cut_to_levels
+from eval.corruptions.draws import Corruption, ImageDraws
+from eval.corruptions.filters import (
+    REFERENCE_SIDE,
+    blurred,
+    cut_to_levels,
+    enlarging_matrix,
+    filtered,
+    pixel_scale,
+    streaked,
+)
 
 
 def gaussian_blur(images: Tensor, _draws: ImageDraws, sigma: float) -> Tensor:
@@ -69,3 +76,17 @@ def zoom_blur(images: Tensor, _draws: ImageDraws, steps: int) -> Tensor:
         rows, columns = (enlarging_matrix(side, 1 + step * per_step).to(images.device) for side in images.shape[-2:])
         total += rows @ images @ columns.T
     return total / (steps + 2)
+
+
+CORRUPTIONS = {
+    # radius of the disk, softness of its edge
+    "defocus_blur": Corruption(defocus_blur, ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))),
+    # sigma of the blurs, reach of a move, how often
+    "glass_blur": Corruption(glass_blur, ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2))),
+    # half the length of the kernel, its sigma
+    "motion_blur": Corruption(motion_blur, ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5))),
+    # enlargements by 1 % more each
+    "zoom_blur": Corruption(zoom_blur, ((6,), (11,), (15,), (20,), (25,))),
+    # sigma
+    "gaussian_blur": Corruption(gaussian_blur, ((0.4,), (0.6,), (0.7,), (0.8,), (1,))),
+}

@@ -6,7 +6,7 @@ An image of one channel is one of three equal channels, and what is kept of the 
 import torch
 from torch import Tensor
 
-from eval.corruptions.draws import ImageDraws
+from eval.corruptions.draws import Corruption, ImageDraws
 
 LUMA = (0.299, 0.587, 0.114)
 
@@ -53,3 +53,13 @@ def saturate(images: Tensor, _draws: ImageDraws, factor: float, added: float) ->
     lacking = torch.where(chroma > 0, (value - colours) / chroma.clamp(min=1e-9), constant(images, 0, 1, 1))
     changed = (saturation * factor + added).clamp(0, 1)
     return with_channels_of(images, value * (1 - changed * lacking))
+
+
+CORRUPTIONS = {
+    # added to the strongest channel
+    "brightness": Corruption(brightness, ((0.05,), (0.1,), (0.15,), (0.2,), (0.3,))),
+    # distance from the mean kept
+    "contrast": Corruption(contrast, ((0.75,), (0.5,), (0.4,), (0.3,), (0.15,))),
+    # saturation times, plus: less colour first, then more
+    "saturate": Corruption(saturate, ((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2))),
+}

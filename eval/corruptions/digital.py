@@ -5,9 +5,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from eval.corruptions.draws import ImageDraws
-from eval.corruptions.filters import blurred, sampled
-from eval.corruptions.levels import round_levels
+from eval.corruptions.draws import Corruption, ImageDraws
+from eval.corruptions.filters import blurred, round_levels, sampled
 
 
 def pixelate(images: Tensor, _draws: ImageDraws, share: float, fewer: int) -> Tensor:
@@ -72,3 +71,13 @@ def _affine_sources(draws: ImageDraws, jitter: float, rows: Tensor, columns: Ten
         for axis in range(2)
     )
     return down, across
+
+
+CORRUPTIONS = {
+    # strength and sigma of the shifts, movement of the corners: shares of the side
+    "elastic_transform": Corruption(
+        elastic_transform, ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03))
+    ),
+    # pixels kept along a side, but at least so many fewer, which matters below 20 pixels only
+    "pixelate": Corruption(pixelate, ((0.95, 1), (0.9, 2), (0.85, 3), (0.75, 4), (0.65, 5))),
+}

@@ -7,12 +7,19 @@ start + k * GAMMA, so whole batches are drawn at once. It is integer arithmetic 
 
 import math
 import zlib
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 GAMMA = 0x9E3779B97F4A7C15
 FIRST_FACTOR, SECOND_FACTOR = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
+class Corruption(NamedTuple):
+    change: Callable[..., Tensor]  # (float64 images from 0 to 1, draws, *strength) -> images, not clipped
+    strengths: tuple[tuple[float, ...], ...]  # one for each severity, mildest first
 
 
 class ImageDraws:

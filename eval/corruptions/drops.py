@@ -5,9 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eval.corruptions.colour import constant, with_channels_of
-from eval.corruptions.draws import ImageDraws
-from eval.corruptions.filters import blurred, enlarged, filtered, pixel_scale
-from eval.corruptions.levels import HAIR, round_levels
+from eval.corruptions.draws import Corruption, ImageDraws
+from eval.corruptions.filters import HAIR, blurred, enlarged, filtered, pixel_scale, round_levels
 
 WATER = (175 / 255, 238 / 255, 238 / 255)
 MUD = (63 / 255, 42 / 255, 20 / 255)
@@ -81,3 +80,18 @@ def spread(levels: Tensor) -> Tensor:
     others = (flat.shape[1] - lowest).clamp(min=1)
     ranks = (at_or_below.gather(1, flat) - lowest).double()
     return round_levels(ranks * 255 / others).view(levels.shape)
+
+
+CORRUPTIONS = {
+    # mean and deviation of the noise, its blur, threshold of a drop, brightness of water or blur of mud, whether mud
+    "spatter": Corruption(
+        spatter,
+        (
+            (0.62, 0.1, 0.7, 0.7, 0.5, False),
+            (0.65, 0.1, 0.8, 0.7, 0.5, False),
+            (0.65, 0.3, 1, 0.69, 0.5, False),
+            (0.65, 0.1, 0.7, 0.69, 0.6, True),
+            (0.65, 0.1, 0.5, 0.68, 0.6, True),
+        ),
+    ),
+}

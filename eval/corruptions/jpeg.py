@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eval.corruptions.draws import ImageDraws
-from eval.corruptions.filters import along_both
-from eval.corruptions.levels import HAIR, round_levels
+from eval.corruptions.draws import Corruption, ImageDraws
+from eval.corruptions.filters import HAIR, along_both, round_levels
 
 BLOCK = 8
 LUMINANCE_STEPS = (
@@ -111,3 +110,9 @@ def _doubling(side: int) -> Tensor:
     other = (nearest + place % 2 * 2 - 1).clamp(0, side - 1)
     quarters = 0.25 * torch.eye(side, dtype=torch.float64)
     return 3 * quarters[nearest] + quarters[other]
+
+
+CORRUPTIONS = {
+    # quality
+    "jpeg_compression": Corruption(jpeg_compression, ((80,), (65,), (58,), (50,), (40,))),
+}

@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from eval.corruptions.draws import ImageDraws
+from eval.corruptions.draws import Corruption, ImageDraws
 
 
 def gaussian_noise(images: Tensor, draws: ImageDraws, deviation: float) -> Tensor:
@@ -47,3 +47,15 @@ def _edges_of_counts(photons: int) -> Tensor:
     at_most = torch.special.gammaincc(counts + 1, means).clamp(max=1.0)
     at_most[:, -1] = 1.0
     return (at_most + torch.arange(256)[:, None]).flatten()
+
+
+CORRUPTIONS = {
+    # standard deviation, of a range of 1
+    "gaussian_noise": Corruption(gaussian_noise, ((0.04,), (0.06,), (0.08,), (0.09,), (0.10,))),
+    # photons in a white pixel
+    "shot_noise": Corruption(shot_noise, ((500,), (250,), (100,), (75,), (50,))),
+    # share of the values replaced
+    "impulse_noise": Corruption(impulse_noise, ((0.01,), (0.02,), (0.03,), (0.05,), (0.07,))),
+    # standard deviation, in proportion to the value
+    "speckle_noise": Corruption(speckle_noise, ((0.06,), (0.1,), (0.12,), (0.16,), (0.2,))),
+}

@@ -19,10 +19,12 @@ from typing import IO
 from tqdm import tqdm
 
 from common.failures import Refused
-from common.run_dir import RunDir, headline, read_json
-from common.wording import one_line
-from jobs.cell import Cell, Sweep
-from jobs.plan import Plan, lineage
+from common.files import read_json
+from common.run.run_dir import RunDir, headline
+from common.settings.messages import one_line
+from jobs.planning.cell import Cell, Sweep
+from jobs.planning.plan import Plan, lineage
+from jobs.planning.states import Standing, hindrance
 from jobs.worker import SCRIPTS, command_of
 
 LOOK_SECONDS = 0.2
@@ -49,7 +51,7 @@ class Engine:
     gpus: tuple[str, ...] = ()
     running: dict[str, Running] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
-    failed: dict[str, str] = field(default_factory=dict)  # key: what happened
+    unfinished: dict[str, Standing] = field(default_factory=dict)  # key: how it ended, or why it was not started
     stopping: bool = False
 
     def work(self) -> bool:
@@ -58,10 +60,7 @@ class Engine:
         total = len(waiting)
         with _interrupts(self), _view(self, total) as view:
             while self.running or (waiting and not self.stopping):
-                for key in [key for key, cell in waiting.items() if self._doomed(cell)]:
-                    cell = waiting.pop(key)
-                    self.failed[key] = f"not started: its teacher {self.sweep.cells[str(cell.parent)].title} failed"
-                    view.say(f"{cell.title}: {self.failed[key]}")
+                self._give_up(waiting, view)
                 while len(self.running) < self.slots and not self.stopping:
                     ready = next((cell for cell in waiting.values() if self._ready(cell, waiting)), None)
                     if ready is None:
@@ -75,15 +74,22 @@ class Engine:
     def _ready(self, cell: Cell, waiting: Mapping[str, Cell]) -> bool:
         return cell.parent is None or (cell.parent not in waiting and cell.parent not in self.running)
 
-    def _doomed(self, cell: Cell) -> bool:
-        return cell.parent in self.failed
+    def _give_up(self, waiting: dict[str, Cell], view: "View") -> None:
+        """Whatever builds on a run that ended without a result, and what builds on that: parents come first."""
+        for key, cell in list(waiting.items()):
+            if cell.parent in self.unfinished:
+                del waiting[key]
+                why = hindrance(self.sweep, cell, self.unfinished[cell.parent])
+                self.unfinished[key] = Standing("blocked", why=why)
+                view.say(f"{cell.title}: not started: {why}")
 
     def _start(self, cell: Cell, view: "View") -> None:
         try:
             words, run, _ = command_of(lineage(self.sweep, cell), self.root, self.data_dir)
         except Refused as refused:
-            self.failed[cell.key] = "; ".join(map(one_line, refused.problems))
-            view.say(f"{cell.title}: refused: {self.failed[cell.key]}")
+            why = "; ".join(map(one_line, refused.problems))
+            self.unfinished[cell.key] = Standing("failed", cause="config", why=why)
+            view.say(f"{cell.title}: refused: {why}")
             return
         slot = min(set(range(self.slots)) - {each.slot for each in self.running.values()})
         log = self.logs / f"{cell.key}.txt"
@@ -113,8 +119,9 @@ class Engine:
                 told = f", {name} {value:.2%}" if name else ""
                 view.say(f"{each.cell.title}: finished in {time.monotonic() - each.began:.0f} s{told}")
             else:
-                self.failed[key] = _reason(each)
-                view.say(f"{each.cell.title}: {self.failed[key]}")
+                self.unfinished[key] = end = _end_of(each)
+                cause = f"failed ({end.cause}): " if end.state == "failed" else ""
+                view.say(f"{each.cell.title}: {cause}{end.why}")
 
     def stop(self) -> None:
         self.stopping = True
@@ -122,14 +129,16 @@ class Engine:
             each.process.send_signal(signal.SIGTERM)
 
 
-def _reason(ended: Running) -> str:
+def _end_of(ended: Running) -> Standing:
+    """How a run ended that has no result."""
     failure = read_json(ended.run.failure)
     if failure and failure.get("class") == "preempted":
-        return "stopped behind a checkpoint"
+        return Standing("waiting", cause="preempted", why="stopped after a checkpoint")
     if failure:
-        return f"failed ({failure.get('class')}): {one_line(str(failure.get('message')))}"
+        return Standing("failed", cause=str(failure.get("class")), why=one_line(str(failure.get("message"))))
     lines = ended.log.read_text(errors="replace").strip().splitlines()
-    return f"ended with code {ended.process.returncode}: {lines[-1] if lines else 'without a word'} ({ended.log})"
+    why = f"{lines[-1] if lines else 'it ended without a word'} ({ended.log})"
+    return Standing("failed", cause=f"code {ended.process.returncode}", why=why)
 
 
 @contextmanager
@@ -170,7 +179,7 @@ class View:
         if self.all.disable:
             return
         self.all.n = len(self.engine.finished)
-        self.all.set_postfix_str(f"{len(self.engine.failed)} failed" if self.engine.failed else "")
+        self.all.set_postfix_str(f"{len(self.engine.unfinished)} without a result" if self.engine.unfinished else "")
         busy = {each.slot: each for each in self.engine.running.values()}
         for slot, bar in enumerate(self.each):
             beat = (read_json(busy[slot].run.heartbeat) or {}) if slot in busy else {}

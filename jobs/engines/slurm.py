@@ -12,17 +12,17 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jobs import scheduler
-from jobs.cell import Cell, Sweep
-from jobs.ledger import STEWARD, Batch, Ledger, latest
-from jobs.plan import Plan, lineage
-from jobs.profiles import Needs, Profile, needs, python_command, sbatch_parameters
-from jobs.standing import Standing
+from jobs.engines.profiles import Needs, Profile, needs, python_command, sbatch_parameters
+from jobs.engines.steward import Steward  # a steward queued by version 0.1 is sought here; version 0.3 may drop it
+from jobs.machine import scheduler
+from jobs.planning.cell import Cell, Sweep
+from jobs.planning.ledger import STEWARD, Batch, Ledger, latest
+from jobs.planning.plan import Plan, lineage
+from jobs.planning.states import Standing
 from jobs.worker import Job
 
 USUAL_ARRAY_SIZE = 1001  # of a SLURM that nobody configured
@@ -186,7 +186,7 @@ def _through_submitit(
 ) -> str:
     from submitit import SlurmExecutor
 
-    with outside_environment():
+    with scheduler.outside_environment():
         executor = SlurmExecutor(site.ledger.slurm.absolute() / "%j", python=python)
         executor.update_parameters(**_parameters(site, need, name, waits_for))
         with executor.batch():
@@ -201,19 +201,6 @@ def _parameters(site: Site, need: Needs, name: str, waits_for: str | None) -> di
 def _python(site: Site, need: Needs) -> str:
     weights = os.environ.get("HF_HOME")  # elsewhere they are in the home folder, which a container sees
     return python_command(site.profile, need, site.root, [site.data_dir, *([Path(weights)] if weights else [])])
-
-
-@contextmanager
-def outside_environment() -> Iterator[None]:
-    """A job that submits jobs must not hand down its own allocation."""
-    before = dict(os.environ)
-    os.environ.clear()
-    os.environ.update(scheduler.clean_environment(before))
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def script_text(site: Site, group: Group) -> str:
@@ -260,21 +247,6 @@ def _has_its_work(ledger: Ledger, batch: Batch) -> bool:
 
 
 # --- the steward --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Steward:
-    """The last job of a submission: asks for the same sweep again, for what failed by the machine's fault."""
-
-    words: tuple[str, ...]
-
-    def __call__(self) -> None:
-        from jobs.submit import main
-
-        with outside_environment():
-            code = main([*self.words, "retry=machine"])
-        if code:
-            raise RuntimeError(f"jobs/submit.py ended with code {code}")
 
 
 def submit_steward(site: Site, words: Sequence[str], batches: Sequence[Batch]) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.config import ENTRIES, run_name
-from common.yaml12 import dump_yaml
+from common.settings.entries import ENTRIES, run_name
+from common.settings.yaml12 import dump_yaml
 
 MakeRun = Callable[..., Path]
 COMMIT = "3a71f2886013906c0f29052671236e59ba677067"

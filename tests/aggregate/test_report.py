@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import subprocess
 import sys
 import time
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 
 from aggregate import report
-from aggregate.material import STATUS
-from common.compose import DONE, FAILED, REFUSED
-from common.config import TrainCNN, run_name
-from jobs.ledger import Ledger
+from aggregate.runs.material import STATUS, of_pattern
+from aggregate.runs.methods import group
+from common.cli.command import DONE, FAILED, REFUSED
+from common.settings.entries import TrainCNN, run_name
+from jobs.planning.ledger import Ledger
 
 MakeRun = Callable[..., Path]
 
@@ -83,6 +85,30 @@ def test_a_later_report_leaves_no_tables_of_an_earlier_one(make_run: MakeRun, tm
     assert report.main([f"runs={only}", "out=there"]) == DONE
     assert not (tmp_path / "there" / "comparisons.csv").exists()
     assert (tmp_path / "there" / "mine.txt").exists()
+
+
+def test_no_table_that_can_be_made_stays_in_a_later_report(make_run: MakeRun, tmp_path: Path) -> None:
+    """What modules name their tables is what is removed: a list of names beside them would forget the next one."""
+    texts = [path.read_text() for path in Path(report.__file__).parent.glob("*.py")]
+    names = {name for text in texts for name in re.findall(r"return Table\(\s*\"(\w+)\"", text)}
+    assert len(names) > 10
+    assert names == set(report.TABLES)
+    make_run()
+    there = tmp_path / "there"
+    there.mkdir()
+    old = [there / f"{name}.{ending}" for name in names for ending in ("csv", "md", "tex")]
+    for path in old:
+        path.write_text("old")
+    assert report.main(["runs=runs/*/*", "out=there"]) == DONE
+    assert [path.name for path in old if path.exists() and path.read_text() == "old"] == []
+
+
+def test_a_table_has_the_name_that_it_is_listed_under(make_run: MakeRun) -> None:
+    make_two_methods(make_run)
+    material = of_pattern("runs/*/*")
+    methods = group(material.runs)
+    tables = {name: make(methods, material) for name, make in report.TABLES.items()}
+    assert {name: table.name for name, table in tables.items() if table} == {name: name for name in OF_TWO_METHODS}
 
 
 def test_folders_that_do_not_count_are_listed(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,7 +183,7 @@ def told_by_status(root: Path) -> list[dict[str, Any]]:
 
 def settings_of(run: str, data_dir: Path) -> dict[str, Any]:
     """What the entry would resolve for that run of the sweep."""
-    from common.compose import compose
+    from common.cli.compose import compose
 
     seed = run.rpartition("-s")[2].partition("-")[0]
     settings = compose(TrainCNN, ["data=digits", f"seed={seed}", f"data_dir={data_dir}"]).settings

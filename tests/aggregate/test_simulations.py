@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from aggregate.claims import expected_interval
-from aggregate.collect import Run
-from aggregate.compare import comparisons
-from aggregate.estimates import bootstrap_interval, interquartile_means, wilson_interval
-from aggregate.methods import Method
-from aggregate.summarise import FEWEST_FOR_BOOTSTRAP
+from aggregate.inference.estimates import bootstrap_interval, interquartile_means, wilson_interval
+from aggregate.runs.collect import Run
+from aggregate.runs.methods import Method
+from aggregate.tables.claims import expected_interval
+from aggregate.tables.comparisons import comparisons
+from aggregate.tables.results import FEWEST_FOR_BOOTSTRAP
 
 DRAWS = 1000
 SEEDS = 5

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from common.compose import compose
+from common.cli.compose import compose
 from common.compute import Draws
-from common.config import AugmentSettings, TrainCNN, run_name
 from common.data.augment import augment, mix
-from common.metrics import evaluate
+from common.metrics.one_label import evaluate
 from common.models.adaptive_cnn import AdaptiveCNN
-from common.shift_settings import COMMON_CORRUPTIONS
+from common.settings.entries import AugmentSettings, TrainCNN, run_name
+from common.settings.shift import COMMON_CORRUPTIONS
 from eval.corruptions import corrupted
 
 REPEATS = 5

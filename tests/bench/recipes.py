@@ -1,4 +1,4 @@
-"""Train whole recipes within a time budget and write the table that README shows.
+"""Train whole recipes within a time budget and write the rows that RESULTS.md shows.
 
     python tests/bench/recipes.py minutes=25 seeds=0,1,2 data=digits
     python tests/bench/recipes.py minutes=90 seeds=0,1,2 data=mnist recipe=cnn_mnist_12 compute.threads=1
@@ -17,9 +17,10 @@ import threading
 import time
 from typing import Any
 
-from common.compose import compose
-from common.config import ENTRIES, run_name
-from common.run_dir import RunDir, read_json
+from common.cli.compose import compose
+from common.files import read_json
+from common.run.run_dir import RunDir
+from common.settings.entries import ENTRIES, run_name
 from train import train_cnn, train_vit
 
 MAINS = {"train_cnn": train_cnn.main, "train_vit": train_vit.main}

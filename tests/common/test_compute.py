@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from common.compute import Compute, Draws, SharedBatchNorm2d, distribute, place, seed_model, start
-from common.config import ComputeSettings
 from common.failures import Refused
+from common.settings.entries import ComputeSettings
 
 CPU = Compute(torch.device("cpu"), ComputeSettings())
 

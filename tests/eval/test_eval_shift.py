@@ -20,9 +20,9 @@ import yaml
 from torch import Tensor, nn
 
 import eval.eval_shift
-from common.run_dir import digest_of
+from common.files import digest_of
 from eval.eval_shift import main
-from eval.shift_cells import CellTable
+from eval.shift.measure import MeasurementTable
 from train.train_vit import main as train_vit
 
 QUICK = (
@@ -183,15 +183,15 @@ def assert_same(folder: Path, undisturbed: Path) -> None:
 def test_told_to_stop_it_goes_on_from_the_next_cell(
     after: int, undisturbed: Path, finished_run: Path, digits_dir: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    add, added = CellTable.add, []
+    add, added = MeasurementTable.add, []
 
-    def add_and_tell(table: CellTable, cell: Any) -> None:
+    def add_and_tell(table: MeasurementTable, cell: Any) -> None:
         add(table, cell)
         added.append(cell)
         if len(added) == after:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(CellTable, "add", add_and_tell)
+    monkeypatch.setattr(MeasurementTable, "add", add_and_tell)
     words = [f"run={finished_run}", f"data_dir={digits_dir}", f"root={tmp_path}", *QUICK]
     assert main(words) == 1
     (folder,) = tmp_path.glob("eval_shift/*")
@@ -205,7 +205,7 @@ def test_told_to_stop_it_goes_on_from_the_next_cell(
 
 KILLED = """
 import contextlib, os, signal, sys
-import eval.shift_cells as cells
+import eval.shift.measure as cells
 from eval.eval_shift import main
 whole, written = cells.atomic_write, []
 @contextlib.contextmanager

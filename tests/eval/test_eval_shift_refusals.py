@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from common.run_dir import digest_of
+from common.files import digest_of
 from eval.eval_shift import main
 from train.train_cnn import main as train_cnn
 

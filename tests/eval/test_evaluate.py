@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from common.metrics import evaluate as every_metric
+from common.metrics.one_label import evaluate as every_metric
 from common.models.adaptive_cnn import AdaptiveCNN
 from eval.evaluate import main
 

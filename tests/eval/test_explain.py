@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from common.compute import Compute
-from common.config import ComputeSettings
 from common.failures import Refused
-from common.trained import open_run
+from common.run.finished import open_run
+from common.settings.entries import ComputeSettings
 from eval.explain import KINDS, main
 from eval.explanations import EXPLANATIONS, _groups
-from eval.subject import open_test
+from eval.explanations.subject import open_test
 from train import train_cnn, train_vit
 
 Explain = Callable[..., int]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from common.models.settings import ViTSettings
 from common.models.zoo import MODELS
+from common.settings.models import ViTSettings
 from eval.model_table import ZOO, main
 
 QUICK = "models=adaptive_cnn,vit,timm/test_resnet shape=1,8,8 classes=3 compute.threads=1".split()

@@ -201,7 +201,7 @@ def test_what_is_no_image_is_refused(
 def test_images_are_refused_before_any_model_is_loaded(
     bad_files: None, run_copy: Path, refused: Refusal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eval.predict.load_model", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("common.models.load.load_model", lambda *_: pytest.fail("loaded"))
     (line,) = refused(main, f"run={run_copy}", "good.png", "notes.txt", "out=found.csv")
     assert line.startswith("notes.txt: not an image")
 

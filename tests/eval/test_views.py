@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common.metrics import softmax
-from common.multilabel import sigmoid
+from common.metrics.one_label import softmax
+from common.metrics.several_labels import sigmoid
 from eval.views import VIEWS, predict_with_views
 
 COUNTS = {"none": 1, "flip": 2, "translate": 5, "flip_translate": 10, "multi_crop": 6, "shift": 3, "flip_shift": 6}

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-from common.run_dir import RunDir, write_json
-from jobs.cell import Cell, Sweep, run_on
-from jobs.ledger import Batch, Ledger
-from jobs.standing import Outside, Standing, standings
-from jobs.sweep import Overrides, open_sweep
+from common.files import write_json
+from common.run.run_dir import RunDir
+from jobs.planning.cell import Cell, Sweep, run_on
+from jobs.planning.ledger import Batch, Ledger
+from jobs.planning.states import Outside, Standing, standings
+from jobs.planning.sweep import Overrides, open_sweep
 
 STAGES: dict[str, Any] = {
     "cnn": {"entry": "train_cnn"},

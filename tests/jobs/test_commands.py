@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from jobs import cancel, logs, prune, retry, status
-from jobs.alive import this_process
+from jobs.machine.processes import this_process
 
 Told = Callable[..., tuple[int, str]]
 REPOSITORY = Path(__file__).parents[2]
 COMMANDS = {"status": status.main, "logs": logs.main, "retry": retry.main, "cancel": cancel.main, "prune": prune.main}
-HELD = "from pathlib import Path; import sys, time\nfrom common.run_dir import RunDir\n"
+HELD = "from pathlib import Path; import sys, time\nfrom common.run.run_dir import RunDir\n"
 HELD += "with RunDir(Path(sys.argv[1])).lock(): print('held', flush=True); time.sleep(60)"
 
 
@@ -58,7 +58,7 @@ def test_a_run_that_is_none_is_refused_with_the_nearest(typed: Told, command: st
 @pytest.mark.parametrize(
     ("command", "given", "problem"),
     [
-        ("retry", "class=oon", "class: given oon, allowed: oom, .*, lost, cancelled, nearest: oom"),
+        ("retry", "class=oon", f"class: given oon, allowed: {', '.join(retry.RETRIED)}, nearest: oom"),
         ("cancel", "stage=cn", "stage: given cn, allowed: cnn, deit, small, nearest: cnn"),
         ("logs", "lines=-1", "lines: given -1, allowed: .*"),
         ("status", "jason=true", "jason: no such setting, nearest: json; .*"),
@@ -92,6 +92,24 @@ def test_the_table(worlds: Any, told: Told) -> None:
     assert "blocked deit seed=3: its teacher, cnn seed=3, failed (nan)" in text
 
 
+def test_planning_loads_no_engine_and_no_entry() -> None:
+    """Who only looks does not wait for what starts and trains."""
+    code = "import sys, jobs.status; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    loaded = set(done.stdout.split())
+    assert "jobs.planning.plan" in loaded
+    strangers = (
+        "jobs.worker",
+        "jobs.engines.profiles",
+        "jobs.engines.container",
+        "jobs.engines",
+        "train",
+        "eval",
+        "submitit",
+    )
+    assert not [name for name in loaded if name.startswith(strangers)]
+
+
 def test_nothing_failed_is_no_failure(world: Any, typed: Told) -> None:
     assert typed("status")[0] == 0
     for stage in ("cnn", "deit", "small"):
@@ -120,10 +138,10 @@ def test_status_for_machines(world: Any, typed: Told) -> None:
     code, text = typed("status", "json=true")
     cells = json.loads(text)
     assert code == 1
-    assert [(cell["stage"], cell["seed"], cell["state"], cell["cause"]) for cell in cells] == [
-        ("cnn", 0, "done", None),
-        ("deit", 0, "failed", "oom"),
-        ("small", 0, "blocked", "oom"),
+    assert [(cell["stage"], cell["axes"], cell["state"], cell["cause"]) for cell in cells] == [
+        ("cnn", {"seed": 0}, "done", None),
+        ("deit", {"seed": 0}, "failed", "oom"),
+        ("small", {"seed": 0}, "blocked", "oom"),
     ]
     assert cells[0]["test_accuracy"] == 0.9
     assert cells[1]["run"] == str(world.run("deit").path)
@@ -316,7 +334,7 @@ def test_a_silent_scheduler_cancels_nothing_and_says_so(world: Any, typed: Told,
 
 
 def test_the_engine_of_this_machine_is_told_to_stop(world: Any, typed: Told) -> None:
-    code = "import sys, time; from pathlib import Path; from jobs.ledger import Ledger\n"
+    code = "import sys, time; from pathlib import Path; from jobs.planning.ledger import Ledger\n"
     code += "with Ledger(Path(sys.argv[1])).working_here('mine'): print('works', flush=True); time.sleep(60)"
     with python(code, world.root) as engine:
         assert typed("cancel") == (0, f"told pid {engine.pid} to stop; its runs end behind their next step\n")
@@ -380,7 +398,8 @@ def test_checkpoints_of_finished_runs_alone(worlds: Any, told: Told) -> None:
 
 
 def test_every_run_under_root_or_the_sweeps(world: Any, told: Told) -> None:
-    from common.run_dir import RunDir, write_json
+    from common.files import write_json
+    from common.run.run_dir import RunDir
 
     stranger = RunDir(world.root / "train_vit" / "digits-vit-s7-0123456789")
     write_json(stranger.result, {"selection": {"digest": "x"}})

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data.catalog import DATASETS
 from common.data.packing import Part
-from common.data.sources import File
+from common.data.publishers.catalog import DATASETS
+from common.data.publishers.checksums import File
 from jobs.prepare import main
 
 REPOSITORY = Path(__file__).parents[2]

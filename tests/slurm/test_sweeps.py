@@ -172,7 +172,7 @@ def test_a_sweep_equals_the_local_engines_bit_for_bit(user: User, undisturbed: C
     assert "0 to run" in again
     cells = user.waits_for_all()
     assert user.results() == undisturbed(words)
-    by_title = {(cell["stage"], cell["seed"]): cell for cell in cells}
+    by_title = {(cell["stage"], cell["axes"]["seed"]): cell for cell in cells}
     for student, teacher in (("deit", "cnn"), ("cst", "vit")):
         for seed in range(2):
             ended = times(user, by_title[teacher, seed]["job"])["EndTime"]
@@ -253,7 +253,9 @@ def test_a_node_that_dies(user: User, undisturbed: Callable[..., dict[str, bytes
 def test_cancelled_and_taken_up_again(user: User, undisturbed: Callable[..., dict[str, bytes]]) -> None:
     user.types("submit", f"{PAIR} cnn.recipe.epochs=15 cluster=devcluster")
     user.cluster.run("scancel", user.waits_for_an_epoch())
-    user.waits_for(lambda cells: [cell["state"] for cell in cells if cell["seed"] == 0] == ["failed", "blocked"])
+    user.waits_for(
+        lambda cells: [cell["state"] for cell in cells if cell["axes"]["seed"] == 0] == ["failed", "blocked"]
+    )
     user.types("submit", f"{PAIR} cnn.recipe.epochs=15 cluster=devcluster")
     user.waits_for_all()
     assert user.results() == undisturbed(f"{PAIR} cnn.recipe.epochs=15")
@@ -369,10 +371,10 @@ def test_a_queue_that_does_not_answer_for_a_while(
 @pytest.mark.apptainer
 @pytest.mark.skipif(shutil.which("podman") is None or os.geteuid() != 0, reason="needs podman, as root")
 @pytest.mark.skipif(shutil.which("apptainer") is None, reason="apptainer is not installed")
-def test_the_quickstart_in_an_image_preempted_and_requeued(
+def test_the_quickstart_in_a_container_preempted_and_requeued(
     user: User, undisturbed: Callable[..., dict[str, bytes]], sif: Any, tmp_path: Path
 ) -> None:
-    """One seed of it, of one epoch but for the first run; with the image's own code."""
+    """One seed of it, of one epoch but for the first run; with the container's own code."""
     words = "sweep=quickstart seeds=0 recipe.epochs=1 cnn.recipe.epochs=15"
     words += " shift.corruptions=[fog] shift.severities=[5]"
     cluster = profile(tmp_path, partition="scavenge", container=sif.file)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-import common.fit  # noqa: F401 - loaded before the children are forked
+import common.training.fit  # noqa: F401 - loaded before the children are forked
 from train import distill_cst, distill_kd, train_cnn, train_vit
 
 RECIPE = (

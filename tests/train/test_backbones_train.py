@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from common.attempt import Attempt
+from common.cli.attempt import Attempt
 from common.compute import Compute
-from common.config import ComputeSettings
 from common.data.packing import Part, pack
+from common.models.load import load_model
 from common.models.zoo import MODELS
-from common.run_dir import RunDir
-from common.trained import load_model, open_run
+from common.run.finished import open_run
+from common.run.run_dir import RunDir
+from common.settings.entries import ComputeSettings
 from train import train_cnn, train_vit
 
 OWN = {"adaptive_cnn", "fast_cnn", "vit", "timm"}  # in test_every_entry.py

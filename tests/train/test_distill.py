@@ -13,7 +13,8 @@ import pytest
 import safetensors.torch
 import yaml
 
-from common.run_dir import RunDir, digest_of, read_json
+from common.files import digest_of, read_json
+from common.run.run_dir import RunDir
 from train import distill_cst, distill_kd, train_cnn, train_vit
 
 MAINS = {
@@ -121,9 +122,9 @@ def test_tokens_teach_and_the_projector_is_not_kept(root: Path, digits_dir: Path
     assert set(kept) == set(safetensors.torch.load_file(teacher.best))
     first, second = student.read_history()
     for row, relation in ((first, 0.0), (second, 0.1)):
-        lesson = float(row["token_loss"]) + relation * float(row["relation_loss"])
-        assert float(row["kd_loss"]) == pytest.approx(lesson, rel=1e-5)
-        assert float(row["train_loss"]) == pytest.approx(float(row["label_loss"]) + lesson, rel=1e-5)
+        taught_loss = float(row["token_loss"]) + relation * float(row["relation_loss"])
+        assert float(row["kd_loss"]) == pytest.approx(taught_loss, rel=1e-5)
+        assert float(row["train_loss"]) == pytest.approx(float(row["label_loss"]) + taught_loss, rel=1e-5)
         assert float(row["token_deviation"]) > 0
         assert float(row["token_directions"]) >= 1
 

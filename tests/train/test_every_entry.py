@@ -14,11 +14,13 @@ import timm
 import torch
 
 from common.compute import Compute
-from common.config import ComputeSettings
 from common.data.packed import PackedSet, split_rows
+from common.files import read_json
 from common.models.fast_cnn import Whitening
-from common.run_dir import RunDir, read_json
-from common.trained import load_model, open_run
+from common.models.load import load_model
+from common.run.finished import open_run
+from common.run.run_dir import RunDir
+from common.settings.entries import ComputeSettings
 from train import distill_kd, train_cnn, train_vit
 
 MAINS = {"train_cnn": train_cnn.main, "train_vit": train_vit.main, "distill_kd": distill_kd.main}

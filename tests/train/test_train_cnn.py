@@ -16,7 +16,8 @@ import safetensors.torch
 import torch
 import yaml
 
-from common.run_dir import RunDir, read_json
+from common.files import read_json
+from common.run.run_dir import RunDir
 from train.train_cnn import main
 
 SCRIPT = Path(__file__).parent.parent.parent / "train" / "train_cnn.py"

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from aggregate import report
-from aggregate.collect import collect
 from aggregate.figures.album import KINDS, all_figures, links, write_figures
 from aggregate.figures.style import Picture
-from aggregate.methods import Cell, group
 from aggregate.report import Material, all_tables
-from common.compose import DONE
+from aggregate.runs.collect import collect
+from aggregate.runs.methods import AskedRun, group
+from common.cli.command import DONE
 
 MakeRun = Callable[..., Path]
 CLASSES = ["cat", "dog"]
@@ -72,7 +72,7 @@ def whole(make_run: MakeRun, seeds: int) -> list[Path]:
     return folders
 
 
-def pictures_of(folders: list[Path], cells: tuple[Cell, ...] = ()) -> list[Picture]:
+def pictures_of(folders: list[Path], cells: tuple[AskedRun, ...] = ()) -> list[Picture]:
     runs, left = collect(folders)
     methods = group(runs, cells)
     return all_figures(methods, all_tables(methods, Material("x", "x", runs, left, cells)))
@@ -113,8 +113,8 @@ def test_the_least_there_can_be(make_run: MakeRun) -> None:
 
 
 def test_nothing(make_run: MakeRun) -> None:
-    waiting = Cell("cnn", (("data", "digits"),), 0, None, "waiting")
-    tested = Cell("shift", (("of", "cnn"), ("data", "digits")), 0, None, "waiting")
+    waiting = AskedRun("cnn", (("data", "digits"),), 0, None, "waiting")
+    tested = AskedRun("shift", (("of", "cnn"), ("data", "digits")), 0, None, "waiting")
     assert pictures_of([], (waiting, tested)) == []
     assert pictures_of([]) == []
 
@@ -132,7 +132,7 @@ def test_many_methods(make_run: MakeRun) -> None:
 def test_odd_names_are_drawn(make_run: MakeRun) -> None:
     folders = [make_run(seed=seed, model={"name": "adaptive_cnn"}) for seed in range(2)]
     runs, _ = collect(folders)
-    cells = tuple(Cell("_$x_{犬}$", (("data", "digits"),), run.seed, run.path, "done") for run in runs)
+    cells = tuple(AskedRun("_$x_{犬}$", (("data", "digits"),), run.seed, run.path, "done") for run in runs)
     for picture in pictures_of(folders, cells):
         picture.figure.draw_without_rendering()
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from aggregate.collect import collect
 from aggregate.figures import answers as module
 from aggregate.figures.answers import answers, bins_of, pooled, reliability_diagrams, roc_diagrams
 from aggregate.figures.style import Picture, styles
-from aggregate.methods import Method, group
-from common import metrics
+from aggregate.runs.collect import collect
+from aggregate.runs.methods import Method, group
+from common.metrics import one_label
 
 MakeRun = Callable[..., Path]
 RANDOM = np.random.default_rng(0)
@@ -60,13 +60,13 @@ def test_what_is_drawn_are_the_bins_of_all_answers(make_run: MakeRun) -> None:
     runs = [drawn() for _ in range(3)]
     folders = [answered(make_run(seed=seed, parts=THREE), *run) for seed, run in enumerate(runs)]
     (picture,) = reliability(read(*folders))
-    together = metrics.reliability(*(np.concatenate(parts) for parts in zip(*runs, strict=True)))
+    together = one_label.reliability(*(np.concatenate(parts) for parts in zip(*runs, strict=True)))
     left, right = picture.figure.axes
     line = left.get_lines()[1].get_xydata()
     filled = [each for each in together if each["n"] >= 30]
     assert line == pytest.approx(np.array([[100 * each["confidence"], 100 * each["accuracy"]] for each in filled]))
     assert sum(right.get_lines()[0].get_ydata()) == pytest.approx(100)
-    errors = [100 * metrics.ece(*run) for run in runs]
+    errors = [100 * one_label.ece(*run) for run in runs]
     said = f"ECE {np.mean(errors):.1f} ± {np.std(errors, ddof=1):.1f} %"
     assert legend_of(picture) == [f"train_cnn adaptive_cnn: {said}"]
     picture.figure.draw_without_rendering()
@@ -75,7 +75,7 @@ def test_what_is_drawn_are_the_bins_of_all_answers(make_run: MakeRun) -> None:
 def test_one_run_has_no_deviation(make_run: MakeRun) -> None:
     run = drawn()
     (picture,) = reliability(read(answered(make_run(parts=THREE), *run)))
-    assert legend_of(picture) == [f"train_cnn adaptive_cnn: ECE {100 * metrics.ece(*run):.1f} %"]
+    assert legend_of(picture) == [f"train_cnn adaptive_cnn: ECE {100 * one_label.ece(*run):.1f} %"]
 
 
 def test_several_labels_of_an_image_are_decisions_of_their_own(make_run: MakeRun) -> None:
@@ -138,7 +138,7 @@ def test_areas_are_those_of_scikit_learn(make_run: MakeRun) -> None:
     runs = [drawn() for _ in range(2)]
     folders = [answered(make_run(seed=seed, parts=THREE), *run) for seed, run in enumerate(runs)]
     (picture,) = roc_diagrams(read(*folders))
-    per_run = [roc_auc_score(np.eye(3)[y], metrics.softmax(x), average=None) for x, y in runs]
+    per_run = [roc_auc_score(np.eye(3)[y], one_label.softmax(x), average=None) for x, y in runs]
     aucs = dict(zip(("cat", "dog", "emu"), np.mean(per_run, axis=0), strict=True))
     said = [text.get_text() for text in picture.figure.axes[0].get_legend().get_texts()]  # type: ignore[union-attr]
     assert said[0] == f"{np.mean(list(aucs.values())):.3f}  macro: mean of 3 classes"

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aggregate.collect import collect
 from aggregate.figures.classes import class_scores, confusions, hardest, heat_maps, summed_confusion
-from aggregate.methods import Method, group
+from aggregate.runs.collect import collect
+from aggregate.runs.methods import Method, group
 
 MakeRun = Callable[..., Path]
 

@@ -6,9 +6,7 @@ import pytest
 from matplotlib.collections import FillBetweenPolyCollection
 from matplotlib.figure import Figure
 
-from aggregate.collect import collect
 from aggregate.figures.curves import (
-    CORRUPTIONS,
     corruption_curves,
     draw_curves,
     history,
@@ -17,7 +15,9 @@ from aggregate.figures.curves import (
     under_corruption,
 )
 from aggregate.figures.style import Styles, styles
-from aggregate.methods import Method, group
+from aggregate.runs.collect import collect
+from aggregate.runs.methods import Method, group
+from common.settings.shift import ALL_CORRUPTIONS
 
 MakeRun = Callable[..., Path]
 
@@ -131,7 +131,7 @@ def test_small_multiples_by_hand(make_run: MakeRun) -> None:
 
 
 def test_all_corruptions_are_on_one_scale(make_run: MakeRun) -> None:
-    errors = {name: [0.05 * place] for place, name in enumerate(CORRUPTIONS)}
+    errors = {name: [0.05 * place] for place, name in enumerate(ALL_CORRUPTIONS)}
     (picture,) = corruption_curves(*read(under(make_run, {"severities": [3], "errors": errors})))
     fields = picture.figure.axes
     assert len(fields) == 19

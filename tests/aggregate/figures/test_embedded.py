@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from aggregate.collect import collect
 from aggregate.figures.embedded import embedding_planes, variance_shares
-from aggregate.methods import Method, group
+from aggregate.runs.collect import collect
+from aggregate.runs.methods import Method, group
 
 MakeRun = Callable[..., Path]
 POINTS = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)

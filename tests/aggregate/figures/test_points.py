@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
 
-from aggregate.collect import collect
-from aggregate.compare import comparisons
 from aggregate.figures.points import adaptation_gains, cost_plots, forest, forests, pareto_front, turned
 from aggregate.figures.style import Styles, styles
-from aggregate.methods import Method, group
-from aggregate.tables import Table
+from aggregate.runs.collect import collect
+from aggregate.runs.methods import Method, group
+from aggregate.tables.comparisons import comparisons
+from aggregate.tables.table import Table
 
 MakeRun = Callable[..., Path]
 LOOKS = styles(("digits", name) for name in "abcdef")

@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Polygon, Rectangle
 from scipy.stats import norm
 
-from aggregate.collect import collect
 from aggregate.figures.shift import CORRUPTION, by_images, shift_lines, shifted_accuracies
 from aggregate.figures.style import Picture, styles
-from aggregate.methods import Method, group
+from aggregate.runs.collect import collect
+from aggregate.runs.methods import Method, group
 
 MakeRun = Callable[..., Path]
 V6 = "cifar10_1_v6"

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from aggregate.collect import collect
 from aggregate.figures.style import (
     LINE_HEIGHT,
     handle,
@@ -17,7 +16,8 @@ from aggregate.figures.style import (
     runs_each,
     styles,
 )
-from aggregate.methods import group
+from aggregate.runs.collect import collect
+from aggregate.runs.methods import group
 
 MakeRun = Callable[..., Path]
 

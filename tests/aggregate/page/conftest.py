@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from aggregate.collect import collect
-from aggregate.material import Material
-from aggregate.methods import Cell, group
 from aggregate.report import all_tables, write_report
+from aggregate.runs.collect import collect
+from aggregate.runs.material import Material
+from aggregate.runs.methods import AskedRun, group
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 QUIET = (  # nothing of the browser's own reaches for the network
@@ -38,7 +38,7 @@ def folder(write_a_run: WriteRun, tmp_path_factory: pytest.TempPathFactory) -> P
     return out
 
 
-def _cells(write_a_run: WriteRun, root: Path) -> Iterator[Cell]:
+def _cells(write_a_run: WriteRun, root: Path) -> Iterator[AskedRun]:
     for epochs, accuracy in ACCURACIES.items():
         for seed in range(SEEDS):
             scores = {"n": 360, "accuracy": max(0.0, accuracy - seed / 100), "nll": 0.1}
@@ -48,9 +48,9 @@ def _cells(write_a_run: WriteRun, root: Path) -> Iterator[Cell]:
             origin = json.loads((run / "provenance.json").read_text())
             command = f"python train/train_cnn.py recipe.epochs={epochs} seed={seed} # {ATTACK}"
             (run / "provenance.json").write_text(json.dumps({**origin, "command": command}))
-            yield Cell(f"cnn{ATTACK}", (("recipe.epochs", epochs),), seed, run, "done")
-    yield Cell(f"cnn{ATTACK}", (("recipe.epochs", 4),), 3, root / "train_cnn" / "lost", "failed", f"(oom) {ATTACK}")
-    yield Cell(f"cnn{ATTACK}", (("recipe.epochs", 4),), 4, None, "waiting")
+            yield AskedRun(f"cnn{ATTACK}", (("recipe.epochs", epochs),), seed, run, "done")
+    yield AskedRun(f"cnn{ATTACK}", (("recipe.epochs", 4),), 3, root / "train_cnn" / "lost", "failed", f"(oom) {ATTACK}")
+    yield AskedRun(f"cnn{ATTACK}", (("recipe.epochs", 4),), 4, None, "waiting")
 
 
 # --- browser ----------------------------------------------------------------------------------------------------

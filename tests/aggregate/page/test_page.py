@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from aggregate.collect import Run
 from aggregate.figures.style import Picture
-from aggregate.listing import run_rows
-from aggregate.material import Material
-from aggregate.methods import Cell, Method, group
 from aggregate.page.grid import MOST_LINKS, MOST_ROWS, run_id, sort_value, table_section
 from aggregate.page.overview import at_a_glance, progress, states, verdicts
 from aggregate.page.page import page
 from aggregate.page.pictures import figures_section
 from aggregate.report import all_tables
-from aggregate.tables import Column, Table, number, percent_spread, text
+from aggregate.runs.collect import Run
+from aggregate.runs.material import Material
+from aggregate.runs.methods import AskedRun, Method, group
+from aggregate.tables.runs import run_rows
+from aggregate.tables.table import Column, Table, number, percent_spread, text
 
 VOID = {"meta", "link", "img", "input", "rect", "br"}
 RULE = "highest validation accuracy"
@@ -181,7 +181,7 @@ def test_the_top_names_the_images_and_what_is_odd_about_them(tmp_path: Path) -> 
     html = page_of(
         tmp_path, [dataclasses.replace(inside, provenance={**inside.provenance, "container": container}), outside]
     )
-    said = "an image of commit 0000000000, started by a checkout of commit b27d227000 (1)"
+    said = "a container of commit 0000000000, started by a checkout of commit b27d227000 (1)"
     assert f"<dt>Images</dt><dd>ababababab (1), none (1); {said}</dd>" in html
 
 
@@ -276,11 +276,11 @@ def test_verdicts_are_counted_from_the_side_of_the_method() -> None:
 
 def test_states_are_of_what_is_counted() -> None:
     runs = make_runs(1, 2)
-    cells = [Cell("cnn", (), run.seed, run.path, "done") for run in runs]
+    cells = [AskedRun("cnn", (), run.seed, run.path, "done") for run in runs]
     cells += [
-        Cell("cnn", (), 2, Path("/x"), "done"),
-        Cell("cnn", (), 3, None, "waiting"),
-        Cell("cnn", (), 4, None, "?"),
+        AskedRun("cnn", (), 2, Path("/x"), "done"),
+        AskedRun("cnn", (), 3, None, "waiting"),
+        AskedRun("cnn", (), 4, None, "?"),
     ]
     material = Material("x", "x", runs, [], cells)
     assert list(states(material).items()) == [("done", 2), ("waiting", 1), ("unusable", 2)]

@@ -14,8 +14,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from common.data.catalog import DATASETS, Published
-from common.data.sources import File
+from common.data.publishers.catalog import DATASETS, Published
+from common.data.publishers.checksums import File
 
 
 def md5(content: bytes) -> str:

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from common.compute import Draws
-from common.config import AugmentSettings
 from common.data import augment as augmentation
 from common.data import image_ops
 from common.data.augment import POLICIES, augment, cutout_boxes, erasing_boxes, mix
+from common.settings.entries import AugmentSettings
 
 
 def draws_for(total: int, rows: slice = slice(None), seed: int = 5) -> Draws:

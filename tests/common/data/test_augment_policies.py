@@ -8,8 +8,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from common.compute import Draws
-from common.config import AugmentSettings
 from common.data.augment import NAMES, OPERATIONS, POLICIES, SUB_POLICIES, augment
+from common.settings.entries import AugmentSettings
 
 NEAREST = v2.InterpolationMode.NEAREST
 TORCHVISION_POLICIES = {

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data.image_file import read_image
+from common.data.image_files import read_image
 from common.failures import Refused
 
 ORIENTATION = 0x0112  # the EXIF tag

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.compute import Compute
-from common.config import AugmentSettings, ComputeSettings, TrainCNN
 from common.data.packed import (
     Batch,
     Batches,
@@ -21,6 +20,7 @@ from common.data.packed import (
 )
 from common.data.packing import Part, pack
 from common.failures import DataError, Refused
+from common.settings.entries import AugmentSettings, ComputeSettings, TrainCNN
 
 SETTINGS = ComputeSettings()
 CPU = Compute(torch.device("cpu"), SETTINGS)

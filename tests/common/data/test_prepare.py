@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 import common.data.prepare
-from common.data.catalog import DATASETS
-from common.data.download import DownloadFailed
 from common.data.image_folder import FolderSettings
 from common.data.packing import differences
 from common.data.prepare import prepare, prepare_folder
-from common.data.sources import checksum_of
+from common.data.publishers.catalog import DATASETS
+from common.data.publishers.download import DownloadFailed
 from common.failures import Refused
+from common.files import checksum_of
 
 FILES = {"manifest.json", "train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy"}
 SETTINGS = FolderSettings(size=4, channels=3, test_fraction=0.5, split_seed=0)
@@ -254,7 +254,7 @@ def test_broken_content_with_the_right_checksum_is_refused(
     """As where a publisher's own file is broken: labels beyond the ten classes."""
     labels = tiny_mnist / "t10k-labels-idx1-ubyte.gz"
     labels.write_bytes(gzip.compress(write_idx(np.array([0, 1, 10]))))
-    monkeypatch.setattr("common.data.sources.checksum_of", lambda path, _: known[path.name])
+    monkeypatch.setattr("common.data.publishers.checksums.checksum_of", lambda path, _: known[path.name])
     known = {file.name: file.md5 for file in DATASETS["mnist"].files}
     with pytest.raises(Refused, match="test: labels run from 0 to 10, allowed: 0 to 9"):
         prepare("mnist", data_dir, source=tiny_mnist)

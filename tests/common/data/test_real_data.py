@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.data.catalog import DATASETS
-from common.data.formats import load_plain_pickle
 from common.data.packing import differences
 from common.data.prepare import prepare
+from common.data.publishers.catalog import DATASETS
+from common.data.publishers.formats import load_plain_pickle
 
 REPOSITORY = Path(__file__).parents[3]
 REAL = Path(os.environ.get("STILLHOUSE_TEST_DATA") or REPOSITORY.parent / "shared" / "data")

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from common.failures import Refused
 from common.models.backbones import Backbone, build_backbone
-from common.models.settings import CNN_BACKBONES, VIT_BACKBONES, CNNBackboneSettings, ViTBackboneSettings
 from common.models.weights import config_of
 from common.models.zoo import parameter_count
+from common.settings.models import CNN_BACKBONES, VIT_BACKBONES, CNNBackboneSettings, ViTBackboneSettings
 
 GREY, COLOUR = ((1, 28, 28), [0.2], [0.4]), ((3, 32, 32), [0.4, 0.5, 0.6], [0.2, 0.25, 0.3])
 LISTED = (*CNN_BACKBONES, *VIT_BACKBONES)

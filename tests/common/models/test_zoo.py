@@ -9,12 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from common.compute import Compute
-from common.config import ComputeSettings
 from common.failures import Refused
-from common.models.settings import AdaptiveCNNSettings, AnyModel, FastCNNSettings, TimmSettings, ViTSettings
-from common.models.zoo import MODELS, build_model, measure_speed, model_facts, parameter_count
+from common.models.zoo import MODELS, FlopCount, build_model, measure_speed, model_facts, parameter_count
+from common.settings.entries import ComputeSettings
+from common.settings.models import AdaptiveCNNSettings, AnyModel, FastCNNSettings, TimmSettings, ViTSettings
 
 LIKE: dict[str, Any] = {"shape": [3, 32, 32], "classes": list("abcde"), "mean": [0.5] * 3, "std": [0.25] * 3}
 SETTINGS: dict[str, AnyModel] = {
@@ -61,6 +63,7 @@ def test_every_network_keeps_the_contract(name: str) -> None:
     assert facts["name"] == SETTINGS[name].name
     assert facts["parameters"] == sum(weight.numel() for weight in model.parameters())
     assert facts["flops"] > facts["parameters"] / 100
+    assert facts["flops"] == flops_by_torch(model, torch.zeros(1, 3, 32, 32))
     assert not model.training
 
 
@@ -85,6 +88,36 @@ def test_what_does_not_fit_is_refused_and_says_which_setting() -> None:
 
 def flops(settings: AnyModel, model: nn.Module, shape: tuple[int, int, int]) -> int:
     return model_facts(settings, model, shape)["flops"]
+
+
+def flops_by_torch(model: nn.Module, *inputs: Any) -> int:
+    """Of torch's own counter, with attention as separate products."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(*inputs)
+    return counter.get_total_flops()
+
+
+class Products(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (batch, n, n)
+        return torch.baddbmm(x, x, x.mT, beta=2) + torch.einsum("bij,bkj->bik", x, x) + x @ x[0] + x[0] @ x[0, 0]
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), (2, 4, 7, 5)),
+        (nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2), (2, 4, 7, 5)),
+        (nn.Conv1d(4, 6, 3, bias=False), (2, 4, 9)),
+        (nn.Linear(3, 4, bias=False), (2, 5, 3)),
+        (nn.Linear(3, 4), (2, 3)),
+        (Products(), (2, 3, 3)),
+    ],
+    ids=lambda given: type(given).__name__ if isinstance(given, nn.Module) else str(len(given)),
+)
+def test_flops_are_those_of_torchs_own_counter(model: nn.Module, shape: tuple[int, ...]) -> None:
+    with torch.no_grad(), FlopCount() as count:
+        model(torch.zeros(shape))
+    assert count.total == flops_by_torch(model, torch.zeros(shape)) > 0
 
 
 def test_flops_of_a_small_transformer_by_hand() -> None:
@@ -160,7 +193,7 @@ WITHOUT_TRITON = """
 import logging, sys
 sys.modules["triton"] = None
 from torch import nn
-from common.models.settings import AdaptiveCNNSettings
+from common.settings.models import AdaptiveCNNSettings
 from common.models.zoo import model_facts
 print(model_facts(AdaptiveCNNSettings(), nn.Linear(4, 3, bias=False), (4,))["flops"])
 logging.getLogger("torch.utils.flop_counter").warning("another line")

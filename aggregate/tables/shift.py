@@ -1,0 +1,221 @@
+"""Finished eval_shift runs: what corruption and other sets cost each method, and what adaptation brings back."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aggregate.runs.collect import Run
+from aggregate.runs.methods import Method, estimate, mean_of, run_names, unfinished_text
+from aggregate.runs.origins import row_notes
+from aggregate.tables.table import Column, Table, footnotes, number, percent_interval, percent_spread, text
+
+CORRUPTED = "corrupted"
+INTERVAL = (
+    "Mean ± standard deviation over n runs; 95 % interval of the mean by Student's t (none for n = 1, or where all "
+    "runs are equal)."
+)
+EXTRAPOLATED = "clean accuracy outside the 82 to 97 % that the published line was fitted on: do not lean on it"
+
+
+def _tested(methods: Sequence[Method]) -> list[Method]:
+    return [method for method in methods if method.entry == "eval_shift"]
+
+
+# --- on shifted images ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """What one run reaches on shifted images, as shares; None where its result does not tell."""
+
+    run: Run
+    clean: float | None
+    accuracy: float | None
+    drop: float | None
+    robustness: float | None = None  # accuracy beyond that of published models of this clean accuracy
+    expected: float | None = None  # theirs
+    extrapolated: bool = False
+
+
+def shift(methods: Sequence[Method]) -> Table | None:
+    tested = _tested(methods)
+    if not tested:
+        return None
+    found = [(method, images, each) for method in tested for images, each in _by_images(method).items()]
+    said = [_said(each, notes) for (_, _, each), notes in zip(found, _notes(found), strict=True)]
+    marks, notes = footnotes(said)
+    rows = [{**_shift_row(*each), "notes": mark} for each, mark in zip(found, marks, strict=True)]
+    caption = (
+        "Accuracy in % on the clean test images and on shifted ones, and the drop between them in points. Corrupted: "
+        "mean over corruptions and severities; other sets by their names. Effective robustness: on CIFAR-10.1, what "
+        "lies above the accuracy of published models that are as good on CIFAR-10, in points (30 models, by a line in "
+        f"probits). {INTERVAL} Weights as the method's own run chose them."
+    )
+    return Table("shift", "Under shift", caption, _columns(rows), rows, notes)
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """What no row has is not printed."""
+
+    def any_has(name: str) -> bool:
+        return any(row[name] not in {None, ""} for row in rows)
+
+    robust = [percent_spread("effective robustness", "robustness"), percent_interval("95 % interval", "robustness")]
+    return [
+        *(text("data", "data"), text("method", "method"), text("images", "images"), number("n", "n", "d")),
+        *([text("not finished", "unfinished")] if any_has("unfinished") else []),
+        percent_spread("clean", "clean"),
+        percent_spread("shifted", "shifted"),
+        percent_interval("95 % interval", "shifted"),
+        percent_spread("drop", "drop"),
+        percent_interval("95 % interval", "drop"),
+        *(robust if any_has("robustness_mean") else []),
+        *(
+            [number("corruptions", "corruptions", "d"), text("severities", "severities")]
+            if any_has("corruptions")
+            else []
+        ),
+        *([text("notes", "notes")] if any_has("notes") else []),
+    ]
+
+
+def _by_images(method: Method) -> dict[str, list[Shifted]]:
+    """Of a method that was tested on nothing, or is not yet, under no name."""
+    found: dict[str, list[Shifted]] = {}
+    for run in method.runs:
+        if isinstance(run.fact("shift.corrupted"), Mapping):
+            found.setdefault(CORRUPTED, []).append(_corrupted(run))
+        for cell in _cells(run, "shift.sets"):
+            found.setdefault(_set_name(cell), []).append(_set(run, cell))
+    untested = [Shifted(run, _share(run.fact("shift.clean.accuracy")), None, None) for run in method.runs]
+    return found or {"": untested}
+
+
+def _corrupted(run: Run) -> Shifted:
+    corrupted = run.fact("shift.corrupted")
+    clean = _share(run.fact("shift.clean.accuracy"))
+    return Shifted(run, clean, _share(corrupted.get("accuracy")), _share(corrupted.get("drop")))
+
+
+def _set(run: Run, cell: Mapping[str, Any]) -> Shifted:
+    line = cell.get("effective_robustness")
+    robust: Mapping[str, Any] = line if isinstance(line, Mapping) else {}
+    return Shifted(
+        run,
+        _share(run.fact("shift.clean.accuracy")),
+        _share(cell.get("accuracy")),
+        _share(cell.get("drop")),
+        _share(robust.get("value")),
+        _share(robust.get("expected")),
+        robust.get("extrapolated") is True,
+    )
+
+
+def _share(told: Any) -> float | None:
+    return float(told) if isinstance(told, int | float) and not isinstance(told, bool) and abs(told) <= 1 else None
+
+
+def _whole(told: Any) -> int | None:
+    return told if isinstance(told, int) else None
+
+
+def _spaced(told: Any) -> str:
+    return " ".join(map(str, told)) if isinstance(told, list) else ""
+
+
+def _set_name(cell: Mapping[str, Any]) -> str:
+    at = f" {cell.get('corruption')} {cell['severity']}" if cell.get("severity") else ""
+    return f"{cell.get('images')}{at}"
+
+
+Found = tuple[Method, str, Sequence[Shifted]]
+
+
+def _notes(found: Sequence[Found]) -> list[list[str]]:
+    return row_notes([[each.run for each in shifted] for _, _, shifted in found])
+
+
+def _said(shifted: Sequence[Shifted], notes: Sequence[str]) -> list[str]:
+    outside = sum(each.extrapolated for each in shifted)
+    of = "" if outside == len(shifted) else f"{outside} of {len(shifted)} runs: "
+    return [*notes, *([f"{of}{EXTRAPOLATED}"] if outside else [])]
+
+
+def _shift_row(method: Method, images: str, shifted: Sequence[Shifted]) -> dict[str, Any]:
+    corrupted = shifted[0].run.fact("shift.corrupted") if images == CORRUPTED else {}
+    return {
+        "data": method.data,
+        "method": method.label,
+        "images": images,
+        "n": len(shifted),
+        "unfinished": unfinished_text(method),
+        **estimate("clean", _known(each.clean for each in shifted), bounded=True),
+        **estimate("shifted", _known(each.accuracy for each in shifted), bounded=True),
+        **estimate("drop", _known(each.drop for each in shifted)),
+        **estimate("robustness", _known(each.robustness for each in shifted)),
+        "expected": mean_of([each.expected for each in shifted]),
+        "extrapolated": sum(each.extrapolated for each in shifted),
+        "corruptions": _whole(corrupted.get("corruptions")),
+        "severities": _spaced(corrupted.get("severities")),
+        "runs": run_names(each.run for each in shifted),
+    }
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+# --- adaptation -------------------------------------------------------------------------------------------------
+
+
+def adaptations(methods: Sequence[Method]) -> Table | None:
+    rows = [row for method in _tested(methods) for row in _adaptation_rows(method)]
+    if not rows:
+        return None
+    caption = (
+        "What adapting to the test images, without their labels, brings at the highest severity it was tried at: "
+        f"accuracy in %, and the gain over the source model in points. {INTERVAL}"
+    )
+    columns = [
+        text("data", "data"),
+        text("method", "method"),
+        text("adaptation", "adaptation"),
+        number("batch", "batch_size", "d"),
+        number("severity", "severity", "d"),
+        number("n", "n", "d"),
+        percent_spread("accuracy", "accuracy"),
+        percent_spread("gain", "gain"),
+        percent_interval("95 % interval", "gain"),
+    ]
+    return Table("adaptation", "Adaptation", caption, columns, rows)
+
+
+def _adaptation_rows(method: Method) -> Iterator[dict[str, Any]]:
+    found: dict[tuple[Any, ...], list[tuple[Run, float, float]]] = {}
+    for run in method.runs:
+        for cell in _cells(run, "shift.adaptations"):
+            accuracy, gain = _share(cell.get("accuracy")), _share(cell.get("gain"))
+            severity = _whole(cell.get("severity"))
+            if severity and accuracy is not None and gain is not None:
+                key = (str(cell.get("adaptation")), _whole(cell.get("batch_size")), severity)
+                found.setdefault(key, []).append((run, accuracy, gain))
+    for (adaptation, batch_size, severity), told in found.items():
+        if adaptation == "source" or severity < max(key[2] for key in found if key[:2] == (adaptation, batch_size)):
+            continue
+        runs, accuracies, gains = zip(*told, strict=True)
+        yield {
+            "data": method.data,
+            "method": method.label,
+            "adaptation": adaptation,
+            "batch_size": batch_size,
+            "severity": severity,
+            "n": len(runs),
+            **estimate("accuracy", accuracies, bounded=True),
+            **estimate("gain", gains),
+            "runs": run_names(runs),
+        }
+
+
+def _cells(run: Run, dotted: str) -> Iterator[Mapping[str, Any]]:
+    cells = run.fact(dotted)
+    yield from (cell for cell in (cells if isinstance(cells, list) else ()) if isinstance(cell, dict))

@@ -1,0 +1,208 @@
+"""One table, written as CSV (every number in full), Markdown and LaTeX (as a paper prints it)."""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.files import atomic_write
+
+Row = Mapping[str, Any]  # with "runs": the names of the run folders that it is made of, space-joined
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """What is printed of a row; CSV has the row's own values instead."""
+
+    heading: str
+    show: Callable[[Row], str]
+    key: str  # of the row: the value behind what is printed, to sort by
+    is_number: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    name: str  # of its files
+    title: str
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    notes: Sequence[str] = ()  # below the table
+    most: int | None = None  # rows that are printed; CSV has all
+
+    def cells(self) -> list[list[str]]:
+        return [[column.show(row) for column in self.columns] for row in self.rows[: self.most]]
+
+    def remarks(self) -> list[str]:
+        """The notes, and how much is not printed."""
+        hidden = len(self.rows) - len(self.rows[: self.most])
+        return [*self.notes, *([f"and {hidden:,} more, which {self.name}.csv lists"] if hidden else [])]
+
+
+# --- what is printed --------------------------------------------------------------------------------------------
+
+
+def text(heading: str, name: str) -> Column:
+    return Column(heading, lambda row: str(row[name]) if row[name] not in {None, ""} else NOTHING, name, False)
+
+
+def number(heading: str, name: str, form: str = ".3f") -> Column:
+    return Column(heading, lambda row: shown(row[name], form), key=name)
+
+
+def percent(heading: str, name: str) -> Column:
+    return Column(heading, lambda row: percentage(row[name]), key=name)
+
+
+def shown(value: float | None, form: str) -> str:
+    return NOTHING if value is None else format(value, form)
+
+
+def percentage(share: float | None, form: str = ".2f") -> str:
+    return NOTHING if share is None else format(100 * share, f"z{form}")  # no -0.00
+
+
+def percent_spread(heading: str, name: str) -> Column:
+    """Mean and standard deviation, from the columns <name>_mean and <name>_std."""
+
+    def show(row: Row) -> str:
+        mean, spread = row[f"{name}_mean"], row[f"{name}_std"]
+        return percentage(mean) + ("" if spread is None or mean is None else f" ± {percentage(spread)}")
+
+    return Column(heading, show, key=f"{name}_mean")
+
+
+def percent_interval(heading: str, name: str, form: str = ".2f") -> Column:
+    """From the columns <name>_low and <name>_high."""
+
+    def show(row: Row) -> str:
+        low, high = row[f"{name}_low"], row[f"{name}_high"]
+        return NOTHING if low is None else f"[{percentage(low, form)}, {percentage(high, form)}]"
+
+    return Column(heading, show, key=f"{name}_low")
+
+
+def p_value(heading: str, name: str) -> Column:
+    def show(row: Row) -> str:
+        p = row[name]
+        return "< 0.001" if p is not None and p < 0.001 else shown(p, ".3f")
+
+    return Column(heading, show, key=name)
+
+
+def footnotes(said: Iterable[Sequence[str]]) -> tuple[list[str], list[str]]:
+    """For each row what is to be said of it -> the marks of each row, and the notes that they stand for."""
+    marks: dict[str, str] = {}
+    rows = []
+    for sentences in said:
+        for sentence in sentences:
+            marks.setdefault(sentence, _letter(len(marks)))
+        rows.append(" ".join(marks[sentence] for sentence in sentences))
+    return rows, [f"{mark}: {sentence}" for sentence, mark in marks.items()]
+
+
+def _letter(place: int) -> str:
+    """a ... z, aa, ab ..."""
+    before, letter = divmod(place, 26)
+    return (_letter(before - 1) if before else "") + chr(ord("a") + letter)
+
+
+# --- forms ------------------------------------------------------------------------------------------------------
+
+
+def as_aligned(table: Table) -> str:
+    """For a terminal."""
+    lines = [[column.heading for column in table.columns], *table.cells()]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    numeric = [column.is_number for column in table.columns]
+
+    def aligned(cells: Sequence[str]) -> str:
+        placed = zip(cells, widths, numeric, strict=True)
+        return "  ".join(cell.rjust(width) if right else cell.ljust(width) for cell, width, right in placed).rstrip()
+
+    return "\n".join([*map(aligned, lines), *table.remarks()])
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    file = io.StringIO()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(file, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def as_markdown(table: Table) -> str:
+    heads = [_plain(column.heading) for column in table.columns]
+    rules = ["--:" if column.is_number else ":--" for column in table.columns]
+    lines = [heads, rules, *([_plain(cell) for cell in row] for row in table.cells())]
+    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    notes = "".join(f"- {_plain(note)}\n" for note in table.remarks())
+    return f"{body}\n\n{_plain(table.caption)}\n" + (f"\n{notes}" if notes else "")
+
+
+def _plain(given: str) -> str:
+    """Text that Markdown shows as it is, in one cell."""
+    return re.sub(r"([\\`*_|<>\[\]#~$])", r"\\\1", " ".join(given.split()))
+
+
+def as_latex(table: Table) -> str:
+    """For the package booktabs, and UTF-8."""
+    align = "".join("r" if column.is_number else "l" for column in table.columns)
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{latex(table.caption)}}}",
+        rf"\label{{tab:{table.name}}}",
+        rf"\begin{{tabular}}{{{align}}}",
+        r"\toprule",
+        _latex_line(column.heading for column in table.columns),
+        r"\midrule",
+        *map(_latex_line, table.cells()),
+        r"\bottomrule",
+        r"\end{tabular}",
+        *(rf"\par {latex(note)}" for note in table.remarks()),
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_line(cells: Iterable[str]) -> str:
+    # a row that begins with [ would be taken for an argument of the \\ before it
+    return " & ".join(f"{{{latex(cell)}}}" if cell.startswith("[") else latex(cell) for cell in cells) + r" \\"
+
+
+_LATEX = {
+    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"$<$",
+    ">": r"$>$",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "≈": r"$\approx$",
+    "←": r"$\leftarrow$",
+    "×": r"$\times$",
+    "–": "--",
+    "−": r"$-$",
+    '"': r"\textquotedbl{}",
+}
+
+
+def latex(given: str) -> str:
+    return "".join(_LATEX.get(mark, mark) for mark in " ".join(given.split()))
+
+
+def write(table: Table, folder: Path) -> None:
+    for ending, content in (("csv", as_csv(table.rows)), ("md", as_markdown(table)), ("tex", as_latex(table))):
+        write_text(folder / f"{table.name}.{ending}", content)
+
+
+def write_text(path: Path, content: str) -> None:
+    with atomic_write(path, durable=False) as file:
+        file.write(content.encode(errors="replace"))  # names of files may hold what is no UTF-8

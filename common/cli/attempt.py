@@ -1,0 +1,272 @@
+"""One attempt at a run: the door, the lock, where it came from, and how it ends.
+
+The order of things: the command line is checked (exit code 2, nothing written); a finished run says so (0); the
+folder is locked (2 if another process has it); the entry works; its result is written last (0), or a failure with
+its class (1). Torch is not imported here, so that a refusal or a finished run answers at once.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tqdm import tqdm
+
+from common.cli.command import DONE, FAILED, answer
+from common.cli.compose import Command, RunWords, compose, presets_of, starting_points_of
+from common.failures import Interrupted, Refused, classify
+from common.files import read_json, write_json
+from common.run.provenance import foreign_container, now, provenance
+from common.run.run_dir import RunDir, headline
+from common.settings.entries import LogSettings, RunSettings, TrainingSettings, run_name
+from common.settings.yaml12 import dump_yaml
+
+if TYPE_CHECKING:
+    from common.cli.monitor import Monitor
+
+log = logging.getLogger("stillhouse")
+
+T = TypeVar("T")
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Attempt:
+    """What an entry is given: its settings, its folder, and the outside world's wish that it stop."""
+
+    def __init__(self, command: Command, run: RunDir, monitors: "Iterable[Monitor]" = ()) -> None:
+        self.settings, self.run, self.monitors = command.settings, run, list(monitors)
+        self.root, self.data_folder = command.root, command.data_dir / command.settings.data.name
+        self.stop_signal: str | None = None
+        self._saved_at = time.monotonic()
+
+    @property
+    def training(self) -> TrainingSettings:
+        assert isinstance(self.settings, TrainingSettings)
+        return self.settings
+
+    @property
+    def stop_reason(self) -> str | None:
+        return self.stop_signal and f"stopped by {self.stop_signal}"
+
+    def saved(self) -> None:
+        self._saved_at = time.monotonic()
+
+    def minutes_since_save(self) -> float:
+        return (time.monotonic() - self._saved_at) / 60
+
+    def bar(self, items: Iterable[T], title: str, total: int, done: int = 0) -> Iterable[T]:
+        wanted = self.settings.log.progress
+        hidden = not (wanted == "bar" or (wanted == "auto" and sys.stderr.isatty()))
+        return tqdm(items, title, total, initial=done, disable=hidden, leave=False, dynamic_ncols=True, unit="step")
+
+    def publish(self, row: dict[str, Any], epochs: int) -> None:
+        """A finished epoch, for everyone who watches."""
+        line = (
+            f"epoch {row['epoch']}/{epochs}: training loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.2%}"
+        )
+        if row["val_loss"] != "":
+            line += f", validation loss {row['val_loss']:.4f} accuracy {row['val_accuracy']:.2%}"
+        log.info("%s, %.1f s", line, row["epoch_time_sec"])
+        for monitor in self.monitors:
+            monitor.row(row)
+
+    def add_provenance(self, **facts: Any) -> None:
+        write_json(self.run.provenance, {**(read_json(self.run.provenance) or {}), **facts})
+
+
+Body = Callable[[Attempt], dict[str, Any]]
+
+
+def run_entry(entry: type[RunSettings], body: Body, argv: list[str] | None, *, script: str, about: str | None) -> int:
+    """The main function of every training entry."""
+
+    def work(words: list[str]) -> int:
+        return carry_out(compose(entry, words), body, words)
+
+    return answer(
+        work,
+        argv,
+        script=script,
+        about=about,
+        models=(RunWords, entry),
+        preset_names=presets_of(entry),
+        starting_points=starting_points_of(entry),
+    )
+
+
+def carry_out(command: Command, body: Body, words: list[str]) -> int:
+    settings = command.settings
+    run = RunDir(command.root / settings.entry / run_name(settings))
+    done = run.finished()
+    if command.dry_run:
+        print(dump_yaml(settings.model_dump()).rstrip())
+        print(f"# folder: {run.path}{' (finished)' if done else ''}")
+        return DONE
+    if done and not command.force:
+        return _say_finished(run, done)
+    if int(os.environ.get("RANK", "0")) > 0:
+        return _compute_along(command, run, body)
+    return _own(command, run, body, words)
+
+
+def _own(command: Command, run: RunDir, body: Body, words: list[str]) -> int:
+    """Lock the folder and work in it. With force=true a used folder is first given another name.
+
+    Where the work itself refuses, as with torch at hand it does when a GPU is missing, all is left as it was.
+    """
+    with run.lock():
+        if not command.force or run.is_bare():
+            return _work(command, run, body, words)
+        aside = run.set_aside()
+    try:
+        with run.lock():
+            print(f"starting anew; the old folder is {aside}")
+            return _work(command, run, body, words)
+    except Refused as refused:
+        raise Refused([*refused.problems, *_put_back(aside, run)]) from None
+
+
+def _put_back(aside: Path, run: RunDir) -> list[str]:
+    try:
+        aside.rename(run.path)  # over nothing, or over an empty folder
+    except OSError:
+        return [f"{run.path} is another process's by now; the old folder is {aside}"]
+    return []
+
+
+def _work(command: Command, run: RunDir, body: Body, words: list[str]) -> int:
+    settings = command.settings
+    if done := run.finished():  # by another process, since the door
+        return _say_finished(run, done)
+    run.clear_leftovers()
+    monitors = _open_monitors(settings, run)
+    attempt = Attempt(command, run, monitors)
+    with _logging(run.log, settings.log), _stop_signals(attempt):
+        try:
+            log.info("run %s", run.path)
+            run.write_config(settings.model_dump())
+            facts = provenance(words)
+            write_json(run.provenance, {**facts, "earlier_attempts": _earlier_attempts(run)})
+            if told := foreign_container(facts):
+                log.warning("this is the code of %s", told)
+            result = body(attempt)
+            write_json(run.result, {"entry": settings.entry, "run": run.path.name, **result})
+        except Refused:
+            raise
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, it is recorded
+            return _record_failure(run, error, attempt.stop_signal)
+        finally:
+            for monitor in monitors:
+                monitor.close()
+        run.failure.unlink(missing_ok=True)
+        run.previous.unlink(missing_ok=True)
+        log.info("finished: %s%s", run.path, _headline(result))
+    return DONE
+
+
+def _compute_along(command: Command, run: RunDir, body: Body) -> int:
+    """The other processes that torchrun started: they compute; the first one owns the folder and tells the story."""
+    attempt = Attempt(command, run)
+    with _stop_signals(attempt):
+        try:
+            body(attempt)
+        except Interrupted:
+            return FAILED
+    return DONE
+
+
+def _record_failure(run: RunDir, error: BaseException, stop_signal: str | None) -> int:
+    kind, message = classify(error), str(error) or type(error).__name__
+    trace = "".join(traceback.format_exception(error))
+    log.log(logging.ERROR if kind == "bug" else logging.DEBUG, "%s", trace.rstrip())
+    log.error("failed (%s): %s", kind, message)
+    facts = {"class": kind, "message": message, "traceback": trace, "time": now(), "host": socket.gethostname()}
+    facts |= {"signal": stop_signal} if stop_signal else {}
+    try:
+        write_json(run.failure, facts)
+    except OSError as second:
+        log.error("failure.json could not be written either: %s", second)  # noqa: TRY400 - the first error matters
+    return FAILED
+
+
+def _say_finished(run: RunDir, result: dict[str, Any]) -> int:
+    print(f"finished: {run.path}{_headline(result)}")
+    return DONE
+
+
+def _headline(result: dict[str, Any]) -> str:
+    told = headline(result)
+    return f", {told[0]} {told[1]:.2%}" if told else ""
+
+
+def _open_monitors(settings: RunSettings, run: RunDir) -> "list[Monitor]":
+    if not (settings.log.tensorboard or settings.log.wandb):
+        return []
+    from common.cli.monitor import open_monitors
+
+    return open_monitors(settings, run)
+
+
+@contextmanager
+def _stop_signals(attempt: Attempt) -> Iterator[None]:
+    """A signal asks the training to stop behind its next step; a second Ctrl-C stops at once."""
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and attempt.stop_signal:
+            raise KeyboardInterrupt
+        if attempt.stop_signal in {None, "SIGTERM"}:  # SLURM may send one before the signal that says what it is about
+            attempt.stop_signal = signal.Signals(number).name
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, ask) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# --- log --------------------------------------------------------------------------------------------------------
+
+
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """A full disk must not drown the message that says so."""
+
+
+class _Console(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record))
+
+
+@contextmanager
+def _logging(path: Path, settings: LogSettings) -> Iterator[None]:
+    file, console = _LogFile(path), _Console()
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    console.setLevel(logging.WARNING if settings.progress == "off" else logging.INFO)
+    log.setLevel(logging.DEBUG)
+    log.addHandler(file)
+    log.addHandler(console)
+    try:
+        yield
+    finally:
+        log.removeHandler(file)
+        log.removeHandler(console)
+        file.close()
+
+
+def _earlier_attempts(run: RunDir) -> list[dict[str, Any]]:
+    before = read_json(run.provenance)
+    return [*before.pop("earlier_attempts", []), before] if before else []

@@ -1,0 +1,222 @@
+"""From a command line of `key=value` words to one checked object, or to a list of all that is wrong with it.
+
+Every command of the suite is read here. A plain command (`jobs/prepare.py`) is one class of words: `parse`.
+A training entry adds presets on top: `compose` starts from the defaults of its data set (presets/defaults.yaml)
+or from a snapshot (`config=FILE`), lays `group=preset` over it, then `group.field=value`, and checks the whole.
+Later words win over earlier ones.
+"""
+
+import copy
+import functools
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.cli.command import Problems, _plant, _unless_said, check, data_root, read_words, runs_root
+from common.cli.references import find_data, find_run, find_sets, find_teacher, find_weights, no_training_images
+from common.data.publishers.catalog import DATASETS
+from common.failures import Refused
+from common.files import expanded
+from common.settings import messages
+from common.settings.entries import RunSettings
+from common.settings.field import Group, every_setting, groups_of, setting
+from common.settings.yaml12 import PRESETS, preset_names, read_mapping, read_preset
+
+# --- a run ------------------------------------------------------------------------------------------------------
+
+PRESET_GROUPS = ("data", "model", "recipe", "augment", "distill", "shift", "memory")
+SPREAD = "memory"  # sets fields of other groups, so it comes last
+
+
+class RunWords(Group):
+    """Words of a training command that are not settings of the run."""
+
+    root: str | None = setting(None, "folder of the run folders; null is $STILLHOUSE_RUNS, else ./runs")
+    data_dir: str | None = setting(None, "folder of the packed data sets; null is $STILLHOUSE_DATA, else ./data")
+    config: str | None = setting(None, "start from this snapshot (a run's config.yaml) instead of the defaults")
+    force: bool = setting(False, "start anew even if finished; the old folder is kept aside")
+    dry_run: bool = setting(False, "print the settings and the run folder, do nothing")
+
+
+@dataclass(frozen=True)
+class Command:
+    settings: RunSettings
+    root: Path
+    data_dir: Path
+    force: bool
+    dry_run: bool
+
+
+def compose(entry: type[RunSettings], argv: Iterable[str], *, taught_later: bool = False) -> Command:
+    """The checked command, or Refused with every problem at once.
+
+    taught_later: the teacher is a run that a sweep trains first, so that there is nothing to look at yet.
+    """
+    presets = presets_of(entry)
+    parent = [entry.PARENT] if entry.PARENT else []
+    values, problems = read_words(argv, (RunWords, entry), (*presets, *parent, *entry.FROM_PARENT))
+    problems |= _taken_from_parent(entry, values)
+    if values.get("data.name") in DATASETS:
+        values["data"] = values.pop("data.name")  # with all that a published set brings
+    words, wrong = _run_words(values)
+    problems |= wrong
+    root, data_dir = runs_root(words.root), data_root(words.data_dir)
+    problems |= _check_folder("root", root) | _check_folder("data_dir", data_dir)
+
+    tree, wrong = _base(entry, values, words.config)
+    problems |= wrong | _lay_over(tree, values, presets, entry.PARENT)
+    if entry.PARENT == "run":
+        problems |= {} if taught_later else find_run(tree, root)
+        problems |= find_sets(tree, root, data_dir, words.data_dir)
+    else:
+        problems |= find_data(tree, data_dir, words.data_dir) | find_weights(tree)
+        problems |= {} if taught_later else find_teacher(entry, tree, root, data_dir)
+    settings, wrong = check(entry, tree)
+    if problems or settings is None:
+        raise Refused((problems | _unless_said(wrong, problems)).values())
+    return Command(settings, root, data_dir, words.force, words.dry_run)
+
+
+def _taken_from_parent(entry: type[RunSettings], values: dict[str, Any]) -> Problems:
+    """Words for what the run that is built on decides."""
+    foreign = [key for key in values if key.partition(".")[0] in entry.FROM_PARENT]
+    return {key: f"{key}: given {messages.shown(values.pop(key))}, but it is that of the run" for key in foreign}
+
+
+# --- presets ----------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def presets_of(entry: type[RunSettings]) -> dict[str, tuple[str, ...]]:
+    """Group -> the names an entry may be given. Of data, the published sets that can be trained on."""
+    groups = [
+        group
+        for group in PRESET_GROUPS
+        if group not in entry.FROM_PARENT
+        and (group in entry.model_fields or (group == SPREAD and "recipe" in entry.model_fields))
+    ]
+    named = {group: preset_names(group) for group in groups}
+    if "data" in named:
+        named["data"] = [name for name, published in DATASETS.items() if not published.evaluation_only]
+        named["model"] = [name for name in named["model"] if _preset("model", name)["name"] in entry.MODEL_NAMES]
+    if "distill" in named:  # those that the entry has the settings for
+        known = set(every_setting(groups_of(entry.model_fields["distill"])[""]))
+        named["distill"] = [name for name in named["distill"] if _preset("distill", name).keys() <= known]
+    return {group: tuple(names) for group, names in named.items()}
+
+
+def _preset(group: str, name: str) -> dict[str, Any]:
+    if group == "data":
+        return {"name": name} | ({"validation": "published"} if DATASETS[name].validation else {})
+    return read_preset(group, name)
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return read_mapping(PRESETS / "defaults.yaml")
+
+
+@functools.cache
+def starting_points_of(entry: type[RunSettings]) -> dict[str, str]:
+    """Data sets -> the presets that an entry takes for them; none for one that takes all from another run."""
+    table = _defaults().get(entry.model_fields["entry"].default, {})
+    return {
+        _said(data): " ".join(f"{group}={preset}" for group, preset in chosen.items()) for data, chosen in table.items()
+    }
+
+
+def _said(data: str) -> str:
+    """A row of defaults.yaml is for a data set, for a family of them, or for any other."""
+    return f"data={data}" if data in DATASETS else "any other" if data == "any" else f"sets of {data}"
+
+
+# --- composing --------------------------------------------------------------------------------------------------
+
+
+def _run_words(values: dict[str, Any]) -> tuple[RunWords, Problems]:
+    """Taken out of the values, and each checked alone, so that a wrong one does not make the others look absent."""
+    words, problems = RunWords(), Problems()
+    for key in [key for key in values if key in RunWords.model_fields]:
+        checked, wrong = check(RunWords, {**words.model_dump(), key: values.pop(key)})
+        words, problems = checked or words, problems | wrong
+    return words, problems
+
+
+def _base(entry: type[RunSettings], values: Mapping[str, Any], snapshot: str | None) -> tuple[dict[str, Any], Problems]:
+    entry_name = entry.model_fields["entry"].default
+    if snapshot is not None:
+        try:
+            tree = read_mapping(expanded(snapshot))
+        except Refused as refused:
+            return {}, {"config": f"config: {refused}"}
+        if tree.get("entry", entry_name) != entry_name:
+            given = messages.shown(tree["entry"])
+            return {}, {"config": f"config: {snapshot} is a snapshot of {given}, allowed: one of {entry_name}"}
+        return tree, {}
+    if entry.FROM_PARENT:
+        return {}, {}
+    data = values.get("data.name", values.get("data", entry.model_fields["data"].default.name))
+    chosen = _starting_point(entry_name, data if isinstance(data, str) else "any")
+    return {group: copy.deepcopy(_preset(group, preset)) for group, preset in chosen.items()}, {}
+
+
+def _starting_point(entry: str, data: str) -> dict[str, str]:
+    """Group -> preset: of the data set itself, else of its family, else of any."""
+    table = _defaults()[entry]
+    family = DATASETS[data].family if data in DATASETS else ""
+    return table.get(data) or table.get(family) or table["any"]
+
+
+def _lay_over(
+    tree: dict[str, Any], values: Mapping[str, Any], presets: Mapping[str, Sequence[str]], parent: str
+) -> Problems:
+    """Presets first, single fields after them, so that their order on the command line does not matter."""
+    problems: Problems = {}
+    for group in [group for group in presets if group in values]:
+        name = values[group]
+        if group == "data" and isinstance(name, str) and name not in DATASETS:
+            tree["data"] = {"name": name}  # a set of the user's own; find_data looks for it
+        elif not (isinstance(name, str) and name in presets[group]):
+            problems[group] = _no_such_preset(group, name, presets[group])
+        elif group == SPREAD:
+            for key, value in _preset(group, name).items():
+                _plant(tree, key, value)
+        else:
+            tree[group] = copy.deepcopy(_preset(group, name))
+    if parent and parent in values:
+        published = parent == "teacher" and str(values[parent]).startswith("timm/")
+        tree[parent] = {"name" if published else "run": values[parent]}
+    if "model.name" in values and "model" not in values:
+        _start_from_name(tree, values["model.name"])
+    for key, value in values.items():
+        if key not in {*presets, parent}:
+            _plant(tree, key, value)
+    return problems
+
+
+def _start_from_name(tree: dict[str, Any], name: Any) -> None:
+    """Another network than the preset's shares none of its settings."""
+    model = tree.get("model")
+    if isinstance(model, dict) and model.get("name", name) != name:
+        tree["model"] = {}
+
+
+def _no_such_preset(group: str, name: Any, options: Sequence[str]) -> str:
+    if group == "data" and name in DATASETS:
+        return no_training_images(name)
+    if group == "model" and isinstance(name, str) and name.startswith("timm/"):
+        return f"model: given {name}, allowed: model.name={name}"
+    return messages.unknown(group, name, options)
+
+
+def _check_folder(key: str, folder: Path) -> Problems:
+    """What is not there yet will be made; what stands in its way is said now."""
+    try:
+        is_folder = stat.S_ISDIR(folder.stat().st_mode)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        return {key: f"{key}: {folder} cannot be used: {getattr(error, 'strerror', None) or error}"}
+    return {} if is_folder else {key: f"{key}: {folder} is not a folder"}

@@ -1,0 +1,242 @@
+"""What settings refer to, found on this machine: packed data sets, files of weights, teachers.
+
+Each function looks at the settings that a command line has led to, completes them with the fingerprint of what it
+found (so that another content makes another run), and says what is wrong.
+"""
+
+import functools
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from common.cli.command import Problems
+from common.data.publishers.catalog import DATASETS
+from common.failures import Refused
+from common.files import digest_of, expanded, read_json
+from common.run.finished import TrainedRun, find_folder, open_run
+from common.run.run_dir import RunDir
+from common.settings import messages
+from common.settings.distillation import CSTSettings
+from common.settings.entries import DistillCST, EvalShift, RunSettings
+from common.settings.models import ViTSettings
+
+
+def find_data(tree: dict[str, Any], data_dir: Path, given_dir: str | None) -> Problems:
+    """A published set must have been prepared; of a set of the user's own, the manifest's digest joins the settings."""
+    data = tree.setdefault("data", {})
+    name = data.get("name", "digits") if isinstance(data, dict) else None
+    if not isinstance(name, str):
+        return {}
+    if name not in DATASETS:
+        return _find_own_data(data, data_dir)
+    if data.get("digest") is not None:
+        given = messages.shown(data["digest"])
+        return {"data.digest": f"data.digest: given {given}, allowed: null, because {name} is a published set"}
+    if data.get("validation") == "published" and not DATASETS[name].validation:
+        return {"data.validation": _no_validation(name)}
+    if name == "digits" or os.access(data_dir / name / "manifest.json", os.R_OK):  # digits packs itself
+        return {}
+    where = f" data_dir={shlex.quote(given_dir)}" if given_dir else ""
+    return {"data": f"data: {name} is not prepared under {data_dir}; run: python jobs/prepare.py data={name}{where}"}
+
+
+def no_training_images(name: str) -> str:
+    command = f"python eval/evaluate.py run=DIR data={name}"
+    return f"data: {name} holds no images to train on; what measures a run on it is: {command}"
+
+
+def _no_validation(name: str) -> str:
+    return f"data.validation: given published, but {name} comes without validation images; allowed: split"
+
+
+def _find_own_data(data: dict[str, Any], data_dir: Path) -> Problems:
+    name, folder = data["name"], data_dir / data["name"]
+    manifest = read_json(folder / "manifest.json") or {}
+    digest, parts = manifest.get("digest"), manifest.get("sets", {"train": {}})
+    if isinstance(digest, str):
+        given = data.setdefault("digest", digest) or digest
+        data["digest"] = digest
+        if "train" not in parts:
+            return {"data": no_training_images(name)}
+        if data.get("validation") == "published" and "val" not in parts:
+            return {"data.validation": _no_validation(name)}
+        if given == digest:
+            return {}
+        shown = messages.shown(given)
+        return {"data.digest": f"data.digest: given {shown}, but the images packed under {folder} have {digest}"}
+    packed = sorted(path.parent.name for path in data_dir.glob("*/manifest.json"))
+    if name in packed:
+        return {"data": f"data: {folder}/manifest.json cannot be read as a manifest; prepare {name} again"}
+    del data["name"]  # said here, not again where the whole is checked
+    published = [each for each in DATASETS if not DATASETS[each].evaluation_only]
+    return {"data": messages.unknown("data", name, [*published, *(each for each in packed if each not in DATASETS)])}
+
+
+def find_weights(tree: dict[str, Any]) -> Problems:
+    """Of a file of weights, the digest joins the settings: where the file lies does not matter, what is in it does."""
+    model = tree.get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("weights"), str):
+        return {}
+    model.setdefault("pretrained", True)
+    return _find_file(model, "model")
+
+
+def _find_file(group: dict[str, Any], word: str) -> Problems:
+    if not isinstance(group.get("weights"), str):
+        return {}
+    path, given = expanded(group["weights"]), group.get("weights_digest")
+    try:
+        digest = _digest_of(path, path.stat().st_mtime_ns)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        return {f"{word}.weights": f"{word}.weights: {path} cannot be read: {reason}"}
+    group["weights_digest"] = digest
+    if given is None or given == digest:
+        return {}
+    return {f"{word}.weights_digest": f"{word}.weights_digest: given {messages.shown(given)}, but {path} has {digest}"}
+
+
+@functools.cache
+def _digest_of(path: Path, _changed: int) -> str:
+    return digest_of(path)
+
+
+def find_teacher(entry: type[RunSettings], tree: dict[str, Any], root: Path, data_dir: Path) -> Problems:
+    """Of a run that teaches, the digest of its weights joins the settings; it must know the same classes and images."""
+    if "teacher" not in entry.model_fields:
+        return {}
+    teacher = tree.setdefault("teacher", {})
+    if not isinstance(teacher, dict):
+        return {}  # which the check of the whole will name
+    run, name = teacher.get("run"), teacher.get("name")
+    if run and name:
+        return {"teacher": f"teacher: given the run {run} and {name}, allowed: one of them"}
+    if name:
+        return _find_file(teacher, "teacher")
+    if not isinstance(run, str):
+        return {"teacher": "teacher: missing; a finished run (its folder, name or hash), or timm/NAME"}
+    try:
+        trained = open_run(run, root, "teacher")
+    except Refused as refused:
+        return {"teacher": "; ".join(refused.problems)}
+    digest, given = trained.result["selection"]["digest"], teacher.get("digest")
+    teacher["digest"] = digest
+    if given not in {None, digest}:
+        changed = f"teacher: {trained.run.path} has the weights {digest}, but the settings name {messages.shown(given)}"
+        return {"teacher": f"{changed}: the teacher has changed; allowed: teacher.digest=null with another teacher"}
+    return _check_distillation(entry, tree, trained, data_dir)
+
+
+def _check_distillation(
+    entry: type[RunSettings], tree: dict[str, Any], trained: TrainedRun, data_dir: Path
+) -> Problems:
+    data = tree.get("data", {}).get("name", "digits")
+    manifest = read_json(data_dir / str(data) / "manifest.json") or {}
+    theirs = trained.data
+    if theirs["name"] != data or manifest.get("digest", theirs["digest"]) != theirs["digest"]:
+        here = f"{data} ({manifest.get('digest', 'not packed')})"
+        return {"teacher": f"teacher: {trained.name} learned {theirs['name']} ({theirs['digest']}), not {here}"}
+    if entry.model_fields["distill"].annotation is not CSTSettings:
+        return {}
+    layer = (tree.get("distill") or {}).get("teacher_layer", -1)
+    return _tokens_refused(trained.name, trained.settings, layer)
+
+
+def distillation_refused(settings: RunSettings, teacher: RunSettings, name: str) -> Problems:
+    """What settings alone tell against a teacher that is not trained yet."""
+    if (settings.data.name, settings.data.digest) != (teacher.data.name, teacher.data.digest):
+        return {"teacher": f"teacher: {name} learns {teacher.data.name}, not {settings.data.name}"}
+    if not isinstance(settings, DistillCST):
+        return {}
+    return _tokens_refused(name, teacher, settings.distill.teacher_layer)
+
+
+def find_run(tree: dict[str, Any], root: Path) -> Problems:
+    """Of the run that is tested, the seed, the data and the network join the settings, and its weights' digest."""
+    group = tree.setdefault("run", {})
+    if not isinstance(group, dict):
+        return {}  # which the check of the whole will name
+    if not isinstance(group.get("run"), str):
+        return {"run": "run: missing; a finished run (its folder, name or hash)"}
+    try:
+        trained = open_run(group["run"], root)
+    except Refused as refused:
+        return {"run": "; ".join(refused.problems)}
+    digest, given = trained.result["selection"]["digest"], group.get("digest")
+    if given not in {None, digest}:
+        return {
+            "run": f"run: {trained.run.path} has the weights {digest}, but the settings name {messages.shown(given)}"
+        }
+    group["digest"] = digest
+    tree |= trained.settings.model_dump(include=set(EvalShift.FROM_PARENT))
+    return {}
+
+
+def find_sets(tree: dict[str, Any], root: Path, data_dir: Path, given_dir: str | None) -> Problems:
+    """Further sets to test on must have been prepared; the digests of their images join the settings."""
+    shift = tree.setdefault("shift", {})
+    if not isinstance(shift, dict):
+        return {}  # which the check of the whole will name
+    sets, given = shift.get("sets", []), shift.get("digests")
+    problems: Problems = {}
+    digests = {}
+    for name in [name for name in sets if isinstance(name, str)] if isinstance(sets, list) else []:
+        digest = (read_json(data_dir / name / "manifest.json") or {}).get("digest")
+        if digest is None:
+            problems[f"shift.sets {name}"] = _no_such_set(name, data_dir, given_dir)
+        else:
+            digests[name] = digest
+    if isinstance(shift.get("baseline"), str):
+        problems |= _find_baseline(shift, root)
+    if not problems and isinstance(given, dict | None):
+        shift["digests"] = digests
+        changed = [name for name, digest in digests.items() if (given or {}).get(name, digest) != digest]
+        if changed:
+            problems["shift.digests"] = f"shift.digests: the images of {', '.join(changed)} have changed"
+    return problems
+
+
+def _no_such_set(name: str, data_dir: Path, given_dir: str | None) -> str:
+    if name in DATASETS:
+        where = f" data_dir={shlex.quote(given_dir)}" if given_dir else ""
+        return f"shift.sets: {name} is not prepared under {data_dir}; run: python jobs/prepare.py data={name}{where}"
+    packed = sorted(path.parent.name for path in data_dir.glob("*/manifest.json"))
+    return messages.unknown("shift.sets", name, dict.fromkeys([*packed, *DATASETS]))
+
+
+def _find_baseline(shift: dict[str, Any], root: Path) -> Problems:
+    try:
+        path, _ = open_shift_run(shift["baseline"], root)
+    except Refused as refused:
+        return {"shift.baseline": "; ".join(refused.problems)}
+    digest, given = digest_of(RunDir(path).result), shift.get("baseline_digest")
+    shift["baseline_digest"] = digest
+    if given not in {None, digest}:
+        return {
+            "shift.baseline_digest": f"shift.baseline_digest: given {messages.shown(given)}, but {path} has {digest}"
+        }
+    return {}
+
+
+def open_shift_run(given: str, root: Path) -> tuple[Path, dict[str, Any]]:
+    """Folder and result of a finished test under shift; else Refused."""
+    path = find_folder(given, root, "shift.baseline")
+    result = RunDir(path).finished()
+    if result is None or "shift" not in result:
+        raise Refused([f"shift.baseline: {path} is no finished run of eval_shift"])
+    return path, result
+
+
+def _tokens_refused(name: str, teacher: RunSettings, layer: Any) -> Problems:
+    model = teacher.model
+    if isinstance(model, ViTSettings):
+        if isinstance(layer, int) and not -model.depth <= layer < model.depth:
+            allowed = f"0 to {model.depth - 1}, or -{model.depth} to -1 from the end"
+            return {
+                "distill.teacher_layer": f"distill.teacher_layer: given {layer}, allowed with this teacher: {allowed}"
+            }
+        return {}
+    if any(word in model.name for word in ("vit", "deit")):
+        return {}
+    return {"teacher": f"teacher: {name} is a {model.name}, allowed: a vision transformer, which has tokens"}

@@ -1,0 +1,180 @@
+"""Images from outside a data set, made like the packed ones: a photograph, a scan, a drawing.
+
+Numpy is imported where it is used, so that a command which refuses its file names does not wait for it.
+"""
+
+import glob
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.failures import Refused
+from common.files import expanded
+
+if TYPE_CHECKING:
+    import numpy as np
+
+BRIGHT = 127  # a mean above it, out of 255, means a light background
+READ_AT_ONCE = 64  # images; decoding releases Python's lock, so threads share the work
+PROBLEMS_SHOWN = 20
+
+
+def load_outside(path: Path, manifest: Mapping[str, Any]) -> "np.ndarray":
+    """uint8 (channels, height, width) of the packed set that the manifest describes; Refused if it is no image.
+
+    For sets of bright objects on black (see Published.dark_background), an image with a light background is inverted.
+    """
+    channels, height, width = manifest["shape"]
+    image = read_image(path, (channels, height, width))
+    return 255 - image if manifest["dark_background"] and image.mean() > BRIGHT else image
+
+
+# --- many of them -----------------------------------------------------------------------------------------------
+
+
+def find_images(given: Sequence[str]) -> list[Path]:
+    """The files that names, folders and patterns (`photos/*.png`, `**/*.png`) stand for, each once; or Refused.
+
+    Of a folder: every file in it and in its folders, by name, but for hidden ones.
+    """
+    found: dict[str, Path] = {}  # absolute name -> as it was given
+    problems: list[str] = []
+    for name in given:
+        try:
+            for path in _files_of(name):
+                found.setdefault(os.path.abspath(path), path)  # noqa: PTH100 - resolve() would take a link for its target
+        except Refused as refused:
+            problems += refused.problems
+        except (OSError, ValueError) as error:  # a name too long for any file, or with a null in it
+            problems.append(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}")
+    if problems:
+        raise Refused(_shortened(problems))
+    return list(found.values())
+
+
+def _files_of(name: str) -> list[Path]:
+    path = expanded(name)
+    if path.is_dir():
+        return _files_in(path)
+    if os.path.lexists(path):
+        return [path]
+    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 - of any root
+    if not matches:
+        raise Refused([f"{name}: no file matches" if glob.has_magic(name) else f"{name}: no such file or folder"])
+    return [file for match in matches for file in (_files_in(match) if match.is_dir() else [match])]
+
+
+def _files_in(folder: Path) -> list[Path]:
+    problems: list[str] = []
+
+    def cannot_be_read(error: OSError) -> None:
+        problems.append(f"{error.filename}: cannot be read: {error.strerror}")
+
+    files = []
+    for parent, folders, names in os.walk(folder, onerror=cannot_be_read):
+        folders[:] = sorted(each for each in folders if not each.startswith("."))
+        files += [Path(parent, each) for each in sorted(names) if not each.startswith(".")]
+    if problems or not files:
+        raise Refused(problems or [f"{folder}: holds no files (hidden ones do not count); expected images"])
+    return files
+
+
+def load_all_outside(paths: Sequence[Path], manifest: Mapping[str, Any]) -> "np.ndarray":
+    """uint8 (n, channels, height, width), or Refused with every file that is no image.
+
+    They lie in a temporary file which is only mapped: however many images there are, each is decoded once, and few
+    are in memory.
+    """
+    import numpy as np
+
+    problems: list[str] = []
+    with tempfile.TemporaryFile() as file:
+        for image in _each(paths, manifest, problems):
+            if not problems:
+                file.write(image.tobytes())
+        if problems:
+            raise Refused(_shortened(problems))
+        file.flush()
+        return np.memmap(file, dtype=np.uint8, mode="r", shape=(len(paths), *manifest["shape"]))
+
+
+def _each(paths: Sequence[Path], manifest: Mapping[str, Any], problems: list[str]) -> Iterator["np.ndarray"]:
+    """The images in order; in place of one that cannot be read there is a problem."""
+    from tqdm import tqdm
+
+    def read(path: Path) -> "np.ndarray | Refused":
+        try:
+            return load_outside(path, manifest)
+        except Refused as refused:
+            return refused
+
+    # No bar where it would last no longer than a second, nor into a file.
+    bar = tqdm(total=len(paths), desc="reading", unit=" images", disable=None, leave=False, delay=1)
+    with ThreadPoolExecutor() as pool, bar:
+        for start in range(0, len(paths), READ_AT_ONCE):
+            for image in pool.map(read, paths[start : start + READ_AT_ONCE]):
+                if isinstance(image, Refused):
+                    problems += image.problems
+                else:
+                    yield image
+                bar.update()
+
+
+def _shortened(problems: Sequence[str]) -> list[str]:
+    hidden = len(problems) - PROBLEMS_SHOWN
+    return [*problems[:PROBLEMS_SHOWN], *([f"... and {hidden:,} more like these"] if hidden > 0 else [])]
+
+
+# --- one image file of any kind ---------------------------------------------------------------------------------------
+
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+
+def read_image(path: Path, shape: tuple[int, int, int]) -> "np.ndarray":
+    """uint8 (channels, height, width): upright, its shorter side resized to fit, its middle cut out; or Refused."""
+    import numpy as np
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    channels, height, width = shape
+    try:
+        with Image.open(path) as image:
+            plain = _plain(ImageOps.exif_transpose(image), channels)
+            # Pillow's resampling widens with the reduction, so it does not alias.
+            fitted = ImageOps.fit(plain, (width, height), Image.Resampling.BICUBIC)
+    except UnidentifiedImageError:
+        raise Refused([f"{path}: not an image of a kind Pillow can read"]) from None
+    except OSError as error:
+        raise Refused([f"{path}: cannot be read: {error.strerror or error}"]) from None
+    except Exception as error:  # noqa: BLE001 - on damaged files Pillow's decoders raise nearly anything
+        raise Refused([f"{path}: cannot be read as an image: {error or type(error).__name__}"]) from None
+    return np.asarray(fitted).reshape(height, width, channels).transpose(2, 0, 1).copy()  # Pillow's own is read-only
+
+
+def _plain(image: "Image.Image", channels: int) -> "Image.Image":
+    """8 bits, grey or RGB, whatever the file's mode; what is transparent lies on white."""
+    from PIL import Image
+
+    if image.mode == "F":
+        raise ValueError("its pixels are fractions, which have no fixed range; convert it to 8 or 16 bits first")
+    if image.mode.startswith("I"):
+        image = _eight_bits(image)
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _eight_bits(image: "Image.Image") -> "Image.Image":
+    """0..65535 to 0..255, rounded: 257 steps become one. Pillow reads some 16-bit files into 32 bits."""
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.asarray(image).astype(np.int64)
+    if pixels.min() < 0 or pixels.max() > 65535:
+        raise ValueError(f"its pixels run from {pixels.min()} to {pixels.max()}; convert it to 8 or 16 bits first")
+    return Image.fromarray(((pixels + 128) // 257).astype(np.uint8))

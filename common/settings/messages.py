@@ -1,0 +1,230 @@
+"""How settings are put into words: the lines of `--help`, and one line per problem when something is refused.
+
+Both are read off the settings' own classes, so that what is printed is what is checked.
+"""
+
+import difflib
+import json
+import reprlib
+import shlex
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from common.settings.field import changes_result, every_setting, groups_of, words_of
+
+# --- problems ---------------------------------------------------------------------------------------------------
+
+
+def problem(model: type[BaseModel], error: Mapping[str, Any]) -> str:
+    """One line for one of pydantic's errors: the setting, what was given, what is allowed, the nearest name."""
+    key, field, choice = located(model, error["loc"])
+    kind = error["type"]
+    if kind in {"extra_forbidden", "invalid_key"}:
+        return _foreign(key, choice) if choice else no_such_setting(key, [model])
+    if kind == "value_error":
+        return f"{key}: {error['ctx']['error']}" if key else str(error["ctx"]["error"])
+    if kind == "missing":
+        return f"{key}: missing; {field.description if field else error['msg']}"
+    given = shown(error["input"])
+    if field is None:
+        return f"{key}: given {given}; {error['msg']}"
+    text = f"{key}: given {given}, allowed: {allowed(field)}"
+    if kind == "string_type" and isinstance(error["input"], int | float):
+        return f"""{text}; as text it is written '"{given}"', the single quotes for the shell"""
+    return text + nearest(given, _options(field))
+
+
+def located(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[str, FieldInfo | None, type[BaseModel] | None]:
+    """Where one of pydantic's errors is: its dotted key, the field, and the choice made where a group is one of many.
+
+    There pydantic's own path has a tag after the group's name, which no user ever typed.
+    """
+    key: list[str] = []
+    field, choice, groups = None, None, {"": model}
+    for step in map(str, loc):
+        if len(groups) > 1 and step in groups:
+            choice = groups[step]
+            groups = {"": choice}
+            continue
+        field = words_of(groups[""]).get(step) if "" in groups else None
+        groups = groups_of(field) if field else {}
+        key.append(step)
+    return ".".join(key), field, choice
+
+
+def _foreign(key: str, choice: type[BaseModel]) -> str:
+    """For a key of a group that does not have it, though another choice of the group may: vit has no dropout."""
+    group, _, name = key.rpartition(".")
+    members = [f"{group}.{member}" for member in every_setting(choice)]
+    return f"{key}: no such setting of this {group}{nearest(name, members)}; allowed: {', '.join(members)}"
+
+
+def no_such_setting(key: str, models: Sequence[type[BaseModel]]) -> str:
+    """For a key that none of the models has, or that is a group, which is not set as a whole."""
+    settings = [name for model in models for name in every_setting(model)]
+    members = [name for name in settings if name.startswith(f"{key}.")]
+    if members:
+        return f"{key}: a group of settings, allowed: {', '.join(members)}"
+    group = key.rpartition(".")[0]
+    members = [name for name in settings if group and name.startswith(f"{group}.")]
+    options = members or [name for model in models for name in words_of(model)]
+    return f"{key}: no such setting{nearest(key, [*options, *settings])}; allowed: {', '.join(options)}"
+
+
+def unknown(what: str, given: Any, options: Iterable[str]) -> str:
+    options = list(options)
+    return f"{what}: given {shown(given)}, allowed: {', '.join(folded(options))}" + nearest(str(given), options)
+
+
+def folded(names: Sequence[str]) -> list[str]:
+    """The names, sizes of one thing sharing a word: pathmnist, pathmnist_64, pathmnist_128 -> pathmnist[_64|_128]."""
+    sizes: dict[str, list[int]] = {}
+    for base, _, size in (name.rpartition("_") for name in names):
+        if base in names and size.isdigit():
+            sizes.setdefault(base, []).append(int(size))
+    several = {base: sorted(found) for base, found in sizes.items() if len(found) > 1}
+    hidden = {f"{base}_{size}" for base, found in several.items() for size in found}
+    marks = {base: f"[{'|'.join(f'_{size}' for size in found)}]" for base, found in several.items()}
+    return [name + marks.get(name, "") for name in names if name not in hidden]
+
+
+def shown(value: Any) -> str:
+    """A value as it is written on the command line, shortened."""
+    if isinstance(value, dict | list):
+        text = reprlib.repr(value)  # it may be huge, or contain itself
+    else:
+        text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def one_line(text: str) -> str:
+    """Line breaks and other control characters spelt out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def nearest(given: str, options: Iterable[str]) -> str:
+    """The end of a refusal: the name that was probably meant, if any is like it."""
+    name = _most_similar(given, list(options))
+    return f", nearest: {name}" if name else ""
+
+
+def _most_similar(given: str, options: Sequence[str]) -> str:
+    """The right field in the wrong group or without its group, else the most similar name."""
+    given, last = given.lower(), given.lower().rpartition(".")[2]
+    fields = {option.rpartition(".")[2]: option for option in reversed(options)}
+    if last in fields:
+        return fields[last]
+    similar = difflib.get_close_matches(given, options, n=1, cutoff=0.5)
+    similar += [fields[name] for name in difflib.get_close_matches(last, fields, n=1, cutoff=0.7)]
+    return similar[0] if similar else ""
+
+
+# --- what a setting may be --------------------------------------------------------------------------------------
+
+TYPE_NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
+LIMIT_NAMES = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
+
+
+def allowed(field: FieldInfo) -> str:
+    """What a setting may be, in words: the same for `--help` and for a refusal."""
+    groups = groups_of(field)
+    if groups:
+        return (
+            f"a mapping of {', '.join(dict.fromkeys(name for group in groups.values() for name in group.model_fields))}"
+        )
+    form = _form(field)
+    if form:
+        return form if isinstance(form, str) else " | ".join(form)
+    first, *others = [_type_name(kind) for kind in _alternatives(field.annotation)]
+    limits = _limits(field)
+    return (", or " if limits else " or ").join([f"{first}, {limits}" if limits else first, *others])
+
+
+def _limits(field: FieldInfo) -> str:
+    limits = {
+        name: getattr(mark, name)
+        for mark in field.metadata
+        for name in LIMIT_NAMES
+        if getattr(mark, name, None) is not None
+    }
+    if limits.keys() == {"ge", "le"}:
+        return f"{limits['ge']} to {limits['le']}"
+    return " and ".join(LIMIT_NAMES[name].format(limit) for name, limit in limits.items())
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    return list(get_args(annotation)) if get_origin(annotation) in {Union, UnionType} else [annotation]
+
+
+def _type_name(kind: Any) -> str:
+    return TYPE_NAMES.get(kind) or " | ".join(_literals(kind)) or str(kind)
+
+
+def _literals(annotation: Any) -> list[str]:
+    literals = [kind for kind in _alternatives(annotation) if get_origin(kind) is Literal]
+    return [str(option) for literal in literals for option in get_args(literal)]
+
+
+def _options(field: FieldInfo) -> list[str]:
+    """The single values that a setting may have, where they can be listed."""
+    form = _form(field)
+    return list(form) if isinstance(form, tuple) else _literals(field.annotation)
+
+
+def _form(field: FieldInfo) -> Any:
+    return field.json_schema_extra.get("form") if isinstance(field.json_schema_extra, dict) else None
+
+
+# --- help -------------------------------------------------------------------------------------------------------
+
+INDENT, WIDTH = 35, 118
+
+
+def help_text(
+    command: str,
+    about: str,
+    models: Iterable[type[BaseModel]],
+    presets: Mapping[str, Iterable[str]],
+    starting_points: Mapping[str, str],
+) -> str:
+    """`--help`: the presets, then every key with its default, its meaning, and what it may be."""
+    lines = [f"python {command} key=value ...", "", about.strip()]
+    if presets:
+        lines += ["", "A preset sets a whole group, group.field=value one setting of it, in any order.", ""]
+        for group, names in presets.items():
+            lines += _row(f"{group}=NAME", ", ".join(folded(list(names))))
+    if starting_points:
+        lines += ["", "What comes with a data set where the command line names nothing else:", ""]
+        for data, chosen in starting_points.items():
+            lines += _row(data, chosen)
+    for model in models:
+        lines += _help_of(model, "", model.__doc__ or "")
+    lines += ["", "Exit codes: 0 done, 1 failed, 2 refused."]
+    return "\n".join(lines)
+
+
+def _help_of(model: type[BaseModel], prefix: str, heading: str) -> list[str]:
+    """The single settings of a model, then each of its groups under its own heading."""
+    lines = ["", heading.strip(), ""] if heading else [""]
+    groups: list[str] = []
+    last: list[str] = []  # groups that cannot change the result
+    for name, field in words_of(model).items():
+        key = prefix + name
+        for group in groups_of(field).values():
+            here = groups if any(map(changes_result, every_setting(group).values())) else last
+            here += _help_of(group, f"{key}.", f"{key}: {group.__doc__ or ''}")
+        if not groups_of(field):
+            word = f"{key} (required)" if field.is_required() else f"{key}={shlex.quote(shown(field.default))}"
+            lines += _row(word, f"{field.description or ''} [{allowed(field)}]")
+    return lines + groups + last
+
+
+def _row(word: str, text: str) -> list[str]:
+    """A word, and to the right of it a text, wrapped."""
+    first, *more = textwrap.wrap(text, WIDTH - INDENT)
+    return [f"  {word:<{INDENT - 4}}  {first}", *(" " * INDENT + line for line in more)]

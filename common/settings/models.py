@@ -1,0 +1,205 @@
+"""What every network can be told: `model` is one of these groups, told apart by its name.
+
+The short names of timm's networks are those that the model presets name: another one is another YAML file.
+"""
+
+import difflib
+import functools
+import importlib.util
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Tag, model_validator
+
+from common.settings.field import Group, setting
+from common.settings.yaml12 import preset_names, read_preset
+
+OWN_NETWORKS = ("adaptive_cnn", "vit")
+# What transformers call themselves in timm; where a name says nothing, the network is taken for a convolutional one.
+TRANSFORMER = re.compile(r"vit|former|^(aimv|beit|cait|coat|deit|eva|hiera|nest|pit|pvt|swin|tnt|twins|volo|xcit)")
+
+
+class AdaptiveCNNSettings(Group):
+    """The suite's residual network."""
+
+    name: Literal["adaptive_cnn"] = setting("adaptive_cnn", "residual network with layers derived from the data set")
+    dropout: float = setting(0.3, "dropout between the two classifier layers", ge=0, lt=1)
+
+
+class FastCNNSettings(Group):
+    """The suite's network for short trainings (arXiv:2404.00498)."""
+
+    name: Literal["fast_cnn"] = setting("fast_cnn", "plain network whose first layer whitens the training images")
+    channels: int = setting(64, "channels of its first group of convolutions; the others have four times as many", ge=1)
+    convolutions: int = setting(2, "convolutions in each of its three groups", ge=1, le=8)
+    residual: bool = setting(False, "a shortcut around all but the first convolution of a group")
+
+    @model_validator(mode="after")
+    def parts_fit_together(self) -> Self:
+        if self.residual and self.convolutions == 1:
+            raise ValueError("residual=true has nothing to go around with convolutions=1; allowed: 2 or more")
+        return self
+
+
+class ViTSettings(Group):
+    """The suite's vision transformer; with a DIST token it is a DeiT."""
+
+    name: Literal["vit"] = setting("vit", "vision transformer behind a small convolutional stem")
+    patch: int | None = setting(
+        None, "side of a patch in pixels; null: the smallest that leaves 64 patches or less", ge=1
+    )
+    width: int = setting(192, "numbers per token", ge=1)
+    depth: int = setting(12, "number of blocks", ge=1)
+    heads: int = setting(3, "attention heads per block, of width/heads numbers each", ge=1)
+    mlp_ratio: float = setting(2.0, "hidden width of a block's MLP, in widths", gt=0)
+    stem_width: int = setting(192, "width of the two 3x3 convolutions before the patches; 0 leaves them out", ge=0)
+    dist_token: bool = setting(False, "a second, distillation token with a head of its own")
+    inference: Literal["cls", "dist", "avg"] = setting("cls", "the head that answers; avg is the mean of both")
+    drop_path: float = setting(0.1, "probability of skipping the last block, rising linearly from 0", ge=0, lt=1)
+    cls_dropout: float = setting(0.1, "probability of reading the mean patch in place of the CLS token", ge=0, le=1)
+
+    @model_validator(mode="after")
+    def parts_fit_together(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(
+                f"width={self.width} cannot be shared by heads={self.heads}; allowed: heads that divide it"
+            )
+        if self.inference != "cls" and not self.dist_token:
+            raise ValueError(f"inference={self.inference} asks the DIST token; allowed: model.dist_token=true, or cls")
+        return self
+
+
+class TimmSettings(Group):
+    """A network of timm, from scratch or with published weights."""
+
+    name: str
+    pretrained: bool = setting(False, "start from published weights: in the hub's cache, or model.weights")
+    weights: str | None = setting(None, "file of such weights (.safetensors, .pth, .bin)", identity=False)
+    weights_digest: str | None = setting(None, "fingerprint of that file, filled in")
+    input_size: int | None = setting(
+        None, "side that images are resized to, on the device; null is what the network was made for", ge=8, le=1024
+    )
+    stem: Literal["own", "small"] = setting(
+        "own", "small: a 3x3 convolution and no pooling, for images of about 32 pixels at their own size; resnets only"
+    )
+    dropout: float = setting(0.0, "dropout before the classifier", ge=0, lt=1)
+    drop_path: float = setting(0.0, "probability of skipping a block, where the network can", ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def parts_fit_together(self) -> Self:
+        if self.stem == "small" and "resnet" not in self.name:
+            raise ValueError(f"stem=small is for resnets; allowed with {self.name}: stem=own")
+        if self.weights is not None and not self.pretrained:
+            raise ValueError(f"weights={self.weights} is not loaded; allowed with pretrained=false: weights=null")
+        if self.name.startswith("timm/"):
+            refuse_unknown(self.name)
+        return self
+
+
+def _one_of(names: tuple[str, ...]) -> dict[str, Any]:
+    """Limits of a name that is one of these, or any that timm has."""
+    escaped = "|".join(name.replace(".", r"\.") for name in names)
+    return {"pattern": rf"^({escaped}|timm/[A-Za-z0-9_.-]+)$", "form": (*names, "timm/NAME")}
+
+
+def _backbones() -> list[str]:
+    """The networks of timm that presets name in short; timm/NAME, which every entry takes, needs no list."""
+    names = dict.fromkeys(str(read_preset("model", preset).get("name")) for preset in preset_names("model"))
+    return [name for name in names if name not in OWN_NETWORKS and not name.startswith("timm/")]
+
+
+CNN_BACKBONES = tuple(name for name in _backbones() if not TRANSFORMER.search(name))
+VIT_BACKBONES = tuple(name for name in _backbones() if TRANSFORMER.search(name))
+
+
+class CNNBackboneSettings(TimmSettings):
+    """A convolutional network of timm, from scratch or with published weights."""
+
+    name: str = setting(
+        "resnet18", "network; timm/NAME is any that timm has", **_one_of(("adaptive_cnn", *CNN_BACKBONES, "fast_cnn"))
+    )
+
+
+class ViTBackboneSettings(TimmSettings):
+    """A transformer of timm, from scratch or with published weights."""
+
+    name: str = setting(
+        "vit_tiny_patch16_224", "network; timm/NAME is any that timm has", **_one_of(("vit", *VIT_BACKBONES))
+    )
+
+
+def _told_apart_by(default: str, **tags: str) -> Discriminator:
+    """By the name: one of the suite's own networks, of which the default is also what has no name, or one of timm's."""
+
+    def kind(model: Any) -> str:
+        name = model.get("name", default) if isinstance(model, dict) else getattr(model, "name", default)
+        return tags.get(name, "timm") if isinstance(name, str) else "timm"
+
+    return Discriminator(kind)
+
+
+CNNModel = Annotated[
+    Annotated[AdaptiveCNNSettings, Tag("cnn")]
+    | Annotated[FastCNNSettings, Tag("fast_cnn")]
+    | Annotated[CNNBackboneSettings, Tag("timm")],
+    _told_apart_by("adaptive_cnn", adaptive_cnn="cnn", fast_cnn="fast_cnn"),
+]
+ViTModel = Annotated[
+    Annotated[ViTSettings, Tag("vit")] | Annotated[ViTBackboneSettings, Tag("timm")], _told_apart_by("vit", vit="vit")
+]
+# The suite's own networks by their names; all others are timm's.
+OWN: dict[str, type[AdaptiveCNNSettings | FastCNNSettings | ViTSettings]] = {
+    "adaptive_cnn": AdaptiveCNNSettings,
+    "fast_cnn": FastCNNSettings,
+    "vit": ViTSettings,
+}
+AnyModel = AdaptiveCNNSettings | FastCNNSettings | ViTSettings | TimmSettings
+
+
+class StudentBackboneSettings(TimmSettings):
+    """A network of timm, from scratch or with published weights."""
+
+    name: str = setting(
+        "resnet18",
+        "network; timm/NAME is any that timm has",
+        **_one_of(("adaptive_cnn", "vit", *CNN_BACKBONES, *VIT_BACKBONES, "fast_cnn")),
+    )
+
+
+StudentModel = Annotated[
+    Annotated[AdaptiveCNNSettings, Tag("cnn")]
+    | Annotated[FastCNNSettings, Tag("fast_cnn")]
+    | Annotated[ViTSettings, Tag("vit")]
+    | Annotated[StudentBackboneSettings, Tag("timm")],
+    _told_apart_by("vit", adaptive_cnn="cnn", fast_cnn="fast_cnn", vit="vit"),
+]
+
+
+# --- the names that timm knows ----------------------------------------------------------------------------------------
+
+
+DEFINED = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)
+SHOWN = 5  # nearest names
+
+
+@functools.cache
+def timm_names() -> frozenset[str]:
+    """Architectures, without the tags of their weights; none where timm is not installed."""
+    spec = importlib.util.find_spec("timm")
+    if spec is None or spec.origin is None:
+        return frozenset()
+    sources = (Path(spec.origin).parent / "models").glob("*.py")
+    return frozenset(name for path in sources for name in DEFINED.findall(path.read_text(encoding="utf-8")))
+
+
+def refuse_unknown(given: str) -> None:
+    """`given` is timm/NAME or timm/NAME.TAG; a ValueError with the nearest names where timm has no NAME."""
+    name = given.removeprefix("timm/").partition(".")[0]
+    known = timm_names()
+    if known and name not in known:
+        begun = sorted((each for each in known if name and each.startswith(name)), key=lambda each: (len(each), each))
+        close = difflib.get_close_matches(name, sorted(known), n=SHOWN, cutoff=0.5)
+        nearest = list(dict.fromkeys([*begun, *close]))[:SHOWN]
+        near = f", nearest: {', '.join(f'timm/{each}' for each in nearest)}" if nearest else ""
+        raise ValueError(f"given {given}, allowed: timm/NAME, one of the {len(known):,} names of timm{near}")

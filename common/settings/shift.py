@@ -1,0 +1,104 @@
+"""Which run is tested under distribution shift, and on what: the settings of eval/eval_shift.py (config.py)."""
+
+from collections.abc import Iterable
+from typing import Literal, TypeVar
+
+from pydantic import field_validator
+
+from common.settings import messages
+from common.settings.field import Group, setting
+
+# The names alone, so that a login node can check them without torch; tests hold them against what eval/ can do.
+CORRUPTION_FAMILIES = {
+    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
+    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    "weather": ("snow", "frost", "fog", "brightness"),
+    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+    "extra": ("speckle_noise", "gaussian_blur", "spatter", "saturate"),  # the paper's, outside its averages
+    "further": (),  # not the paper's: a corruption of one's own goes here, and CIFAR-10-C has none of it
+}
+EXTRA_CORRUPTIONS = CORRUPTION_FAMILIES["extra"]
+AVERAGED_FAMILIES = {name: CORRUPTION_FAMILIES[name] for name in ("noise", "blur", "weather", "digital")}
+COMMON_CORRUPTIONS = tuple(name for family in AVERAGED_FAMILIES.values() for name in family)
+PUBLISHED_CORRUPTIONS = (*COMMON_CORRUPTIONS, *EXTRA_CORRUPTIONS)  # the parts of CIFAR-10-C, in its order
+ALL_CORRUPTIONS = (*PUBLISHED_CORRUPTIONS, *CORRUPTION_FAMILIES["further"])
+SEVERITIES = 5
+ADAPTATIONS = ("source", "bn_stats", "adabn", "tent", "t3a", "lame")
+VIEWS = ("flip", "translate", "flip_translate", "multi_crop", "shift", "flip_shift")
+OWN_TEST_IMAGES = "test"  # where a packed set would be named
+
+T = TypeVar("T", int, str)
+
+
+class SubjectSettings(Group):
+    """The finished run that is tested (run=RUN)."""
+
+    run: str | None = setting(None, "finished run: its folder, name or hash", identity=False)
+    digest: str | None = setting(None, "fingerprint of that run's weights, filled in")
+
+
+class ShiftSettings(Group):
+    """What it is tested on, beside its own test images, and how it may adapt to them."""
+
+    corruptions: list[str] = setting(list(COMMON_CORRUPTIONS), "corruptions of the run's own test images")
+    severities: list[int] = setting([1, 2, 3, 4, 5], "how strong each of them is, 1 to 5")
+    sets: list[str] = setting([], "packed sets with images of the same classes, or of some: cifar10_1_v6, your own")
+    digests: dict[str, str] = setting({}, "fingerprints of those sets, filled in")
+    adaptations: list[str] = setting(["source"], "how the model adapts to the images it is shown; source: not at all")
+    adapt_at: list[int] = setting([5], "severities at which adaptations other than source are tried")
+    batch_sizes: list[int] = setting([200], "images that an adaptation sees at a time; each size is tried")
+    protocol: Literal["continual", "episodic"] = setting(
+        "continual", "whether an adaptation goes on over all images of a corruption, or starts anew with each batch"
+    )
+    views: list[str] = setting([], "views of each image whose probabilities are averaged, tried without corruption")
+    baseline: str | None = setting(
+        None, "finished eval_shift run whose errors the mean corruption error is relative to", identity=False
+    )
+    baseline_digest: str | None = setting(None, "fingerprint of its result, filled in")
+
+    @field_validator("corruptions")
+    @classmethod
+    def corruptions_are_known(cls, given: list[str]) -> list[str]:
+        return _known(given, ALL_CORRUPTIONS)
+
+    @field_validator("adaptations")
+    @classmethod
+    def adaptations_are_known(cls, given: list[str]) -> list[str]:
+        return _known(given, ADAPTATIONS, at_least_one=True)
+
+    @field_validator("views")
+    @classmethod
+    def views_are_known(cls, given: list[str]) -> list[str]:
+        return _known(given, VIEWS)
+
+    @field_validator("severities", "adapt_at")
+    @classmethod
+    def severities_are_known(cls, given: list[int]) -> list[int]:
+        return _known(given, range(1, SEVERITIES + 1))
+
+    @field_validator("batch_sizes")
+    @classmethod
+    def batches_hold_images(cls, given: list[int]) -> list[int]:
+        if not given or min(given) < 1 or len(set(given)) < len(given):
+            raise ValueError(f"given {messages.shown(given)}, allowed: sizes of at least 1, each once")
+        return given
+
+    @field_validator("sets")
+    @classmethod
+    def sets_are_there_once(cls, given: list[str]) -> list[str]:
+        if OWN_TEST_IMAGES in given:
+            raise ValueError(f"given {OWN_TEST_IMAGES}, allowed: other names, as this means the run's own test images")
+        return _known(given, given)
+
+
+def _known(given: list[T], allowed: Iterable[T], *, at_least_one: bool = False) -> list[T]:
+    allowed = list(allowed)
+    for value in given:
+        if value not in allowed:
+            options = ", ".join(map(str, allowed))
+            raise ValueError(f"given {value}, allowed: {options}{messages.nearest(str(value), map(str, allowed))}")
+    if len(set(given)) < len(given):
+        raise ValueError(f"given {messages.shown(given)}, allowed: each once")
+    if at_least_one and not given:
+        raise ValueError(f"given [], allowed: some of {', '.join(map(str, allowed))}")
+    return given

@@ -1,0 +1,99 @@
+"""How sure the model is and how often it is right, on its own test images: clean, and under each corruption.
+
+reliability.csv has fifteen bins for each set of images, as the model is and with the temperature of validation.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from common.figures.predictions import COLOURS, legend_above, new_figure
+from common.files import atomic_write
+from common.metrics import one_label
+from common.settings.shift import COMMON_CORRUPTIONS
+
+COLUMNS = ("corruption", "severity", "temperature", "low", "high", "n", "confidence", "accuracy")
+AS_IT_IS = 1.0
+WEIGHTED = ("confidence", "accuracy")  # means over images
+FEWEST = 10  # images of a bin that is drawn
+KINDS = (("as it is", COLOURS[5], "-"), ("temperature from validation", COLOURS[0], "--"))
+
+
+class BinTable:
+    """reliability.csv, written whole each time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[tuple[str, int, float, float], dict[str, Any]] = {}
+        if path.exists():
+            with path.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    self._keep({name: _read(name, text) for name, text in row.items()})
+
+    def _keep(self, row: dict[str, Any]) -> None:
+        self.rows[row["corruption"], row["severity"], row["temperature"], row["low"]] = row
+
+    def add(
+        self, corruption: str, severity: int, logits: np.ndarray, labels: np.ndarray, temperature: float | None
+    ) -> None:
+        for given in (AS_IT_IS, temperature):
+            if given is not None:
+                for each in one_label.reliability(logits / given, labels):
+                    self._keep({"corruption": corruption, "severity": severity, "temperature": given, **each})
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows.values())
+        with atomic_write(self.path) as file:
+            file.write(text.getvalue().encode())
+
+
+def _read(name: str, text: str) -> Any:
+    if name in {"severity", "n"}:
+        return int(text)
+    return text if name == "corruption" else float(text) if text else None
+
+
+def pooled(rows: Iterable[dict[str, Any]], severity: int, cooled: bool) -> list[dict[str, Any]]:
+    """The filled bins of all corruptions of a severity together, each image counting once."""
+    bins: dict[float, list[dict[str, Any]]] = {}
+    for row in rows:
+        counted = row["corruption"] in COMMON_CORRUPTIONS or severity == 0
+        if row["severity"] == severity and counted and row["n"] and (row["temperature"] != AS_IT_IS) == cooled:
+            bins.setdefault(row["low"], []).append(row)
+    return [
+        {
+            "low": low,
+            "n": sum(row["n"] for row in found),
+            **{name: sum(row["n"] * row[name] for row in found) / sum(row["n"] for row in found) for name in WEIGHTED},
+        }
+        for low, found in sorted(bins.items())
+    ]
+
+
+def reliability_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
+    """Accuracy against confidence, clean and at the highest severity, before and after the temperature."""
+    severities = sorted({row["severity"] for row in rows})
+    shown = list(dict.fromkeys([severities[0], severities[-1]]))
+    figure = new_figure(5.0 * len(shown), 4.6, title, "Reliability, bins of 10 images or more; marks grow with them")
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, severity in zip(panels, shown, strict=True):
+        for cooled, (label, colour, dash) in enumerate(KINDS):
+            bins = [each for each in pooled(rows, severity, bool(cooled)) if each["n"] >= FEWEST]
+            if not bins:
+                continue  # validation tells no temperature
+            confidence, accuracy, n = (np.array([each[name] for each in bins]) for name in (*WEIGHTED, "n"))
+            axes.plot(100 * confidence, 100 * accuracy, dash, color=colour, label=label)
+            axes.scatter(100 * confidence, 100 * accuracy, 12 + 200 * n / n.sum(), color=colour, alpha=0.6)
+        axes.plot([0, 100], [0, 100], ":", color="black", linewidth=1)
+        axes.set(xlim=(0, 102), ylim=(0, 102), xlabel="Mean confidence (%)")
+        axes.set_title("clean" if severity == 0 else f"severity {severity}", loc="right", fontsize=10)
+        axes.grid(alpha=0.4)
+    panels[0].set_ylabel("Accuracy (%)")
+    legend_above(panels[0])
+    return figure

@@ -1,0 +1,73 @@
+"""What a sweep is made of: cells, one run each, and what a run is called before its parent is finished.
+
+A run that builds on another (its teacher, or the run it tests) has the digest of that one's weights in its name, which
+nobody knows yet. Its cell is called what the run would be if the parent's key were that digest: the same cell of any
+sweep has the same key, so nothing is trained or submitted twice.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from common.settings import messages
+from common.settings.entries import RunSettings, run_name
+from common.settings.field import Group, setting
+
+# The way to a run, as strings: (entry, words) of its first forebear, ..., of the run itself.
+Lineage = tuple[tuple[str, tuple[str, ...]], ...]
+
+
+class Resources(Group):
+    """What a stage of a sweep asks for; null is what the profile gives."""
+
+    gpus: int | None = setting(None, "GPUs of one run, on one node", ge=0)
+    cpus: int | None = setting(None, "CPU cores per task; a run on several GPUs has one task per GPU", ge=1)
+    mem_gb: float | None = setting(None, "memory of one run in GiB", gt=0)
+    time_min: int | None = setting(None, "time limit in minutes; what is not done by then is resumed", ge=1)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep."""
+
+    stage: str
+    at: Mapping[str, Any]  # axis: value
+    entry: str
+    words: tuple[str, ...]  # what follows the script's name, but for the parent
+    settings: RunSettings  # the parent's digest is the parent's key
+    key: str
+    parent: str | None  # the parent's key
+    resources: Resources
+
+    @property
+    def title(self) -> str:
+        return " ".join([self.stage, *(f"{axis}={messages.shown(value)}" for axis, value in self.at.items())])
+
+    @property
+    def parent_role(self) -> str:
+        """What its parent is to it, in words."""
+        return "the run that it tests" if self.settings.PARENT == "run" else "its teacher"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    name: str
+    about: str
+    cells: Mapping[str, Cell]  # by key, parents before children
+    stages: Mapping[str, tuple[str, ...]]  # stage: keys of its cells; a cell may belong to several stages
+    parents: Mapping[str, tuple[str, ...]]  # stage: those that its runs build on
+
+
+def key_of(settings: RunSettings, parent: str | None) -> str:
+    """What a cell is called before its parent is finished; without a parent, the name of its run."""
+    return run_name(built_on(settings, parent) if parent else settings)
+
+
+def run_on(cell: Cell, digest: str) -> str:
+    """The name of the cell's run, now that its parent's weights are known."""
+    return run_name(built_on(cell.settings, digest))
+
+
+def built_on(settings: RunSettings, digest: str) -> RunSettings:
+    parent = dict(settings)[settings.PARENT].model_copy(update={"digest": digest})
+    return settings.model_copy(update={settings.PARENT: parent})

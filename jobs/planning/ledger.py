@@ -1,0 +1,175 @@
+"""What has been submitted, and what for: one file under the root of the runs, appended to, shared by all sweeps.
+
+    <root>/jobs/
+        ledger.jsonl         before each submission a line with what it is for; after it, one with SLURM's number
+        sweeps/NAME.yaml     how each sweep was last asked for: status, retry and cancel need only its name
+        slurm/               submitit's scripts, pickles and logs
+        logs/                what runs of the local engine printed
+        local/NAME.json      the process that runs a sweep on this machine, while it does
+        lock                 one submission at a time
+
+The line before is what makes a submission safe to kill: its job is found again by the token in its name.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from common.failures import Refused
+from common.files import atomic_write, read_json, write_json
+from common.locks import take_lock
+from common.settings.messages import nearest
+from common.settings.yaml12 import dump_yaml, read_mapping
+from jobs.machine.processes import lives, this_process
+
+STEWARD = "steward"  # in place of a stage, of the job that submits again; it has no cells
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Cells that were submitted together: an array, or a single job."""
+
+    token: str  # the job's name ends with it
+    sweep: str
+    stage: str
+    keys: tuple[str, ...]
+    needs: dict[str, Any]  # gpus, cpus, mem_gb, time_min
+    profile: str
+    submitted: float
+    escalation: int = 0
+    job: str | None = None
+    void: bool = False  # it never reached the scheduler
+
+    def task(self, number: int) -> str:
+        """The scheduler's name of the cell with that number; of the steward, which has no cells, its own."""
+        assert self.job
+        return self.job if len(self.keys) <= 1 else f"{self.job}_{number}"
+
+
+class Ledger:
+    def __init__(self, root: Path) -> None:
+        self.folder = root / "jobs"
+        self.path = self.folder / "ledger.jsonl"
+        self.slurm = self.folder / "slurm"
+        self.logs = self.folder / "logs"
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Two submissions at once would both find the same cells free."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = take_lock(self.folder)
+        except BlockingIOError:
+            raise Refused([f"root: another submission to {self.folder} is under way; wait for it"]) from None
+        except OSError as error:
+            raise Refused([f"root: {self.folder} cannot be written: {error.strerror}"]) from None
+        with file:
+            yield
+
+    # --- submissions ------------------------------------------------------------------------------------------
+
+    def batches(self) -> list[Batch]:
+        found: dict[str, Batch] = {}
+        try:
+            lines = self.path.read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        for line in lines:
+            try:
+                facts = json.loads(line)
+            except ValueError:  # the last line of a writer that was killed
+                continue
+            token = facts["token"]
+            if token in found:
+                found[token] = replace(found[token], **{name: facts[name] for name in ("job", "void") if name in facts})
+            elif "keys" in facts:
+                found[token] = Batch(**{**facts, "keys": tuple(facts["keys"])})
+        return list(found.values())
+
+    def intend(self, batch: Batch) -> None:
+        self._append({name: value for name, value in asdict(batch).items() if name not in {"job", "void"}})
+
+    def submitted(self, token: str, job: str) -> None:
+        self._append({"token": token, "job": job})
+
+    def void(self, token: str) -> None:
+        self._append({"token": token, "void": True})
+
+    def _append(self, facts: dict[str, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(("" if self._whole() else "\n") + json.dumps(facts) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _whole(self) -> bool:
+        """Whether the file ends with a line break; a killed writer may have left half a line."""
+        if not self.path.exists() or not self.path.stat().st_size:
+            return True
+        with self.path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"
+
+    # --- sweeps -----------------------------------------------------------------------------------------------
+
+    def remember(self, sweep: str, words: Sequence[str]) -> None:
+        with atomic_write(self._sweep(sweep)) as file:
+            file.write(dump_yaml({"words": list(words), "asked": time.time()}).encode())
+
+    def sweeps(self) -> list[str]:
+        """All that were ever submitted."""
+        return sorted(path.stem for path in (self.folder / "sweeps").glob("*.yaml"))
+
+    def words_of(self, sweep: str) -> list[str]:
+        """The words that the sweep was last submitted with, by its name or its file's; Refused where it never was."""
+        given, known = sweep, self.sweeps()
+        sweep = Path(given).stem if given.endswith((".yaml", ".yml")) else given
+        if sweep not in known:
+            there = f"; there are: {', '.join(known)}{nearest(sweep, known)}" if known else ""
+            raise Refused([f"sweep: {given} was never submitted under {self.folder.parent}{there}"])
+        words: list[str] = read_mapping(self._sweep(sweep))["words"]
+        return words
+
+    # --- the local engine -------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def working_here(self, sweep: str) -> Iterator[None]:
+        """Say which process runs the sweep on this machine: whoever cancels it must find it."""
+        if other := self.worker_here(sweep):
+            raise Refused([f"sweep: pid {other['pid']} on {other['host']} runs {sweep}; wait for it, or cancel it"])
+        path = self._worker(sweep)
+        write_json(path, this_process())
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+    def worker_here(self, sweep: str) -> dict[str, Any] | None:
+        """The process of this machine that runs the sweep, if one does."""
+        process = read_json(self._worker(sweep))
+        return process if process and lives(process) else None
+
+    def _worker(self, sweep: str) -> Path:
+        return self.folder / "local" / f"{sweep}.json"
+
+    def _sweep(self, sweep: str) -> Path:
+        return self.folder / "sweeps" / f"{sweep}.yaml"
+
+
+def latest(batches: Sequence[Batch]) -> dict[str, tuple[Batch, int]]:
+    """Of every cell, the batch it was last submitted with, and its number there."""
+    return {key: (batch, number) for batch in batches if not batch.void for number, key in enumerate(batch.keys)}
+
+
+def attempts(batches: Sequence[Batch]) -> dict[str, int]:
+    """How often each cell was submitted."""
+    counts: dict[str, int] = {}
+    for batch in batches:
+        for key in () if batch.void else batch.keys:
+            counts[key] = counts.get(key, 0) + 1
+    return counts

@@ -1,0 +1,135 @@
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aggregate.runs.collect import collect, flatten, read_run
+
+MakeRun = Callable[..., Path]
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = folder / "result.json"
+    result = json.loads(path.read_text())
+    change(result)
+    path.write_text(json.dumps(result))
+
+
+def test_what_is_known_of_a_run(make_run: MakeRun) -> None:
+    run = read_run(make_run(seed=3, accuracy=0.97, recipe={"epochs": 4}))
+    assert (run.entry, run.seed, run.data, run.fact("test.accuracy")) == ("train_cnn", 3, "digits", 0.97)
+    assert run.settings["recipe.epochs"] == 4
+    assert "seed" not in run.settings
+    assert not [name for name in run.settings if name.startswith(("compute", "log"))], "cannot change the result"
+    assert run.learning.chosen == {
+        "epoch": 2,
+        "train_loss": 1.0,
+        "train_accuracy": 0.8,
+        "val_loss": 1.1,
+        "val_accuracy": 0.7,
+    }
+    assert run.fact("test.confusion_matrix") is None
+    assert run.fact("no.such.thing") is None
+
+
+def test_settings_read_by_blocks_are_those_of_the_whole_file(make_run: MakeRun) -> None:
+    one, other = make_run(seed=1, augment={"flip": 0.5}), make_run(seed=2, augment={"flip": 0.25})
+    assert [read_run(each).settings["augment.flip"] for each in (one, other)] == [0.5, 0.25]
+
+
+BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "empty folder": (lambda f: [(f / n).unlink() for n in ("config.yaml", "result.json")], "it has no config.yaml"),
+    "half a config": (lambda f: (f / "config.yaml").write_text("entry: [train"), "config.yaml: not YAML"),
+    "a config of nothing": (lambda f: (f / "config.yaml").write_text(""), r"config.yaml: .*"),
+    "bytes": (lambda f: (f / "config.yaml").write_bytes(b"\xff\xfe\x00"), "config.yaml: .*"),
+    "deep": (lambda f: (f / "config.yaml").write_text("a: " + "[" * 5000), "config.yaml: .*"),
+    "a foreign entry": (lambda f: (f / "config.yaml").write_text("entry: train_gan"), "given train_gan, allowed"),
+    "a list for an entry": (lambda f: (f / "config.yaml").write_text("entry: [1]"), "config.yaml: entry: given"),
+    "an older setting": (
+        lambda f: (f / "config.yaml").write_text((f / "config.yaml").read_text() + "warmup_epochs: 3\n"),
+        "config.yaml: warmup_epochs: no such setting",
+    ),
+    "two of a key": (
+        lambda f: (f / "config.yaml").write_text((f / "config.yaml").read_text() + "seed: 9\n"),
+        "seed is there twice",
+    ),
+    "an edited config": (
+        lambda f: (f / "config.yaml").write_text((f / "config.yaml").read_text().replace("seed: 0", "seed: 7")),
+        "its settings are those of digits-adaptive_cnn-s7-.*: edited, renamed",
+    ),
+    "no result": (lambda f: (f / "result.json").unlink(), "^not finished$"),
+    "half a result": (lambda f: (f / "result.json").write_text('{"entry": "tr'), "result.json is not whole JSON"),
+    "a result in a loop": (lambda f: (f / "result.json").write_text("[" * 100_000), "result.json is not whole JSON"),
+    "a list": (lambda f: (f / "result.json").write_text("[]"), "result.json is not whole JSON"),
+    "a folder for a result": (
+        lambda f: [(f / "result.json").unlink(), (f / "result.json").mkdir()],
+        "result.json is not whole JSON",
+    ),
+    "another run's result": (lambda f: edit(f, lambda r: r.update(run="other")), "its result.json is that of other"),
+    "an older result": (lambda f: edit(f, lambda r: r["data"].pop("task")), "no data.task: of an older version"),
+    "no test": (lambda f: edit(f, lambda r: r.update(test=None)), "no test.n"),
+    "a text for a number": (lambda f: edit(f, lambda r: r["test"].update(accuracy="0.9")), "is 0.9, expected float"),
+    "a truth for a number": (lambda f: edit(f, lambda r: r["test"].update(accuracy=True)), "is true, expected float"),
+    "a percentage": (lambda f: edit(f, lambda r: r["test"].update(accuracy=97.0)), "is 97.0, expected 0 to 1"),
+    "NaN": (lambda f: edit(f, lambda r: r["test"].update(nll=float("nan"))), "test.nll is nan"),
+    "no images": (lambda f: edit(f, lambda r: r["test"].update(n=0)), "tested on no images"),
+}
+
+
+@pytest.mark.parametrize("kind", BREAKAGES)
+def test_a_broken_folder_is_left_out_with_the_reason(kind: str, make_run: MakeRun) -> None:
+    breakage, reason = BREAKAGES[kind]
+    whole, broken = make_run(seed=1), make_run(seed=0)
+    assert len(collect([whole, broken])[0]) == 2
+    breakage(broken)
+    runs, left = collect([whole, broken])
+    assert [run.path for run in runs] == [whole]
+    assert [each.path for each in left] == [broken]
+    assert re.search(reason, left[0].reason), left[0].reason
+
+
+def test_how_an_unfinished_run_stands(make_run: MakeRun) -> None:
+    folder = make_run()
+    (folder / "result.json").unlink()
+    beat = {"time": time.time(), "epoch": 3, "epochs": 8}
+    (folder / "heartbeat.json").write_text(json.dumps(beat))
+    assert collect([folder])[1][0].reason == "running, epoch 3 of 8"
+    (folder / "heartbeat.json").write_text(json.dumps({**beat, "time": 0}))
+    assert collect([folder])[1][0].reason == "not finished, epoch 3 of 8"
+    (folder / "failure.json").write_text(json.dumps({"class": "oom", "message": "out of memory"}))
+    assert collect([folder])[1][0].reason == "failed (oom): out of memory"
+
+
+def test_a_run_counts_once(make_run: MakeRun, tmp_path: Path) -> None:
+    one = make_run()
+    copy = make_run(root=tmp_path / "copy")
+    changed = make_run(root=tmp_path / "changed", accuracy=0.5)
+    runs, left = collect([one, one, copy, changed])
+    assert len(runs) == 1
+    assert [each.reason for each in left] == [
+        f"the same run as {one}, which is counted",
+        f"the same run as {one}, which is counted; their results differ",
+    ]
+
+
+@pytest.mark.parametrize("text", [None, "", "epoch\n", "epoch,val_loss\n2,NaN\n", 'epoch,"x\n2'])
+def test_a_history_that_tells_nothing_does_no_harm(text: str | None, make_run: MakeRun) -> None:
+    folder = make_run()
+    (folder / "history.csv").unlink()
+    if text is not None:
+        (folder / "history.csv").write_text(text)
+    assert {"val_loss", "train_accuracy"}.isdisjoint(read_run(folder).learning.chosen)
+
+
+def test_a_run_without_provenance_counts_as_one_of_unknown_origin(make_run: MakeRun) -> None:
+    folder = make_run()
+    (folder / "provenance.json").write_text("{")
+    assert read_run(folder).provenance == {}
+
+
+def test_flatten() -> None:
+    assert flatten({"a": {"b": {"c": 1}, "d": [2]}, "e": {}}) == {"a.b.c": 1, "a.d": [2], "e": {}}

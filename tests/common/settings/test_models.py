@@ -1,0 +1,83 @@
+"""The short names of networks of timm come from the presets: another YAML file is another network, nothing else is."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+
+from common.settings.models import CNN_BACKBONES, TRANSFORMER, VIT_BACKBONES
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the suite whose presets name two more networks of timm."""
+    folder = tmp_path_factory.mktemp("house")
+    for name in ("common", "train"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    presets = folder / "common" / "presets" / "model"
+    (presets / "convnext_tiny.yaml").write_text("name: convnext_tiny\n")
+    (presets / "swin_small.yaml").write_text("name: swin_tiny_patch4_window7_224\ninput_size: 32\n")
+    return folder
+
+
+def answer(house: Path, entry: str, word: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(house / "train" / f"{entry}.py"), word, "dry_run=true"]
+    return subprocess.run(
+        command, cwd=house, env=os.environ | {"PYTHONPATH": str(house)}, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "word", "name"),
+    [
+        ("train_cnn", "model=convnext_tiny", "convnext_tiny"),
+        ("train_cnn", "model.name=convnext_tiny", "convnext_tiny"),
+        ("train_vit", "model=swin_small", "swin_tiny_patch4_window7_224"),
+    ],
+)
+def test_a_network_of_timm_needs_only_a_preset(house: Path, entry: str, word: str, name: str) -> None:
+    done = answer(house, entry, word)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"digits-{name}-s0-" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("entry", "word", "nearest"),
+    [
+        ("train_cnn", "model=convnext_tni", "convnext_tiny"),
+        ("train_cnn", "model.name=convnext_tni", "convnext_tiny"),
+        ("train_vit", "model=swin_smal", "swin_small"),
+        ("train_vit", "model.name=resnet18", ""),
+    ],
+)
+def test_other_names_are_refused_with_the_nearest(house: Path, entry: str, word: str, nearest: str) -> None:
+    refused = answer(house, entry, word)
+    assert refused.returncode == 2
+    assert len(refused.stderr.splitlines()) == 1
+    key, _, name = word.partition("=")
+    assert refused.stderr.startswith(f"{key}: given {name}, allowed: ")
+    assert not nearest or refused.stderr.endswith(f", nearest: {nearest}\n")
+
+
+def test_the_suites_own_presets_name_networks_that_timm_has() -> None:
+    assert set(CNN_BACKBONES) >= {"resnet18", "densenet121"}
+    assert set(VIT_BACKBONES) >= {"vit_tiny_patch16_224", "deit_tiny_patch16_224"}
+    assert set(CNN_BACKBONES) | set(VIT_BACKBONES) <= set(timm.list_models())
+
+
+@pytest.mark.parametrize(
+    "module", ["vision_transformer", "deit", "beit", "eva", "swin_transformer", "cait", "pit", "volo"]
+)
+def test_transformers_are_told_by_their_names(module: str) -> None:
+    assert [name for name in timm.list_models(module=module) if not TRANSFORMER.search(name)] == []
+
+
+@pytest.mark.parametrize("module", ["resnet", "convnext", "densenet", "efficientnet", "mobilenetv3", "regnet", "vgg"])
+def test_convolutional_networks_are_told_by_theirs(module: str) -> None:
+    assert [name for name in timm.list_models(module=module) if TRANSFORMER.search(name)] == []
