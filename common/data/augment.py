@@ -51,7 +51,7 @@ def augment(
 
 
 def alternating_flips(settings: AugmentSettings, seed: int, epoch: int, total: int) -> Tensor | None:
-    """Which of `total` training images this epoch flips (arXiv:2404.00498); None where flips do not alternate.
+    """Say which of `total` training images this epoch flips (arXiv:2404.00498); None where flips do not alternate.
 
     An image is seen flipped in every other epoch, so that any two epochs in a row show both of it. Which one comes
     first is drawn once for all epochs.

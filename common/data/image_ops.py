@@ -50,7 +50,7 @@ def crop(images: Tensor, padding: int, top: Tensor, left: Tensor, border: str = 
 
 
 def _mirrored(side: int, padding: int, device: torch.device) -> Tensor:
-    """Which pixel of a side each pixel of the padded side is. Torch's own padding knows no uint8."""
+    """Say which pixel of a side each pixel of the padded side shows. Torch's own padding knows no uint8."""
     period = max(2 * (side - 1), 1)  # there and back again
     place = torch.arange(-padding, side + padding, device=device) % period
     return torch.minimum(place, period - place)

@@ -47,14 +47,19 @@ class FastCNN(nn.Module):
                 f"fast_cnn: given shape (channels, height, width) = {tuple(shape)} and {classes} classes, allowed: "
                 f"1 or more channels, {SMALLEST_SIDE}x{SMALLEST_SIDE} pixels or larger, 2 or more classes"
             )
+
+        # Each axis of the patches makes two channels.
         self.whitening = Whitening(image_channels)
         widths = (2 * image_channels * PATCH**2, channels, 4 * channels, 4 * channels)
+
+        # The whitening takes a pixel off the side, and what is odd is rounded down: 32 become 31, 15, 7 and 3.
         side = min(height, width) - PATCH + 1
         groups = []
         for width_in, width_out in pairwise(widths):
             groups.append(Group(width_in, width_out, convolutions, residual, pool=side > 1))
             side = max(side // 2, 1)
         self.groups = nn.Sequential(*groups)
+
         self.head = nn.Linear(widths[-1], classes, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -111,8 +116,10 @@ def _signs(axes: Tensor) -> Tensor:
 
 
 class Group(nn.Module):
-    """Convolution, max-pool, norm, GELU; then further convolutions with norms and GELUs, around which a residual
-    network has a shortcut that joins before the last GELU."""
+    """A convolution, max-pool, norm and GELU come first, then further convolutions, each with a norm and a GELU.
+
+    Around these a residual network has a shortcut, which joins before the last GELU.
+    """
 
     def __init__(self, width_in: int, width: int, convolutions: int, residual: bool, pool: bool) -> None:
         super().__init__()
