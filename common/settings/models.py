@@ -1,4 +1,4 @@
-"""What every network can be told: `model` is one of these groups, told apart by its name.
+"""The settings of every network: `model` is one of these groups, and its name says which.
 
 The short names of timm's networks are those that the model presets name: another one is another YAML file.
 """
@@ -15,7 +15,8 @@ from pydantic import Discriminator, Tag, model_validator
 from common.settings.field import Group, setting
 from common.settings.yaml12 import preset_names, read_preset
 
-OWN_NETWORKS = ("adaptive_cnn", "vit")
+SHOWN = 5  # nearest names
+DEFINED = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)  # where timm's sources define an architecture
 # What transformers call themselves in timm; where a name says nothing, the network is taken for a convolutional one.
 TRANSFORMER = re.compile(r"vit|former|^(aimv|beit|cait|coat|deit|eva|hiera|nest|pit|pvt|swin|tnt|twins|volo|xcit)")
 
@@ -45,7 +46,7 @@ class FastCNNSettings(Group):
 class ViTSettings(Group):
     """The suite's vision transformer; with a DIST token it is a DeiT."""
 
-    name: Literal["vit"] = setting("vit", "vision transformer behind a small convolutional stem")
+    name: Literal["vit"] = setting("vit", "vision transformer with a small convolutional stem")
     patch: int | None = setting(
         None, "side of a patch in pixels; null: the smallest that leaves 64 patches or less", ge=1
     )
@@ -97,16 +98,24 @@ class TimmSettings(Group):
         return self
 
 
+# The suite's own networks by their names; all others are timm's.
+OWN: dict[str, type[AdaptiveCNNSettings | FastCNNSettings | ViTSettings]] = {
+    "adaptive_cnn": AdaptiveCNNSettings,
+    "fast_cnn": FastCNNSettings,
+    "vit": ViTSettings,
+}
+
+
 def _one_of(names: tuple[str, ...]) -> dict[str, Any]:
-    """Limits of a name that is one of these, or any that timm has."""
+    """Return the limits of a name that is one of these, or any that timm has."""
     escaped = "|".join(name.replace(".", r"\.") for name in names)
     return {"pattern": rf"^({escaped}|timm/[A-Za-z0-9_.-]+)$", "form": (*names, "timm/NAME")}
 
 
 def _backbones() -> list[str]:
-    """The networks of timm that presets name in short; timm/NAME, which every entry takes, needs no list."""
+    """List the networks of timm that presets name in short; timm/NAME, which every entry takes, needs no list."""
     names = dict.fromkeys(str(read_preset("model", preset).get("name")) for preset in preset_names("model"))
-    return [name for name in names if name not in OWN_NETWORKS and not name.startswith("timm/")]
+    return [name for name in names if name not in OWN and not name.startswith("timm/")]
 
 
 CNN_BACKBONES = tuple(name for name in _backbones() if not TRANSFORMER.search(name))
@@ -129,8 +138,18 @@ class ViTBackboneSettings(TimmSettings):
     )
 
 
+class StudentBackboneSettings(TimmSettings):
+    """A network of timm, from scratch or with published weights."""
+
+    name: str = setting(
+        "resnet18",
+        "network; timm/NAME is any that timm has",
+        **_one_of(("adaptive_cnn", "vit", *CNN_BACKBONES, *VIT_BACKBONES, "fast_cnn")),
+    )
+
+
 def _told_apart_by(default: str, **tags: str) -> Discriminator:
-    """By the name: one of the suite's own networks, of which the default is also what has no name, or one of timm's."""
+    """Choose a group by the name: one of the suite's own networks, or one of timm's. No name means the default."""
 
     def kind(model: Any) -> str:
         name = model.get("name", default) if isinstance(model, dict) else getattr(model, "name", default)
@@ -148,25 +167,6 @@ CNNModel = Annotated[
 ViTModel = Annotated[
     Annotated[ViTSettings, Tag("vit")] | Annotated[ViTBackboneSettings, Tag("timm")], _told_apart_by("vit", vit="vit")
 ]
-# The suite's own networks by their names; all others are timm's.
-OWN: dict[str, type[AdaptiveCNNSettings | FastCNNSettings | ViTSettings]] = {
-    "adaptive_cnn": AdaptiveCNNSettings,
-    "fast_cnn": FastCNNSettings,
-    "vit": ViTSettings,
-}
-AnyModel = AdaptiveCNNSettings | FastCNNSettings | ViTSettings | TimmSettings
-
-
-class StudentBackboneSettings(TimmSettings):
-    """A network of timm, from scratch or with published weights."""
-
-    name: str = setting(
-        "resnet18",
-        "network; timm/NAME is any that timm has",
-        **_one_of(("adaptive_cnn", "vit", *CNN_BACKBONES, *VIT_BACKBONES, "fast_cnn")),
-    )
-
-
 StudentModel = Annotated[
     Annotated[AdaptiveCNNSettings, Tag("cnn")]
     | Annotated[FastCNNSettings, Tag("fast_cnn")]
@@ -175,17 +175,15 @@ StudentModel = Annotated[
     _told_apart_by("vit", adaptive_cnn="cnn", fast_cnn="fast_cnn", vit="vit"),
 ]
 
+AnyModel = AdaptiveCNNSettings | FastCNNSettings | ViTSettings | TimmSettings
 
-# --- the names that timm knows ----------------------------------------------------------------------------------------
 
-
-DEFINED = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)
-SHOWN = 5  # nearest names
+# --- the names that timm knows ----------------------------------------------------------------------------------
 
 
 @functools.cache
 def timm_names() -> frozenset[str]:
-    """Architectures, without the tags of their weights; none where timm is not installed."""
+    """Return all architectures, without the tags of their weights; none where timm is not installed."""
     spec = importlib.util.find_spec("timm")
     if spec is None or spec.origin is None:
         return frozenset()
@@ -193,13 +191,17 @@ def timm_names() -> frozenset[str]:
     return frozenset(name for path in sources for name in DEFINED.findall(path.read_text(encoding="utf-8")))
 
 
-def refuse_unknown(given: str) -> None:
-    """`given` is timm/NAME or timm/NAME.TAG; a ValueError with the nearest names where timm has no NAME."""
-    name = given.removeprefix("timm/").partition(".")[0]
+def refuse_unknown(name: str) -> None:
+    """Raise ValueError, with the nearest names, where timm has no NAME of timm/NAME or timm/NAME.TAG."""
+    architecture = name.removeprefix("timm/").partition(".")[0]
     known = timm_names()
-    if known and name not in known:
-        begun = sorted((each for each in known if name and each.startswith(name)), key=lambda each: (len(each), each))
-        close = difflib.get_close_matches(name, sorted(known), n=SHOWN, cutoff=0.5)
-        nearest = list(dict.fromkeys([*begun, *close]))[:SHOWN]
-        near = f", nearest: {', '.join(f'timm/{each}' for each in nearest)}" if nearest else ""
-        raise ValueError(f"given {given}, allowed: timm/NAME, one of the {len(known):,} names of timm{near}")
+    if not known or architecture in known:
+        return
+
+    # First what begins like it, the shortest before all: mostly a name that was left unfinished.
+    longer = [other for other in known if architecture and other.startswith(architecture)]
+    longer.sort(key=lambda other: (len(other), other))
+    close = difflib.get_close_matches(architecture, sorted(known), n=SHOWN, cutoff=0.5)
+    nearest = list(dict.fromkeys([*longer, *close]))[:SHOWN]
+    near = f", nearest: {', '.join(f'timm/{other}' for other in nearest)}" if nearest else ""
+    raise ValueError(f"given {name}, allowed: timm/NAME, one of the {len(known):,} names of timm{near}")

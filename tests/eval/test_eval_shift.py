@@ -19,7 +19,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-import eval.eval_shift
+import common.models.load
 from common.files import digest_of
 from eval.eval_shift import main
 from eval.shift.measure import MeasurementTable
@@ -268,8 +268,10 @@ class Changed(nn.Module):
 
 
 def change_model(monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor, Tensor], Tensor]) -> None:
-    load = eval.eval_shift.load_model  # type: ignore[attr-defined]
-    monkeypatch.setattr(eval.eval_shift, "load_model", lambda trained, compute: Changed(load(trained, compute), change))
+    load = common.models.load.load_model
+    monkeypatch.setattr(
+        common.models.load, "load_model", lambda trained, compute: Changed(load(trained, compute), change)
+    )
 
 
 def silent_where_bright(images: Tensor, logits: Tensor) -> Tensor:
@@ -324,12 +326,12 @@ def test_batches_of_one_are_a_problem_of_those_that_need_more(
     finished_run: Path, digits_dir: Path, packed: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """torch refuses the variance of one value: batch norm behind a pooling, one image at a time."""
-    load = eval.eval_shift.load_model  # type: ignore[attr-defined]
+    load = common.models.load.load_model
 
     def with_norm_at_the_end(trained: Any, compute: Any) -> nn.Module:
         return nn.Sequential(load(trained, compute), nn.BatchNorm1d(10)).eval()
 
-    monkeypatch.setattr(eval.eval_shift, "load_model", with_norm_at_the_end)
+    monkeypatch.setattr(common.models.load, "load_model", with_norm_at_the_end)
     few(packed, tmp_path / "data", digits_dir, {"few": "0123456789"}, most=4)
     words = "shift.sets=[few]", "shift.corruptions=[]", "shift.adaptations=[source,bn_stats,adabn]"
     folder = shifted(

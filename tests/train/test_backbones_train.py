@@ -15,10 +15,10 @@ from common.models.zoo import MODELS
 from common.run.finished import open_run
 from common.run.run_dir import RunDir
 from common.settings.entries import ComputeSettings
+from common.settings.models import OWN
 from train import train_cnn, train_vit
 
-OWN = {"adaptive_cnn", "fast_cnn", "vit", "timm"}  # in test_every_entry.py
-LISTED = [name for name in MODELS if name not in OWN]
+LISTED = [name for name in MODELS if name not in {*OWN, "timm"}]
 BIG = {"vit_base_patch16_224", "vit_small_patch16_224"}
 QUICK = (
     "data=specks recipe.epochs=1 recipe.batch_size=4 recipe.optimizer=sgd recipe.momentum=0 recipe.lr=0.001 "

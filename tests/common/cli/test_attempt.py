@@ -222,7 +222,7 @@ for line in sys.stdin:
             raise Refused(["compute.device: there is no GPU"])
         run = attempt.run
         run.rotate_checkpoint(b"hours of work")
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while not (root.parent / f"{root.name}.answered").exists() and time.monotonic() < end:
             time.sleep(0.002)
         written = (run.config, run.provenance, run.log, run.last, run.path / "lock")
@@ -259,7 +259,7 @@ def race(racers: list[subprocess.Popen[str]], root: Path, kind: str) -> list[tup
     waiting = {racer.stdout: racer.pid for racer in racers if racer.stdout}
     answers = []
     while waiting:
-        ready, _, _ = select.select([*waiting], [], [], 10)
+        ready, _, _ = select.select([*waiting], [], [], 60)
         answers += [(*json.loads(stdout.readline()), waiting.pop(stdout)) for stdout in ready]
         if len(waiting) <= 1 or not ready:
             (root.parent / f"{root.name}.answered").touch()
