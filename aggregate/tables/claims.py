@@ -149,7 +149,7 @@ def _rows(claim: Claim, source: Source, methods: Sequence[Method]) -> Iterator[d
         }
 
 
-# --- which method is meant, and whether it compares --------------------------------------------------------------
+# --- which method is meant, and whether it compares -------------------------------------------------------------
 
 
 def nearest(claim: Claim, source: Source, methods: Sequence[Method]) -> Method | None:

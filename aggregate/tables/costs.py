@@ -213,7 +213,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-# --- what failed attempts lost ----------------------------------------------------------------------------------------
+# --- what failed attempts lost ----------------------------------------------------------------------------------
 
 
 LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) [A-Z]+ (.*)")

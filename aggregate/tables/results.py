@@ -10,8 +10,9 @@ from aggregate.inference.estimates import (
     interquartile_means,
     wilson_interval,
 )
-from aggregate.runs.methods import Method, estimate, mean_of, same, trained, unfinished_text
+from aggregate.runs.methods import Method, estimate, mean_of, same, trained
 from aggregate.runs.origins import between, row_notes, selection_sentence
+from aggregate.tables.runs import unfinished_text
 from aggregate.tables.table import Column, Table, footnotes, number, percent, percent_interval, percent_spread, text
 
 SCORES = ("precision", "recall", "f1_score", "macro_auc", "nll", "brier", "ece")

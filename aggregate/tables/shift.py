@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from aggregate.runs.collect import Run
-from aggregate.runs.methods import Method, estimate, mean_of, run_names, unfinished_text
+from aggregate.runs.methods import Method, estimate, mean_of, run_names
 from aggregate.runs.origins import row_notes
+from aggregate.tables.runs import unfinished_text
 from aggregate.tables.table import Column, Table, footnotes, number, percent_interval, percent_spread, text
 
 CORRUPTED = "corrupted"
