@@ -226,7 +226,7 @@ def check_result(result: Mapping[str, Any], entry: str) -> None:
     for dotted, kind in needed.items():
         value = _at(result, dotted)
         if value is None:
-            raise Unusable(f"result.json has no {dotted}: of an older version, or no result of {entry}")
+            raise Unusable(f"result.json has no {dotted}: it is of an older version, or no result of {entry}")
         if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
             raise Unusable(f"result.json: {dotted} is {messages.shown(value)}, expected {kind.__name__}")
 

@@ -22,17 +22,17 @@ LAST_PARTS = 5  # a fifth of the epochs
 
 DIVERGING, FALLING, LEVEL, MIXED = "diverging", "falling", "level", "mixed"
 RULE = (
-    "Turning point: the epoch of the lowest validation loss, where by the end that loss is higher by more than 5 % and "
+    "Turning point: the epoch of the lowest validation loss, if by the end that loss is higher by more than 5 % and "
     "0.01 nats although the training loss fell further (medians of 3 epochs); -1: none; –: fewer than 5 epochs, or no "
-    "validation. Pattern: diverging, with a turning point; falling, where validation loss fell by as much in the last "
-    "fifth of the epochs, so that longer training may help; level, neither; mixed, where no one holds for more than "
-    "half of the runs."
+    "validation. Pattern: diverging, with a turning point; falling, if validation loss fell by as much in the last "
+    "fifth of the epochs, so that longer training may help; level, neither; mixed, if none of these holds for more "
+    "than half of the runs."
 )
 
 
 @dataclass(frozen=True)
 class Learning:
-    """What the history of one run tells; a field is empty or None if the history does not tell it."""
+    """The history of one run, as far as tables need it; what the file does not tell is empty, or None."""
 
     chosen: Mapping[str, float] = field(default_factory=dict)  # numbers of the epoch whose weights were kept
     last: Mapping[str, float] = field(default_factory=dict)

@@ -60,7 +60,7 @@ def mixed(runs: Sequence[Run]) -> list[str]:
 
     # Runs that agree on their origin may still come from code that nobody can look up.
     if runs and all(run.provenance.get("dirty") for run in runs):
-        notes.append("run from a working copy with uncommitted changes, which no commit tells")
+        notes.append("run from a working copy with uncommitted changes, which are in no commit")
     if any(not run.provenance.get("commit") for run in runs) and not notes:
         notes.append("of unknown code: no commit is recorded")
     notes += [f"run in {image}" for image in foreign_images(runs)]

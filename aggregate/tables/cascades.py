@@ -67,6 +67,7 @@ def _rows(place: int, chain: Chain) -> Iterator[dict[str, Any]]:
 
     for stage, method in zip(_stages(chain), chain, strict=True):
         parameters = _parameters(method)
+
         yield {
             "data": method.data,
             "chain": place,

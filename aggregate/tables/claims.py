@@ -96,11 +96,11 @@ def claims(methods: Sequence[Method], known: Published | None = None) -> Table |
 
 
 CAPTION = (
-    "Published numbers in %, and test results here: mean ± standard deviation over n runs. Expected: where a mean of "
-    "as many runs as were published (one, where that is not said) would fall were the method ours, with 95 %, by "
-    "Student's t; of few seeds it is wide, and refutes little. Reproduced: it fell there. Above, below: where ours "
-    "lies instead. Chosen by test, a published number flatters itself: of those only above is told. Not comparable: "
-    "for the reasons beside it."
+    "Published numbers in %, and test results here: mean ± standard deviation over n runs. Expected: where the mean of "
+    "as many runs as were published (one, if that is not said) would fall with 95 % if the method were ours, by "
+    "Student's t; from few seeds it is wide, and refutes little. Reproduced: the published number is there. Above, "
+    "below: where ours lies instead. A published number that was chosen by test accuracy is too high, so that only "
+    "above is concluded from it. Not comparable: for the reasons given."
 )
 
 COLUMNS = [

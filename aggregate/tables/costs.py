@@ -32,9 +32,9 @@ def cost(methods: Sequence[Method], without_result: Iterable[Path] = ()) -> Tabl
         return None
 
     caption = (
-        "Training time of a run: mean ± standard deviation over n runs; that of a teacher is the teacher's. "
-        f"{UNITS}a CPU it is CPU-hours, of a GPU GPU-hours. Lost: in attempts at these runs that failed and were not "
-        f"gone on from, at least, by their logs. {TIMES}"
+        "Training time of a run: mean ± standard deviation over n runs, without that of a teacher. "
+        f"{UNITS}a CPU it is CPU-hours, of a GPU GPU-hours. Lost: by the logs at least this much, in failed attempts "
+        f"that no later attempt continued. {TIMES}"
     )
     rows = [_cost_row(method) for method in chosen]
     return Table("cost", "Cost", caption, COST_COLUMNS, rows, _totals(methods, without_result))
@@ -203,8 +203,8 @@ def efficiency(methods: Sequence[Method]) -> Table | None:
 
     caption = (
         "Test accuracy in % (mean ± standard deviation over n runs, 95 % interval by Student's t) beside what it costs "
-        "to reach and to use. FLOPs of one image; latency of one image, images per second in batches. Memory: peak of "
-        f"the GPU's in training. {UNITS}one run, without that of a teacher. Front: no other method on that data set is "
+        "to reach and to use. FLOPs of one image; latency of one image, images per second in batches. Memory: the "
+        f"GPU's peak in training. {UNITS}one run, without that of a teacher. Front: no other method on that data set is "
         "at least as good for less, or better for as much; in training among those of the same device, by "
         f"device-hours; in use by FLOPs. {TIMES} {selection_sentence(run for method in chosen for run in method.runs)}"
     )

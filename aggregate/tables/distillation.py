@@ -27,8 +27,8 @@ CAPTION = (
     "Gain: test accuracy of the student less that of the same student trained alone, in points, over the n seeds that "
     "both have; 95 % interval by Student's t. p: paired t test, corrected for all rows of this table (Holm); negative "
     "transfer is a loss with p below 0.05, ≈ is neither. Gate: teachers that passed (no worse on validation than the "
-    "student alone, no worse on test than published); where one did not, a loss tells of the teacher and not of "
-    "the distillation. Agreement: with the teacher on validation images."
+    "student alone, no worse on test than published); if one did not, a loss may be due to the teacher and not to "
+    "distillation. Agreement: with the teacher on validation images."
 )
 
 

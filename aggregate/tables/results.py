@@ -34,8 +34,8 @@ def summary(methods: Sequence[Method]) -> Table | None:
         "Test accuracy in %: mean ± standard deviation over n runs that differ in their seed, and the 95 % interval "
         "of that mean by Student's t (none for n = 1, or where all runs are equal). "
         f"{selection_sentence(everything)} "
-        "Test-set error: what the number of test images alone leaves open, one standard error; the interval does not "
-        "hold it. Precision, recall, F1 and AUC are means over classes; NLL in nats."
+        "Test-set error: one standard error of the accuracy that comes from the number of test images alone; the "
+        "interval does not include it. Precision, recall, F1 and AUC are means over classes; NLL in nats."
     )
     return Table("summary", "Results", caption, _summary_columns(rows), rows, [*notes, *between(runs)])
 

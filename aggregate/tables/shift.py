@@ -15,7 +15,7 @@ INTERVAL = (
     "Mean ± standard deviation over n runs; 95 % interval of the mean by Student's t (none for n = 1, or where all "
     "runs are equal)."
 )
-EXTRAPOLATED = "clean accuracy outside the 82 to 97 % that the published line was fitted on: do not lean on it"
+EXTRAPOLATED = "clean accuracy outside the 82 to 97 % that the published line was fitted on: do not rely on it"
 
 
 def _tested(methods: Sequence[Method]) -> list[Method]:
@@ -27,7 +27,7 @@ def _tested(methods: Sequence[Method]) -> list[Method]:
 
 @dataclass(frozen=True)
 class Shifted:
-    """What one run reaches on shifted images, as shares; a field is None if its result does not tell it."""
+    """The results of one run on shifted images, as shares; what the file does not tell is None."""
 
     run: Run
     clean: float | None
