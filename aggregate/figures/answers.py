@@ -56,8 +56,9 @@ def reliability_diagrams(methods: Sequence[Method], looks: Styles) -> Iterator[P
         figure = _reliability(curves, title, f"{runs_each(curves.values())}{of_how_many(shown, members)}", looks)
         caption = (
             "How often a method was right against how sure it was, on the test images: above the diagonal it was too "
-            f"timid, below it too sure. {ranking.ECE_BINS} bins of equal width, the answers of all runs together; bins of fewer "
-            f"than {FEWEST} answers of a run are not drawn on the left. ECE: mean ± standard deviation over runs."
+            f"timid, below it too sure. {ranking.ECE_BINS} bins of equal width, the answers of all runs together; bins "
+            f"of fewer than {FEWEST} answers of a run are not drawn on the left. ECE: mean ± standard deviation over "
+            "runs."
         )
         yield Picture(f"reliability-{data}", title, caption, figure)
 

@@ -204,8 +204,8 @@ def efficiency(methods: Sequence[Method]) -> Table | None:
     caption = (
         "Test accuracy in % (mean ± standard deviation over n runs, 95 % interval by Student's t) beside what it costs "
         "to reach and to use. FLOPs of one image; latency of one image, images per second in batches. Memory: the "
-        f"GPU's peak in training. {UNITS}one run, without that of a teacher. Front: no other method on that data set is "
-        "at least as good for less, or better for as much; in training among those of the same device, by "
+        f"GPU's peak in training. {UNITS}one run, without that of a teacher. Front: no other method on that data set "
+        "is at least as good for less, or better for as much; in training among those of the same device, by "
         f"device-hours; in use by FLOPs. {TIMES} {selection_sentence(run for method in chosen for run in method.runs)}"
     )
 
