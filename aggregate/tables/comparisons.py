@@ -42,10 +42,10 @@ def comparisons(methods: Sequence[Method]) -> Table | None:
 
 
 CAPTION = (
-    "First less second method, test accuracy in points, over the n seeds that both have; 95 % interval by Student's t, "
-    "not corrected. p: paired t test, corrected for all pairs of this table (Holm). The verdict is that of this test "
-    "at 0.05; it is about seeds, on these test images. ≈: these seeds cannot tell. ?: no test without two common seeds. "
-    "More seeds: how many would tell in four experiments of five if the difference is as seen. p, signs: exact "
+    "First less second method, test accuracy in points, over the n seeds that both have; 95 % interval by Student's "
+    "t, not corrected. p: paired t test, corrected for all pairs of this table (Holm). The verdict is that of this "
+    "test at 0.05; it is about seeds, on these test images. ≈: these seeds cannot tell. ?: no test without two common "
+    "seeds. More seeds: how many would tell in four experiments of five if the difference is as seen. p, signs: exact "
     "sign-flip test, not corrected; with five seeds it cannot fall below 0.05. p, images: McNemar's exact test of the "
     "same seeds on the same test images, not corrected; several seeds are combined by Rüger's rule, which holds "
     "however they depend on each other."
