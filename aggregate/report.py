@@ -71,7 +71,7 @@ def _report(argv: list[str]) -> int:
     except OSError as error:
         raise Refused([f"out: {folder} cannot be written: {error.strerror}"]) from None
 
-    # A terminal has room for what is asked first: how good the methods are, and what is missing.
+    # A terminal has room for what is asked first: how good the methods are, and which runs are missing.
     with suppress(BrokenPipeError):  # report | head
         for table in tables:
             if table.name in {"summary", "unfinished"}:
@@ -119,7 +119,7 @@ def write_report(folder: Path, material: Material, methods: Sequence[Method], ta
     """Write the report's files, and remove tables of an earlier report that have no rows now."""
     folder.mkdir(parents=True, exist_ok=True)
 
-    # Old files go first: a report that is stopped here may lack tables, but shows none that is out of date.
+    # Only files with names of ours are removed: the folder may hold a user's own.
     written = {f"{table.name}.{ending}" for table in tables for ending in ("csv", "md", "tex")}
     for name in TABLES:
         for ending in ("csv", "md", "tex"):

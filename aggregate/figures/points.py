@@ -169,7 +169,7 @@ def forest(rows: Sequence[Row], title: str, looks: Styles) -> Figure:
         look = looks[row["first"]]
         _draw_point(axes, place, row, "difference", look, upright=False, filled=row["verdict"] in SETTLED)
 
-    # Read from the top, as the table is.
+    # The first row is at the top, as in the table.
     axes.axvline(0, color="black", linewidth=1)
     axes.set_yticks(range(len(shown)), [_name(row, with_n=n is None) for row in shown], fontsize=8)
     axes.set_ylim(len(shown) - 0.5, -0.5)

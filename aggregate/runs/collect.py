@@ -149,7 +149,7 @@ def _settings(path: Path) -> RunSettings:
             raise Unusable(f"config.yaml: {messages.unknown('entry', entry, ENTRIES)}")
         return ENTRIES[entry].model_validate(tree)
 
-    # One reason is enough here: nobody is going to repair the file, as at the door of an entry.
+    # The first problem is enough: whoever makes a report is not about to repair the file.
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise Unusable(f"config.yaml: {messages.problem(ENTRIES[str(entry)], first)}") from None
@@ -221,7 +221,7 @@ def _unfinished(run: RunDir) -> str:
 
 def check_result(result: Mapping[str, Any], entry: str) -> None:
     """Raise Unusable if a value is absent, of a wrong type, or impossible."""
-    # What tables cannot do without.
+    # Tables cannot do without these values.
     needed = NEEDED["training" if entry in TRAININGS else entry]
     for dotted, kind in needed.items():
         value = _at(result, dotted)

@@ -174,7 +174,7 @@ def _add_unfinished(drafts: dict[str, _Draft], cells: Sequence[AskedRun], finish
         if cell.run in finished:
             continue
 
-        # A cell that waits for its parent has no run folder yet, so that another cell must tell its entry.
+        # A cell that waits for its parent has no run folder yet: its entry is that of other cells of its stage.
         axes = dict(cell.at)
         entry = entries.get(cell.stage, "eval_shift" if "of" in axes else UNKNOWN)
         empty = _Draft(cell.label, entry, str(axes.get("data", "")), {"place": cell.title}, is_stage=True)

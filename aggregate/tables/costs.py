@@ -33,8 +33,8 @@ def cost(methods: Sequence[Method], without_result: Iterable[Path] = ()) -> Tabl
 
     caption = (
         "Training time of a run: mean ± standard deviation over n runs, without that of a teacher. "
-        f"{UNITS}a CPU it is CPU-hours, of a GPU GPU-hours. Lost: by the logs at least this much, in failed attempts "
-        f"that no later attempt continued. {TIMES}"
+        f"{UNITS}a CPU it is CPU-hours, of a GPU GPU-hours. Lost: time of failed attempts, without "
+        f"what later ones built on; at least that much, by their logs. {TIMES}"
     )
     rows = [_cost_row(method) for method in chosen]
     return Table("cost", "Cost", caption, COST_COLUMNS, rows, _totals(methods, without_result))

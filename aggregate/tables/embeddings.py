@@ -26,7 +26,7 @@ def embeddings(methods: Sequence[Method]) -> Table | None:
     if not rows:
         return None
 
-    # The caption defines each measure, since papers mean different things by these names.
+    # The caption defines each measure, since all of them have other definitions too.
     caption = (
         "Test images as the network embeds them before its classifier, mean ± standard deviation over the n runs whose "
         "embeddings were kept. Effective rank: exponential of the entropy of the covariance's eigenvalues: the "

@@ -71,7 +71,7 @@ def _row(method: Method) -> dict[str, Any]:
     last = [history.last for history in histories]
     measured = [epoch for epoch in best if {"train_accuracy", "val_accuracy"} <= epoch.keys()]
 
-    # No turn is known only of runs that were long enough to have one.
+    # Short runs count neither as turned nor as not turned.
     points = [history.turning_point for history in histories if history.turning_point is not None]
     turned = [point for point in points if point != NO_TURN]
 
