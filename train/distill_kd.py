@@ -16,7 +16,7 @@ from common.settings.entries import DistillKD
 
 
 def train(attempt: Attempt) -> dict[str, Any]:
-    # Torch is loaded behind the door: a refused or a finished run has answered by now.
+    # Torch is loaded only here, so that a run that is refused or finished answers without it.
     import torch
 
     from common.compute import place, seed_model, start

@@ -17,7 +17,7 @@ from common.settings.entries import TrainCNN
 
 
 def train(attempt: Attempt) -> dict[str, Any]:
-    # Torch is loaded behind the door: a refused or a finished run has answered by now.
+    # Torch is loaded only here, so that a run that is refused or finished answers without it.
     from common.compute import place, seed_model, start
     from common.data.packed import Batch, open_data
     from common.models.zoo import build_model, measure_speed, model_facts
