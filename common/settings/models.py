@@ -8,14 +8,13 @@ import functools
 import importlib.util
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Discriminator, Tag, model_validator
 
 from common.settings.field import Group, setting
 from common.settings.yaml12 import preset_names, read_preset
 
-OWN_NETWORKS = ("adaptive_cnn", "vit")
 # What transformers call themselves in timm; where a name says nothing, the network is taken for a convolutional one.
 TRANSFORMER = re.compile(r"vit|former|^(aimv|beit|cait|coat|deit|eva|hiera|nest|pit|pvt|swin|tnt|twins|volo|xcit)")
 
@@ -97,8 +96,18 @@ class TimmSettings(Group):
         return self
 
 
-def _one_of(names: tuple[str, ...]) -> dict[str, Any]:
+# The suite's own networks. Another one is a class above and joins its kind here; all that must know it reads it here.
+OwnCNN = Annotated[AdaptiveCNNSettings, Tag("adaptive_cnn")] | Annotated[FastCNNSettings, Tag("fast_cnn")]
+OwnViT = Annotated[ViTSettings, Tag("vit")]
+OWN_CNNS: dict[str, type[Group]] = {tag.tag: settings for settings, tag in map(get_args, get_args(OwnCNN))}
+OWN_VITS: dict[str, type[Group]] = {"vit": ViTSettings}
+OWN = OWN_CNNS | OWN_VITS
+AnyModel = OwnCNN | OwnViT | TimmSettings
+
+
+def _one_of(*names: str) -> dict[str, Any]:
     """Limits of a name that is one of these, or any that timm has."""
+    names = tuple(sorted(names))
     escaped = "|".join(name.replace(".", r"\.") for name in names)
     return {"pattern": rf"^({escaped}|timm/[A-Za-z0-9_.-]+)$", "form": (*names, "timm/NAME")}
 
@@ -106,7 +115,7 @@ def _one_of(names: tuple[str, ...]) -> dict[str, Any]:
 def _backbones() -> list[str]:
     """The networks of timm that presets name in short; timm/NAME, which every entry takes, needs no list."""
     names = dict.fromkeys(str(read_preset("model", preset).get("name")) for preset in preset_names("model"))
-    return [name for name in names if name not in OWN_NETWORKS and not name.startswith("timm/")]
+    return [name for name in names if name not in OWN and not name.startswith("timm/")]
 
 
 CNN_BACKBONES = tuple(name for name in _backbones() if not TRANSFORMER.search(name))
@@ -116,45 +125,29 @@ VIT_BACKBONES = tuple(name for name in _backbones() if TRANSFORMER.search(name))
 class CNNBackboneSettings(TimmSettings):
     """A convolutional network of timm, from scratch or with published weights."""
 
-    name: str = setting(
-        "resnet18", "network; timm/NAME is any that timm has", **_one_of(("adaptive_cnn", *CNN_BACKBONES, "fast_cnn"))
-    )
+    name: str = setting("resnet18", "network; timm/NAME is any that timm has", **_one_of(*OWN_CNNS, *CNN_BACKBONES))
 
 
 class ViTBackboneSettings(TimmSettings):
     """A transformer of timm, from scratch or with published weights."""
 
     name: str = setting(
-        "vit_tiny_patch16_224", "network; timm/NAME is any that timm has", **_one_of(("vit", *VIT_BACKBONES))
+        "vit_tiny_patch16_224", "network; timm/NAME is any that timm has", **_one_of(*OWN_VITS, *VIT_BACKBONES)
     )
 
 
-def _told_apart_by(default: str, **tags: str) -> Discriminator:
+def _told_apart_by(default: str, own: dict[str, type[Group]]) -> Discriminator:
     """By the name: one of the suite's own networks, of which the default is also what has no name, or one of timm's."""
 
     def kind(model: Any) -> str:
         name = model.get("name", default) if isinstance(model, dict) else getattr(model, "name", default)
-        return tags.get(name, "timm") if isinstance(name, str) else "timm"
+        return name if isinstance(name, str) and name in own else "timm"
 
     return Discriminator(kind)
 
 
-CNNModel = Annotated[
-    Annotated[AdaptiveCNNSettings, Tag("cnn")]
-    | Annotated[FastCNNSettings, Tag("fast_cnn")]
-    | Annotated[CNNBackboneSettings, Tag("timm")],
-    _told_apart_by("adaptive_cnn", adaptive_cnn="cnn", fast_cnn="fast_cnn"),
-]
-ViTModel = Annotated[
-    Annotated[ViTSettings, Tag("vit")] | Annotated[ViTBackboneSettings, Tag("timm")], _told_apart_by("vit", vit="vit")
-]
-# The suite's own networks by their names; all others are timm's.
-OWN: dict[str, type[AdaptiveCNNSettings | FastCNNSettings | ViTSettings]] = {
-    "adaptive_cnn": AdaptiveCNNSettings,
-    "fast_cnn": FastCNNSettings,
-    "vit": ViTSettings,
-}
-AnyModel = AdaptiveCNNSettings | FastCNNSettings | ViTSettings | TimmSettings
+CNNModel = Annotated[OwnCNN | Annotated[CNNBackboneSettings, Tag("timm")], _told_apart_by("adaptive_cnn", OWN_CNNS)]
+ViTModel = Annotated[OwnViT | Annotated[ViTBackboneSettings, Tag("timm")], _told_apart_by("vit", OWN_VITS)]
 
 
 class StudentBackboneSettings(TimmSettings):
@@ -163,17 +156,11 @@ class StudentBackboneSettings(TimmSettings):
     name: str = setting(
         "resnet18",
         "network; timm/NAME is any that timm has",
-        **_one_of(("adaptive_cnn", "vit", *CNN_BACKBONES, *VIT_BACKBONES, "fast_cnn")),
+        **_one_of(*OWN, *CNN_BACKBONES, *VIT_BACKBONES),
     )
 
 
-StudentModel = Annotated[
-    Annotated[AdaptiveCNNSettings, Tag("cnn")]
-    | Annotated[FastCNNSettings, Tag("fast_cnn")]
-    | Annotated[ViTSettings, Tag("vit")]
-    | Annotated[StudentBackboneSettings, Tag("timm")],
-    _told_apart_by("vit", adaptive_cnn="cnn", fast_cnn="fast_cnn", vit="vit"),
-]
+StudentModel = Annotated[OwnCNN | OwnViT | Annotated[StudentBackboneSettings, Tag("timm")], _told_apart_by("vit", OWN)]
 
 
 # --- the names that timm knows ----------------------------------------------------------------------------------------
