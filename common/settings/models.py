@@ -97,7 +97,10 @@ class TimmSettings(Group):
 
 
 # The suite's own networks. Another one is a class above and joins its kind here; all that must know it reads it here.
-OwnCNN = Annotated[AdaptiveCNNSettings, Tag("adaptive_cnn")] | Annotated[FastCNNSettings, Tag("fast_cnn")]
+OwnCNN = (
+    Annotated[AdaptiveCNNSettings, Tag("adaptive_cnn")]  # the default of its kind
+    | Annotated[FastCNNSettings, Tag("fast_cnn")]
+)
 OwnViT = Annotated[ViTSettings, Tag("vit")]
 OWN_CNNS: dict[str, type[Group]] = {tag.tag: settings for settings, tag in map(get_args, get_args(OwnCNN))}
 OWN_VITS: dict[str, type[Group]] = {"vit": ViTSettings}
