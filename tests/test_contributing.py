@@ -172,8 +172,8 @@ def a_corruption(taken: Taken) -> None:
     cells = table(taken.run("eval_shift", "*").cells)
     assert {cell["corruption"] for cell in cells} >= {"salt"}
     taken.python(
-        "from common.data.publishers.catalog import DATASETS\n"
-        "from common.settings.shift import PUBLISHED_CORRUPTIONS, ShiftSettings\n"
+        "from common.data.publishers.shifted_cifar import PUBLISHED_CORRUPTIONS\n"
+        "from common.settings.shift import ShiftSettings\n"
         'assert "salt" not in ShiftSettings().corruptions, "the averages, and finished runs, stay as they were"\n'
         'assert "salt" not in PUBLISHED_CORRUPTIONS, "no file of the publisher\'s"\n'
         "import torch\n"
