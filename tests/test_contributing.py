@@ -8,6 +8,7 @@ must keep the laws of modules.
 import csv
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 
 from common.files import read_json
 from common.run.run_dir import RunDir
+from common.settings.entries import TrainCNN, run_name
 from tests.house import ORDER, PACKAGES, Module
 from tests.test_architecture import (
     FEWEST_LINES,
@@ -110,10 +112,9 @@ def walk_of(heading: str) -> tuple[list[Change], str]:
 
 @dataclass(frozen=True)
 class Taken:
-    """A walk that was taken: the copy of the suite, which is the working folder too, and what the command printed."""
+    """A walk that was taken: the copy of the suite, in which its command has run."""
 
     house: Path
-    printed: str
 
     def run(self, entry: str, name: str) -> RunDir:
         (folder,) = (self.house / "runs" / entry).glob(name)
@@ -153,19 +154,12 @@ def a_network(taken: Taken) -> None:
 
 
 def a_loss(taken: Taken) -> None:
-    (trained,) = (path for path in (taken.house / "runs" / "train_cnn").iterdir() if "-s0-" in path.name)
-    (row,) = RunDir(trained).read_history()
+    (row,) = taken.run("train_cnn", "digits-*-s0-*").read_history()
     assert float(row["logit_penalty"]) > 0
     taken.python(
         "from common.settings.entries import TrainCNN, run_name\n"
-        f'assert run_name(TrainCNN(logit_penalty=0.0)) == "{train_cnn_name()}", "finished runs keep their names"'
+        f'assert run_name(TrainCNN(logit_penalty=0.0)) == "{run_name(TrainCNN())}", "finished runs keep their names"'
     )
-
-
-def train_cnn_name() -> str:
-    from common.settings.entries import TrainCNN, run_name
-
-    return run_name(TrainCNN())
 
 
 def a_corruption(taken: Taken) -> None:
@@ -240,9 +234,10 @@ def test_a_walk_leads_where_the_page_says(heading: str, two_runs: Path, digits_d
         run(tmp_path, [sys.executable, "-m", "ruff", "format", "--check", path])
 
     finished = next((two_runs / "train_cnn").glob("*-s1-*"))
-    python, *words = command.replace("RUN", str(tmp_path / "runs" / "train_cnn" / finished.name)).split()
+    python, *words = shlex.split(command.replace("RUN", str(tmp_path / "runs" / "train_cnn" / finished.name)))
     assert python == "python"
-    check(Taken(tmp_path, run(tmp_path, [sys.executable, *(word.replace("'", "") for word in words)])))
+    run(tmp_path, [sys.executable, *words])
+    check(Taken(tmp_path))
 
 
 # --- the rest of the page ---------------------------------------------------------------------------------------
