@@ -1,8 +1,8 @@
-"""Where a run computes and where its randomness comes from: device, processes, precision, counters.
+"""This module chooses the device, joins the processes of a run, and draws its random numbers.
 
-Randomness is a function of (seed, what for, epoch, step). Nothing about it has to be saved: a resumed run
-draws what the killed one would have drawn, and so does each of several processes for its share of a batch.
-Draws are made on the CPU from Philox counters, so a GPU run sees the same crops as a CPU run.
+Randomness is a function of (seed, purpose, epoch, step), so no state of it is saved: a resumed run draws what the
+killed one would have drawn, and so does each of several processes for its share of a batch. Draws are made on the
+CPU from Philox counters, so a GPU run sees the same crops as a CPU run.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ PURPOSES = {"order": 0, "augment": 1, "mix": 2, "model": 3, "weights": 4, "flip"
 
 
 class Draws:
-    """Random numbers for some rows of a batch of `total` rows, the same numbers whoever asks for which rows."""
+    """Draws are random numbers for some rows of a batch of `total` rows: the same for a row, whoever asks for it."""
 
     def __init__(
         self, seed: int, purpose: str, epoch: int, step: int, *, total: int, rows: slice = slice(None)
@@ -43,12 +43,12 @@ class Draws:
         return torch.from_numpy(draw(size=(self.total, *shape))[self.rows]).to(dtype)
 
     def uniform(self, low: float = 0.0, high: float = 1.0, shape: tuple[int, ...] = ()) -> Tensor:
-        """From [low, high), drawn in single precision: rounded from doubles, `high` itself would come out at times."""
+        """Draw from [low, high) in single precision: numbers rounded from doubles would be `high` itself at times."""
         unit = self._take(lambda size: self._generator.random(size, dtype=np.float32), shape, torch.float32)
         return low + (high - low) * unit
 
     def integers(self, high: int, shape: tuple[int, ...] = ()) -> Tensor:
-        """Whole numbers from 0 to high - 1."""
+        """Draw whole numbers from 0 to high - 1."""
         return self._take(lambda size: self._generator.integers(high, size=size), shape, torch.int64)
 
     def beta(self, alpha: float) -> Tensor:
@@ -59,13 +59,13 @@ class Draws:
 
 
 def seed_model(seed: int, purpose: str, epoch: int = 0, step: int = 0, rank: int = 0) -> None:
-    """Torch's own generators, which initial weights and dropout draw from, on every device."""
+    """Seed torch's own generators on every device; initial weights and dropout are drawn from them."""
     torch.manual_seed(int(Draws(seed, purpose, epoch, step, total=rank + 1).integers(2**62)[rank]))
 
 
 @dataclass(frozen=True)
 class Compute:
-    """A device and this process's place among the processes of the run (one of one, unless torchrun started more)."""
+    """Compute knows the device, and this process's rank among the processes of the run: 0 of 1 without torchrun."""
 
     device: torch.device
     settings: ComputeSettings
@@ -74,18 +74,19 @@ class Compute:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes and prints."""
+        """Say whether this process is the one that writes and prints."""
         return self.rank == 0
 
     def share(self, total: int) -> slice:
-        """This process's rows of a batch; the last shares may be short, those of a training batch are all equal."""
+        """Return this process's rows of a batch. The last shares may be short; those of a training batch are equal."""
         size = -(-total // self.world)
         return slice(min(self.rank * size, total), min((self.rank + 1) * size, total))
 
     def gather(self, rows: Tensor, total: int) -> Tensor:
-        """All processes' shares as one tensor of `total` rows, in order."""
+        """Return all processes' shares as one tensor of `total` rows, in order."""
         if self.world == 1:
             return rows
+
         size = -(-total // self.world)
         padded = rows.new_zeros((size, *rows.shape[1:]))
         padded[: len(rows)] = rows
@@ -118,7 +119,7 @@ class Compute:
         return _free_ram_bytes()
 
     def facts(self) -> dict[str, Any]:
-        """For provenance."""
+        """Return what provenance says about the device."""
         gpu = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
         return {"device": str(self.device), "gpu": gpu, "processes": self.world, "threads": torch.get_num_threads()}
 
@@ -131,13 +132,13 @@ class Compute:
         return torch.cuda.max_memory_allocated(self.device) / 2**20 if self.device.type == "cuda" else 0.0
 
     def peak_ram_mb(self) -> float:
-        """Of this process since it began, whatever it did before included."""
+        """Return the peak of this process since it began, including what it did before this run."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def _free_ram_bytes() -> int:
-    """What is not in use, caches that would make room counted in; where Linux is not there to ask, half of it all."""
+    """Return the memory that is free or held by caches that can shrink; if the system is not Linux, half of it all."""
     try:
         facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     except OSError:
@@ -147,23 +148,27 @@ def _free_ram_bytes() -> int:
 
 @contextlib.contextmanager
 def start(settings: ComputeSettings) -> Iterator[Compute]:
-    """Choose the device, join the other processes if torchrun started several, and set what torch holds globally."""
+    """Choose the device, join the other processes if torchrun started several, and set torch's global options."""
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     device = _choose_device(settings.device, int(os.environ.get("LOCAL_RANK", "0")))
+
     if settings.threads:
         torch.set_num_threads(settings.threads)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = not settings.deterministic
+
+    # cuBLAS repeats its results only with this workspace. The call below imports torch's compiler, which takes
+    # seconds, so it is left out where it would change nothing.
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if settings.deterministic != torch.are_deterministic_algorithms_enabled():
-        torch.use_deterministic_algorithms(
-            settings.deterministic
-        )  # the call alone imports torch's compiler, for seconds
+        torch.use_deterministic_algorithms(settings.deterministic)
+
     if world == 1:
         yield Compute(device, settings)
         return
+
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Compute(device, settings, rank, world)
@@ -187,13 +192,13 @@ def _choose_device(wanted: str, local_rank: int) -> torch.device:
 
 
 def place(model: nn.Module, compute: Compute) -> nn.Module:
-    """The model on its device, with batch norms that see the whole batch, over however many processes it lies."""
+    """Move the model to its device, with batch norms that see the whole batch however many processes share it."""
     layout = torch.channels_last if compute.settings.channels_last else torch.contiguous_format
     return _share_batchnorm(model, compute).to(compute.device, memory_format=layout)  # type: ignore[call-overload]
 
 
 def distribute(model: nn.Module, compute: Compute, example: Tensor) -> nn.Module:
-    """What training calls in place of the model: compiled if asked, gradients averaged over processes.
+    """Return what training calls in place of the model: it may be compiled, and averages gradients over processes.
 
     The model itself stays the owner of the weights.
     """
@@ -205,7 +210,7 @@ def distribute(model: nn.Module, compute: Compute, example: Tensor) -> nn.Module
 
 
 def _share_batchnorm(model: nn.Module, compute: Compute) -> nn.Module:
-    """Replace batch norms by ones that see all processes; torch's own needs a GPU, so a CPU gets ours."""
+    """Replace batch norms by ones that see all processes. Torch's own needs a GPU, so a CPU gets ours."""
     if compute.world == 1:
         return model
     if compute.device.type == "cuda":
@@ -217,7 +222,7 @@ def _share_batchnorm(model: nn.Module, compute: Compute) -> nn.Module:
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """The sum of a tensor over all processes; its gradient is the sum of theirs."""
+    """This function sums a tensor over all processes; its gradient is the sum of theirs."""
 
     @staticmethod
     def forward(_: Any, value: Tensor) -> Tensor:
@@ -231,16 +236,19 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over the batches of all processes, on any backend that can sum with gradients (gloo can)."""
+    """This batch norm covers the batches of all processes, on any backend that can sum, such as gloo."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
+
+        # The variance is that of distances from the mean: the mean of squares less the square of the mean loses digits.
         count = x.numel() / x.shape[1] * dist.get_world_size()
         mean = _SumOverProcesses.apply(x.sum((0, 2, 3))) / count
         centred = x - mean[:, None, None]
         variance = _SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count
         self._follow(mean.detach(), variance.detach() * count / (count - 1))
+
         scale = torch.rsqrt(variance + self.eps)
         if self.weight is not None:  # a norm may have a shift alone
             scale = self.weight * scale
@@ -248,6 +256,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor) -> None:
+        """Move the running averages as torch's own batch norm does."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -258,8 +267,9 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 
 
 def _try_compile(model: nn.Module, example: Tensor) -> nn.Module:
-    """A compiled model, or the model itself: what torch.compile cannot do costs speed, never the run."""
+    """Return the model compiled, or as it is: where torch.compile fails, the run is slower but goes on."""
     training = model.training
+
     try:
         compiled = cast(nn.Module, torch.compile(model))
         with torch.no_grad():

@@ -1,8 +1,8 @@
-"""What can go wrong with a run, in the few classes that decide what to do about it.
+"""Failures of runs belong to a few classes, and the class decides what to do next.
 
 oom        needs more memory, or a smaller batch        retry with more
 timeout    the time limit came                          resume
-preempted  told to stop by a signal                     resume
+preempted  stopped by a signal                          resume
 node       the machine's fault: device, link, file server   resume elsewhere
 disk       no space or quota left                       free some, resume
 nan        the loss is no longer a number               change the recipe
@@ -21,7 +21,7 @@ CLASSES = ("oom", "timeout", "preempted", "node", "disk", "nan", "data", "config
 
 
 class Refused(Exception):
-    """Something the user can mend, found before work began: one line per problem, exit code 2, no traceback."""
+    """The user can mend this, and no work has begun: it becomes one line per problem and exit code 2."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = list(problems)
@@ -35,7 +35,7 @@ class Failure(Exception):
 
 
 class Interrupted(Failure):
-    """Asked to stop, and stopped behind a checkpoint."""
+    """The run was asked to stop, and did so after writing a checkpoint."""
 
     kind = "preempted"
 
@@ -45,7 +45,7 @@ class NotFinite(Failure):
 
 
 class DataError(Failure):
-    """Packed data that are not what their manifest says."""
+    """The packed data are not what their manifest says."""
 
     kind = "data"
 
@@ -57,7 +57,7 @@ NODE_WORDS = ("cuda error", "cudnn error", "cublas_status", "nccl", "gloo", "con
 
 
 def classify(error: BaseException) -> str:
-    """The class of a failure. Torch reports many faults of memory and machine as RuntimeError: their words decide."""
+    """Return the class of a failure."""
     if isinstance(error, Failure):
         return error.kind
     if isinstance(error, MemoryError):
@@ -66,6 +66,8 @@ def classify(error: BaseException) -> str:
         return "preempted"
     if isinstance(error, OSError):
         return _classify_os_error(error)
+
+    # Torch reports most faults of memory, disk and machine as RuntimeError, so that only the message tells them apart.
     if isinstance(error, RuntimeError):
         text = str(error).lower()
         if any(words in text for words in OOM_WORDS):
@@ -74,6 +76,7 @@ def classify(error: BaseException) -> str:
             return "disk"  # torch.save's own words for a write that came back short
         if any(words in text for words in NODE_WORDS):
             return "node"
+
     return "bug"
 
 

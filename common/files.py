@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, JSON, digests and checksums."""
+"""This module writes files so that a reader finds them whole or not at all, and computes digests of them."""
 
 import contextlib
 import hashlib
@@ -10,16 +10,20 @@ from typing import IO, Any
 
 
 def checksum_of(path: Path, algorithm: str) -> str:
-    """With the publishers' own algorithm: MD5 finds damage, it does not prove who made a file."""
+    """Return the checksum by the publisher's algorithm. MD5 finds damage; it does not prove who made a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
-    """Open a temporary file that takes the place of `path` when the block ends well, and vanishes when it does not."""
+    """Open a temporary file that takes the place of `path` when the block ends well, and vanishes when it does not.
+
+    durable: the file survives a power cut that comes after the block.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
     try:
         with temporary.open("wb") as file:
             yield file
@@ -30,6 +34,8 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+    # The new name is an entry of the folder, which has to reach the disk too.
     if durable:
         _flush_folder(path.parent)
 
@@ -49,7 +55,7 @@ def write_json(path: Path, content: Any, *, durable: bool = True) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The file's content; None where it is absent or not whole."""
+    """Return the content of a file that holds an object; None if it is absent, damaged or holds anything else."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -58,14 +64,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def expanded(text: str) -> Path:
-    """Not every shell puts the home folder in place of ~ behind an equals sign, and no YAML file does."""
+    """Return the path with ~ replaced: not every shell does so after an equals sign, and YAML never does."""
     try:
         return Path(text).expanduser()
-    except RuntimeError:  # ~nobody
+    except RuntimeError:  # the home of an unknown user, as in ~nobody
         return Path(text)
 
 
 def digest_of(path: Path) -> str:
-    """Of a file's content: other content, other digest."""
+    """Return a short fingerprint of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]

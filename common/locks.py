@@ -1,6 +1,6 @@
-"""The one lock of the suite: a file in the folder that it keeps for one process, run folder or ledger.
+"""The suite has one kind of lock: a file that keeps its folder, a run's or a ledger's, for one process.
 
-The kernel's lock ends with its process, however that dies, and so is never left behind by mistake.
+The kernel releases the lock when its process ends, however it ends. So no lock outlives its owner.
 """
 
 import errno
@@ -14,7 +14,7 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what a file system 
 
 
 def take_lock(folder: Path) -> IO[str]:
-    """Lock the folder until the returned file is closed; BlockingIOError where another process has it."""
+    """Lock the folder until the returned file is closed; raise BlockingIOError if another process has the lock."""
     path = folder / LOCK
     while True:
         file = path.open("a+")
@@ -25,11 +25,11 @@ def take_lock(folder: Path) -> IO[str]:
         except BaseException:
             file.close()
             raise
-        file.close()  # removed or renamed while it was opened, so that no one else would see this lock
+        file.close()  # it was removed or renamed after it was opened: no other process would see this lock
 
 
 def is_taken(folder: Path) -> bool:
-    """Whether a process has the lock now; OSError where there is no lock, or a file system without."""
+    """Say whether a process holds the lock now; raise OSError if there is no lock file, or the file system has none."""
     with (folder / LOCK).open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

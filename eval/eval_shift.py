@@ -21,14 +21,15 @@ from common.settings.entries import EvalShift
 
 
 def test(attempt: Attempt) -> dict[str, Any]:
-    # Torch is loaded behind the door: a refused or a finished run has answered by now.
+    # Torch is loaded after the door: a refused or a finished run has answered by now.
     from common.compute import start
     from common.models.load import load_model
     from eval.shift.figures import draw
-    from eval.shift.measure import MeasurementTable, ModelUnderTest, image_sets, ways
+    from eval.shift.measure import ModelUnderTest, image_sets, ways
     from eval.shift.reliability import BinTable
     from eval.shift.robustness import fit_temperature
     from eval.shift.summary import open_baseline, summary
+    from eval.shift.table import MeasurementTable
 
     settings = attempt.settings
     assert isinstance(settings, EvalShift)
@@ -38,11 +39,15 @@ def test(attempt: Attempt) -> dict[str, Any]:
     with start(settings.compute) as compute:
         model = load_model(trained, compute)
         attempt.add_provenance(**compute.facts())
+
+        # A temperature at the limit of the search says that validation cannot tell one: it is reported, not used.
         validation = trained.predictions("val")
         temperature = fit_temperature(*validation) if validation else None
-        told = temperature.value if temperature and not temperature.at_limit else None
+        usable = temperature.value if temperature and not temperature.at_limit else None
+
+        # Both tables are read from the run's folder, where an attempt that was stopped has left them.
         bins = BinTable(attempt.run.reliability)
-        tested = ModelUnderTest(model, settings, trained, compute, told, bins)
+        tested = ModelUnderTest(model, settings, trained, compute, usable, bins)
         table = MeasurementTable(attempt.run.cells)
         listed = list(image_sets(settings, trained, attempt.data_folder.parent, compute))
         total = sum(len(ways(settings, image_set)) for image_set in listed)
@@ -58,28 +63,31 @@ def test(attempt: Attempt) -> dict[str, Any]:
         seconds = time.perf_counter() - began
 
     measurements = list(table.measurements.values())
-    found = summary(measurements, settings.shift, trained.data, baseline)
-    draw(attempt.run.figures, measurements, list(bins.rows.values()), found, trained.name)
+    outcome = summary(measurements, settings.shift, trained.data, baseline)
+    draw(attempt.run.figures, measurements, list(bins.rows.values()), outcome, trained.name)
     return {
         "subject": {"run": trained.name, "entry": trained.settings.entry, "digest": settings.run.digest},
         "model": trained.result["model"],
         "data": dict(trained.data),
         "temperature": vars(temperature) if temperature else None,
-        "shift": found,
+        "shift": outcome,
         "cost": {"seconds": seconds},
     }
 
 
 def subject(attempt: Attempt, settings: EvalShift) -> TrainedRun:
-    """The run that is tested, if it can be on these images."""
+    """Open the run that is tested, and refuse one that cannot be on these images."""
     from eval.evaluation import differences
 
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise Refused([f"given {os.environ['WORLD_SIZE']} processes, allowed: one; cells are not shared out"])
+
     assert settings.run.run is not None  # the door refuses settings without a run
     trained = open_run(settings.run.run, attempt.root)
     if trained.data["task"] == "multi-label":
         raise Refused([f"run: {trained.name} has several labels for an image; allowed: one label each"])
+
+    # Losses are measured from the clean images, which must be those of the run's own test.
     manifest = read_json(attempt.data_folder / "manifest.json")
     if manifest is None:
         raise Refused(

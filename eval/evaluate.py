@@ -54,7 +54,7 @@ def _evaluate(argv: list[str]) -> int:
     if problems:
         raise Refused(problems)
 
-    # Torch is loaded behind the door.
+    # Torch is loaded after the door.
     import numpy as np
 
     from common.compute import start
@@ -72,34 +72,38 @@ def _evaluate(argv: list[str]) -> int:
         images = open_part(packed, trained.data, words.part, batch_size=batch_size, compute=compute)
         logits, labels = infer(model, images, recipe.precision)
         device = str(compute)
+
     if not np.isfinite(logits).all():
-        print("failed (nan): what the model says of some of these images is no number", file=sys.stderr)
+        print("failed (nan): the model's answer is not a number for some of these images", file=sys.stderr)
         return FAILED
 
+    # Nothing is chosen on these images: the thresholds of a task with several labels are those of validation.
     thresholds = (trained.result["val"] or {}).get("thresholds")
-    found = one_label.evaluate(logits, labels, classes, task, thresholds)
+    metrics = one_label.evaluate(logits, labels, classes, task, thresholds)
     title = f"{trained.name} on {manifest['name']}, {words.part} part"
     with atomic_write(folder / "predictions.npz") as file:
         np.savez_compressed(file, logits=logits, labels=labels)
-    _write_table(folder / "per_class.csv", found["per_class"])
-    drawn = draw(folder, found, logits, labels, trained.data, title)
+    _write_table(folder / "per_class.csv", metrics["per_class"])
+    drawn = draw(folder, metrics, logits, labels, trained.data, title)
+
+    # metrics.json comes last: with it the evaluation is whole.
     content = {
         "run": trained.name,
         "selection": trained.result["selection"],
-        "data": {"name": manifest["name"], "digest": manifest["digest"], "part": words.part, "n": found["n"]},
+        "data": {"name": manifest["name"], "digest": manifest["digest"], "part": words.part, "n": metrics["n"]},
         "trained_on": {"name": trained.data["name"], "digest": trained.data["digest"]},
         "note": note_on(manifest, words.part, trained),
         "computed": {"device": device, "precision": recipe.precision, "batch_size": batch_size},
-        "metrics": found,
+        "metrics": metrics,
     }
-    write_json(folder / "metrics.json", content)  # last: with it the evaluation is whole
+    write_json(folder / "metrics.json", content)
     print(summary(content, trained))
     print(f"written to {folder}: metrics.json, per_class.csv, predictions.npz, {', '.join(drawn)}")
     return DONE
 
 
 def _manifest(folder: Path, words: EvaluateWords, trained: TrainedRun) -> Mapping[str, Any]:
-    """Of the packed set; digits packs itself."""
+    """Read the manifest of the packed set, or refuse with the command that prepares it; digits packs itself."""
     if folder.name == "digits":
         prepare("digits", folder.parent)
     manifest = read_json(folder / MANIFEST)
@@ -107,6 +111,8 @@ def _manifest(folder: Path, words: EvaluateWords, trained: TrainedRun) -> Mappin
         return manifest
     if (folder / MANIFEST).exists():
         raise Refused([f"data: {folder / MANIFEST} cannot be read as a manifest; prepare {folder.name} again"])
+
+    # A name without a publisher is a folder of images that the user packed, if the run was trained on it.
     command = f"python jobs/prepare.py data={folder.name}"
     if folder.name not in DATASETS:
         if folder.name != trained.data["name"]:
@@ -120,7 +126,7 @@ def _manifest(folder: Path, words: EvaluateWords, trained: TrainedRun) -> Mappin
 
 
 def _folder(words: EvaluateWords, trained: TrainedRun, data_name: str) -> Path:
-    """Where to write, made and tried before any work is done."""
+    """Make the folder to write to, and try it, before any work is done."""
     folder = expanded(words.out) if words.out else trained.run.evaluation(f"{data_name}-{words.part}")
     try:
         folder.mkdir(parents=True, exist_ok=True)

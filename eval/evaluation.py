@@ -1,4 +1,4 @@
-"""What evaluating a run on a packed set needs beside the numbers: whether they fit, what to say, what to draw."""
+"""These functions check that a run fits a packed set, and put the numbers of its evaluation into words and figures."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ CLASSES_NAMED = 3
 
 
 def differences(manifest: Mapping[str, Any], trained: Mapping[str, Any], part: str) -> list[str]:
-    """Why a model of a set (`trained`: the data of its result) cannot be evaluated on a part of a packed one."""
+    """List why a model of a set (`trained`: the data of its result) cannot be evaluated on a part of a packed one."""
     name, problems = manifest["name"], []
     if manifest["task"] != trained["task"]:
         problems.append(f"data: {name} is of the task {manifest['task']}, the run was trained on {trained['task']}")
@@ -26,8 +26,9 @@ def differences(manifest: Mapping[str, Any], trained: Mapping[str, Any], part: s
     if list(manifest["shape"]) != list(trained["shape"]):
         shapes = [_shape_text(facts["shape"]) for facts in (manifest, trained)]
         problems.append(f"data: {name} holds images of {shapes[0]}, the run was trained on {shapes[1]}")
+
+    # Among other images of that name, test images may be some that the run was trained on.
     if not problems and name == trained["name"] and manifest["digest"] != trained["digest"]:
-        # Among other images of that name, test images may be some that the run was trained on.
         problems.append(
             f"data: the images packed as {name} have the digest {manifest['digest']}, but the run was trained on a "
             f"{name} of {trained['digest']}: what is a test image now may have been a training image then; expected "
@@ -38,15 +39,15 @@ def differences(manifest: Mapping[str, Any], trained: Mapping[str, Any], part: s
     return problems
 
 
-def _class_differences(name: str, found: Sequence[str], expected: Sequence[str]) -> str:
-    if sorted(found) == sorted(expected):
+def _class_differences(name: str, theirs: Sequence[str], expected: Sequence[str]) -> str:
+    if sorted(theirs) == sorted(expected):
         return f"{name} has the classes of the run in another order"
     lists = {
-        f"only {name} has": [each for each in found if each not in expected],
-        "only the run has": [each for each in expected if each not in found],
+        f"only {name} has": [label for label in theirs if label not in expected],
+        "only the run has": [label for label in expected if label not in theirs],
     }
     parts = [f"{whose} {_some(names)}" for whose, names in lists.items() if names]
-    return f"{name} has {len(found)} classes, the run {len(expected)}; {', '.join(parts)}"
+    return f"{name} has {len(theirs)} classes, the run {len(expected)}; {', '.join(parts)}"
 
 
 def _some(names: Sequence[str]) -> str:
@@ -60,7 +61,7 @@ def _shape_text(shape: Sequence[int]) -> str:
 
 
 def note_on(manifest: Mapping[str, Any], part: str, trained: TrainedRun) -> str | None:
-    """What a reader of the numbers must know: images that the run has learned from say little of new ones."""
+    """Say what a reader of the numbers must know: images that the run has learned from say little of new ones."""
     if manifest["digest"] != trained.data["digest"]:
         return None
     if part == "train":
@@ -86,26 +87,29 @@ SAID = {
 
 
 def summary(content: Mapping[str, Any], trained: TrainedRun) -> str:
-    """Of metrics.json, for the terminal."""
-    data, found = content["data"], content["metrics"]
+    """Shorten metrics.json for the terminal."""
+    data, metrics = content["data"], content["metrics"]
     lines = [f"{content['run']} on the {data['part']} part of {data['name']}, n = {data['n']:,} images"]
     for key, (name, form) in SAID.items():
-        if key in found:
-            value = "not defined" if found[key] is None else form.format(found[key])
-            lines.append(f"  {name:<26}{value}{_remark(key, found)}")
+        if key in metrics:
+            value = "not defined" if metrics[key] is None else form.format(metrics[key])
+            lines.append(f"  {name:<26}{value}{_remark(key, metrics)}")
+
     if content["note"]:
         lines.append(f"  note: {content['note']}")
+
+    # On another device or with other precision, two logits that nearly tie may change places.
     reported = trained.result["test"]["accuracy"]
-    if data["part"] == "test" and data["digest"] == trained.data["digest"] and found["accuracy"] != reported:
+    if data["part"] == "test" and data["digest"] == trained.data["digest"] and metrics["accuracy"] != reported:
         lines.append(f"  note: the run itself reported an accuracy of {reported:.2%}, computed elsewhere or otherwise")
     return "\n".join(lines)
 
 
-def _remark(key: str, found: Mapping[str, Any]) -> str:
+def _remark(key: str, metrics: Mapping[str, Any]) -> str:
     if key != "accuracy":
         return ""
-    if "confusion_matrix" in found:
-        right = sum(row[label] for label, row in enumerate(found["confusion_matrix"]))
+    if "confusion_matrix" in metrics:
+        right = sum(row[label] for label, row in enumerate(metrics["confusion_matrix"]))
         return f" ({right:,} right)"
     return " of all yes or no decisions"
 
@@ -115,27 +119,29 @@ def _remark(key: str, found: Mapping[str, Any]) -> str:
 
 def draw(
     folder: Path,
-    found: Mapping[str, Any],
+    metrics: Mapping[str, Any],
     logits: "np.ndarray",
     labels: "np.ndarray",
     data: Mapping[str, Any],
     title: str,
 ) -> list[str]:
-    """The names of the figures."""
+    """Save the figures and return their names."""
     from common.figures import predictions
     from common.figures.roc import roc_curves
     from common.metrics import one_label, several_labels
 
+    # With several labels, each label of an image is a decision; else each image is one.
     classes, several = data["classes"], data["task"] == "multi-label"
     bins = (several_labels if several else one_label).reliability(logits, labels)
     n, unit = (labels.size, "decisions") if several else (len(labels), "images")
     drawn = {
-        "reliability.png": predictions.reliability_diagram(bins, found["ece"], n, title, unit),
+        "reliability.png": predictions.reliability_diagram(bins, metrics["ece"], n, title, unit),
         "roc.png": roc_curves(logits, labels, classes, title, data["task"]),
-        "per_class.png": predictions.per_class_bars(found["per_class"], title),
+        "per_class.png": predictions.per_class_bars(metrics["per_class"], title),
     }
     if not several:  # labels that come together are not confused with each other
-        drawn["confusion.png"] = predictions.confusion_matrix(found["confusion_matrix"], classes, title)
+        drawn["confusion.png"] = predictions.confusion_matrix(metrics["confusion_matrix"], classes, title)
+
     for name, figure in drawn.items():
         predictions.save(figure, folder / name)
     return list(drawn)

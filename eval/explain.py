@@ -33,7 +33,7 @@ MOST_IMAGES = 64  # more are no figure
 class ExplainWords(Group):
     run: str = setting(..., "finished run: its folder, or its name or hash under root")
     what: str | None = setting(
-        None, f"some of {','.join(KINDS)}; null is all that the model offers, for files all that shows images"
+        None, f"some of {','.join(KINDS)}; null is all that the model offers, of files only what shows them"
     )
     files: list[str] = setting(
         [], "images to explain in place of test images: files, folders, patterns; every word without ="
@@ -43,7 +43,7 @@ class ExplainWords(Group):
     layer: str | None = setting(None, "features: the layer that is shown; null is a few that tell most")
     block: int = setting(-1, "attention: the block whose heads are shown; negative from the end")
     points: int = setting(2000, "embeddings: most test images that are used", ge=5)
-    seed: int = setting(0, "of the choice of test images, and of t-SNE", ge=0, lt=2**32)
+    seed: int = setting(0, "seed of the choice of test images and of t-SNE", ge=0, lt=2**32)
     out: str | None = setting(None, "folder to write to; null is evaluation/explain in the run's folder")
     root: str | None = setting(None, "folder of the run folders; null is $STILLHOUSE_RUNS, else ./runs")
     data_dir: str | None = setting(None, "folder of the packed data sets; null is $STILLHOUSE_DATA, else ./data")
@@ -63,7 +63,7 @@ def _explain(argv: list[str]) -> int:
         raise Refused([f"files: given {len(paths):,} images, allowed: at most {MOST_IMAGES}"])
     folder = expanded(words.out) if words.out else trained.run.evaluation("explain")
 
-    # Torch is loaded behind the door.
+    # Torch is loaded after the door.
     from common.compute import start
     from eval.explanations import EXPLANATIONS, Wanted
 
@@ -72,19 +72,21 @@ def _explain(argv: list[str]) -> int:
         subject = _subject(words, paths, trained, compute)
         facts: dict[str, Any] = {"run": trained.name, "images": subject.said}
         for kind in _offered(subject, asked):
-            found = EXPLANATIONS[kind].find(subject, wanted)
-            facts[kind] = found.facts
-            for path in _write(found, folder, kind):
+            explained = EXPLANATIONS[kind].find(subject, wanted)
+            facts[kind] = explained.facts
+            for path in _write(explained, folder, kind):
                 print(path, flush=True)
+
+    # explain.json comes last: with it all pictures that it speaks of are there.
     write_json(folder / "explain.json", facts)
     print(folder / "explain.json")
     return DONE
 
 
 def _asked(words: ExplainWords) -> list[str]:
-    """Nothing: all that there is."""
-    asked = [each.strip() for each in words.what.split(",")] if words.what is not None else []
-    wrong = [messages.unknown("what", each, KINDS) for each in asked if each not in KINDS]
+    """List the kinds that are asked for; an empty list stands for all that there are."""
+    asked = [kind.strip() for kind in words.what.split(",")] if words.what is not None else []
+    wrong = [messages.unknown("what", kind, KINDS) for kind in asked if kind not in KINDS]
     if wrong:
         raise Refused(wrong)
     return list(dict.fromkeys(asked))
@@ -100,7 +102,7 @@ def _subject(words: ExplainWords, paths: list[Path], trained: TrainedRun, comput
 
 
 def _offered(subject: "Subject", asked: list[str]) -> list[str]:
-    """What was asked for, in that order, or all that the model offers of images like these."""
+    """List what was asked for, in that order, or all that the model offers for images like these."""
     from eval.explanations import EXPLANATIONS
 
     offered = [kind for kind in KINDS if EXPLANATIONS[kind].offered(subject)]
@@ -112,22 +114,26 @@ def _offered(subject: "Subject", asked: list[str]) -> list[str]:
     ]
     if wrong:
         raise Refused(wrong)
+
+    # Of files, what shows them is explained; what shows the model and its test set must be asked for by name.
     return asked or [kind for kind in offered if EXPLANATIONS[kind].of_images or subject.labels is not None]
 
 
-def _write(found: "Found", folder: Path, kind: str) -> list[Path]:
+def _write(explained: "Found", folder: Path, kind: str) -> list[Path]:
     import numpy as np
 
     from common.figures.predictions import save
 
     paths = []
-    for name, figure in found.figures.items():
+    for name, figure in explained.figures.items():
         paths.append(folder / f"{name}.png")
         save(figure, paths[-1])
-    if found.arrays:
+
+    # The numbers in the figures are kept, so that they can be drawn otherwise.
+    if explained.arrays:
         paths.append(folder / f"{kind}.npz")
         with atomic_write(paths[-1]) as file:
-            np.savez_compressed(file, allow_pickle=False, **found.arrays)
+            np.savez_compressed(file, allow_pickle=False, **explained.arrays)
     return paths
 
 

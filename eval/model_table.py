@@ -1,4 +1,4 @@
-"""What every network costs: parameters, FLOPs, and its speed on this machine, as a table.
+"""Tabulate what every network costs: parameters, FLOPs, and its speed on this machine.
 
 python eval/model_table.py                                     # images like CIFAR-10's
 python eval/model_table.py data=mnist models=adaptive_cnn,vit_mnist
@@ -7,31 +7,19 @@ python eval/model_table.py shape=3,224,224 models=resnet50,timm/convnext_tiny ou
 Networks of timm resize the images to their own input. All twelve of the zoo take half a minute on one CPU core.
 """
 
-import csv
-import io
 import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from common.cli.command import DONE, answer, check, data_root, parse
-from common.cli.compose import PRESETS, presets_of
+from common.cli.compose import presets_of
 from common.failures import Refused
 from common.files import atomic_write, expanded, read_json
-from common.settings import entries, messages
-from common.settings import models as models
+from common.settings import entries, messages, models
 from common.settings.field import Group, setting
-from common.settings.yaml12 import read_mapping
+from common.settings.yaml12 import PRESETS, read_mapping
 
 ZOO = (*models.OWN, *models.CNN_BACKBONES, *models.VIT_BACKBONES)
-COLUMNS = {  # heading and form
-    "model": ("model", "{}"),
-    "input": ("input", "{}"),
-    "parameters": ("parameters", "{:,}"),
-    "gflops": ("GFLOPs", "{:.3f}"),
-    "latency_ms": ("latency (ms)", "{:.1f}"),
-    "images_per_s": ("images/s", "{:,.1f}"),
-    "peak_memory_mb": ("peak memory (MiB)", "{:,.0f}"),
-}
 
 
 class TableWords(Group):
@@ -59,11 +47,11 @@ def _tabulate(argv: list[str]) -> int:
     like = _like(words)
     chosen = _chosen(ZOO if words.models is None else [name.strip() for name in words.models.split(",")])
 
-    # Torch is loaded behind the door.
+    # Torch is loaded after the door.
     import torch
 
     from common.compute import start
-    from eval.costs import costs_of
+    from eval.costs import as_csv, as_markdown, costs_of
 
     rows = []
     with start(words.compute) as compute:
@@ -72,11 +60,12 @@ def _tabulate(argv: list[str]) -> int:
             costs = costs_of(settings, like, compute, precision=words.precision, budget_s=words.budget_s)
             rows.append({"model": name, **costs})
         where = f"{words.precision} on {compute}, torch {torch.__version__}"
-    text = f"{_caption(like, where)}\n\n{_markdown(rows)}"
+    text = f"{_caption(like, where)}\n\n{as_markdown(rows)}"
     print(text)
+
     if words.out:
         with atomic_write(expanded(words.out)) as file:
-            file.write((_csv(rows) if words.out.endswith(".csv") else text + "\n").encode())
+            file.write((as_csv(rows) if words.out.endswith(".csv") else text + "\n").encode())
     return DONE
 
 
@@ -84,12 +73,12 @@ def _tabulate(argv: list[str]) -> int:
 
 
 def _like(words: TableWords) -> dict[str, Any]:
-    """What a network has to know of a data set; the statistics of its pixels change no cost."""
+    """Return what a network has to know of a data set; the statistics of its pixels change no cost."""
     shape, classes = [int(side) for side in words.shape.split(",")], [str(number) for number in range(words.classes)]
     if words.data is not None:
         twice = sorted({"shape", "classes"} & words.model_fields_set)
         if twice:
-            raise Refused([f"{each}: given with data={words.data}, allowed: one of them" for each in twice])
+            raise Refused([f"{key}: given with data={words.data}, allowed: one of them" for key in twice])
         folder = data_root(words.data_dir) / words.data
         manifest = read_json(folder / "manifest.json")
         if manifest is None:
@@ -128,22 +117,6 @@ def _caption(like: dict[str, Any], where: str) -> str:
         "FLOPs: of one image, two per multiplication and addition, in matrix products and convolutions. "
         "Latency: of one image. Images/s: in batches. –: slower than budget_s allows."
     )
-
-
-def _markdown(rows: Sequence[dict[str, Any]]) -> str:
-    columns = [column for column in COLUMNS if column in rows[0]]
-    cells = [["–" if row[each] is None else COLUMNS[each][1].format(row[each]) for each in columns] for row in rows]
-    rules = ["---" if column in {"model", "input"} else "---:" for column in columns]
-    lines = [[COLUMNS[column][0] for column in columns], rules, *cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 if __name__ == "__main__":

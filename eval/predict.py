@@ -5,7 +5,7 @@ python eval/predict.py run=DIR photos/ views=flip out=photos.csv     # or out=ph
 
 Images are made like those that the run was trained on: upright, resized, grey or colour, and for bright objects on
 black (digits, MNIST, Fashion-MNIST) inverted where the background is light. If any of them cannot be read, nothing is
-predicted. A table on a terminal; into a pipe the same between tabs, under a line of names.
+predicted. A terminal shows a table; a pipe gets the same between tabs, under a line of names.
 """
 
 import os
@@ -21,7 +21,7 @@ from common.files import expanded
 from common.run.finished import TrainedRun, open_run
 from common.settings.entries import ComputeSettings
 from common.settings.field import Group, setting
-from eval.predictions import Predictions, as_lines, as_table, write
+from eval.predictions import Predictions, as_lines, as_table, thresholds_of, write
 from eval.views import VIEWS, predict_with_views
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _predict(argv: list[str]) -> int:
     trained, paths = _asked(words)
     images = load_all_outside(paths, trained.data)
 
-    # Torch is loaded behind the door.
+    # Torch is loaded after the door.
     import numpy as np
 
     from common.compute import start
@@ -76,22 +76,29 @@ def _predict(argv: list[str]) -> int:
         model = load_model(trained, compute)
         out = _out_path(words)
         probabilities = _probabilities(model, images, words, trained, compute)
+
     if not np.isfinite(probabilities).all():
-        print("failed (nan): what the model says of some of these images is no number", file=sys.stderr)
+        print("failed (nan): the model's answer is not a number for some of these images", file=sys.stderr)
         return FAILED
-    found = Predictions([str(path) for path in paths], trained.data["classes"], probabilities, _thresholds(trained))
+
+    files = [str(path) for path in paths]
+    predictions = Predictions(files, trained.data["classes"], probabilities, thresholds_of(trained))
     if out is None:
-        print(as_table(found, words.top) if sys.stdout.isatty() else as_lines(found, words.top))
+        print(as_table(predictions, words.top) if sys.stdout.isatty() else as_lines(predictions, words.top))
         return DONE
-    write(out, found, {"run": trained.name, "weights": trained.result["selection"]["digest"], "views": words.views})
+    write(
+        out, predictions, {"run": trained.name, "weights": trained.result["selection"]["digest"], "views": words.views}
+    )
     print(f"written to {out}: predictions of {len(paths):,} image{'s' * (len(paths) > 1)}")
     return DONE
 
 
 def _asked(words: PredictWords) -> tuple[TrainedRun, list[Path]]:
-    """The run and the files, or all that is wrong with either."""
+    """Open the run and find the files, or refuse with all that is wrong with either."""
     problems: list[str] = []
     trained, paths = None, []
+
+    # What is wrong with one does not hide what is wrong with the other.
     try:
         trained = open_run(words.run, runs_root(words.root))
     except Refused as refused:
@@ -106,7 +113,7 @@ def _asked(words: PredictWords) -> tuple[TrainedRun, list[Path]]:
 
 
 def _out_path(words: PredictWords) -> Path | None:
-    """Its folder is made and tried before any work is done."""
+    """Make the folder of the file to write, and try it, before any work is done."""
     if words.out is None:
         return None
     out = expanded(words.out)
@@ -119,16 +126,6 @@ def _out_path(words: PredictWords) -> Path | None:
     return out
 
 
-def _thresholds(trained: TrainedRun) -> "np.ndarray | None":
-    """Of a multi-label task those that were chosen on validation, else a half."""
-    import numpy as np
-
-    if trained.data["task"] != "multi-label":
-        return None
-    halves = [0.5] * len(trained.data["classes"])
-    return np.asarray((trained.result["val"] or {}).get("thresholds", halves))
-
-
 def _probabilities(
     model: "nn.Module", images: "np.ndarray", words: PredictWords, trained: TrainedRun, compute: "Compute"
 ) -> "np.ndarray":
@@ -136,14 +133,16 @@ def _probabilities(
 
     from common.data.packed import Batches, StreamedImages
 
+    # Files have no labels, which batches must have: these are read by nobody.
     recipe, several = trained.settings.recipe, trained.data["task"] == "multi-label"
     rows, unknown = np.arange(len(images)), np.zeros(len(images), dtype=np.int64)
     size, source = words.batch_size or recipe.batch_size, StreamedImages(images, compute.device)
-    found = []
+    parts = []
     for batch in Batches(source, unknown, rows, trained.data, size, compute).in_order():
         with compute.autocast(recipe.precision):
-            found.append(predict_with_views(model, batch.images, VIEWS[words.views], multi_label=several).cpu().numpy())
-    return np.concatenate(found)
+            part = predict_with_views(model, batch.images, VIEWS[words.views], multi_label=several)
+        parts.append(part.cpu().numpy())
+    return np.concatenate(parts)
 
 
 if __name__ == "__main__":

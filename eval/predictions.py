@@ -1,4 +1,4 @@
-"""What a model says of images, for a terminal, for other programs, and for files."""
+"""The predictions of a model are shown on a terminal, piped to other programs, and written to files."""
 
 import csv
 import io
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.files import atomic_write, write_json
+from common.run.finished import TrainedRun
 from common.settings import messages
 
 if TYPE_CHECKING:
@@ -26,22 +27,34 @@ class Predictions:
     thresholds: "np.ndarray | None"  # (classes,) above which a label is given; None: one class for each image
 
     def __iter__(self) -> Iterator[tuple[str, list[int], list[int], "np.ndarray"]]:
-        """Of each file: the classes it is given and the others, both from the most probable on; all probabilities."""
+        """Yield each file, the classes it is given and the others, both most probable first, and all probabilities."""
         for file, row in zip(self.files, self.probabilities, strict=True):
             falling = (-row).argsort(kind="stable").tolist()
-            given = falling[:1] if self.thresholds is None else [c for c in falling if row[c] > self.thresholds[c]]
-            yield file, given, [c for c in falling if c not in given], row
+            chosen = falling[:1] if self.thresholds is None else [c for c in falling if row[c] > self.thresholds[c]]
+            yield file, chosen, [c for c in falling if c not in chosen], row
+
+
+def thresholds_of(trained: TrainedRun) -> "np.ndarray | None":
+    """Return a multi-label task's thresholds, as chosen on validation, else a half for each; None of other tasks."""
+    import numpy as np
+
+    if trained.data["task"] != "multi-label":
+        return None
+    halves = [0.5] * len(trained.data["classes"])
+    return np.asarray((trained.result["val"] or {}).get("thresholds", halves))
 
 
 def as_table(predictions: Predictions, top: int) -> str:
-    """Aligned columns, as wide as the terminal where the names of the files allow it."""
+    """Align the columns, as wide as the terminal where the names of the files allow it."""
     several = predictions.thresholds is not None
     heads = ["labels", "next guesses"] if several else ["class", "probability", "next guesses"]
     rows = []
-    for _, given, others, row in predictions:
-        best = [predictions.classes[given[0]], f"{row[given[0]]:.1%}"] if not several else []
-        labels = [_named(predictions, given, row)] if several else []
-        rows.append([*best, *labels, _named(predictions, others[: max(top - len(given), 0)], row)])
+    for _, chosen, others, row in predictions:
+        best = [predictions.classes[chosen[0]], f"{row[chosen[0]]:.1%}"] if not several else []
+        labels = [_named(predictions, chosen, row)] if several else []
+        rows.append([*best, *labels, _named(predictions, others[: max(top - len(chosen), 0)], row)])
+
+    # Names of files get the room that the other columns leave.
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     room = shutil.get_terminal_size().columns - sum(widths) - len(GAP) * len(widths)
     files = ["file", *_shortened(predictions.files, max(room, SHORTEST_NAME))]
@@ -60,20 +73,20 @@ def _shortened(files: Sequence[str], longest: int) -> list[str]:
 
 
 def as_lines(predictions: Predictions, top: int) -> str:
-    """Fields between tabs under a line of names, nothing shortened: for cut, sort and awk."""
+    """Put fields between tabs under a line of names, nothing shortened: for cut, sort and awk."""
     several, top = predictions.thresholds is not None, min(top, len(predictions.classes))
     heads = [f"{name}_{place}" for place in range(1, top + 1) for name in ("class", "probability")]
     lines = [["file", *(["labels"] if several else []), *heads]]
-    for file, given, others, row in predictions:
-        falling = sorted([*given, *others], key=lambda c: -row[c])[:top]
+    for file, chosen, others, row in predictions:
+        falling = sorted([*chosen, *others], key=lambda c: -row[c])[:top]
         guesses = [text for c in falling for text in (predictions.classes[c], f"{row[c]:.6f}")]
-        labels = ["; ".join(predictions.classes[c] for c in given)] if several else []
+        labels = ["; ".join(predictions.classes[c] for c in chosen)] if several else []
         lines.append([file, *labels, *guesses])
     return "\n".join("\t".join(map(messages.one_line, line)) for line in lines)
 
 
 def write(path: Path, predictions: Predictions, about: Mapping[str, Any]) -> None:
-    """Every probability, as CSV or as JSON."""
+    """Write every probability, as CSV or as JSON."""
     if path.suffix == ".csv":
         with atomic_write(path) as file:
             file.write(_as_csv(predictions))
@@ -87,9 +100,9 @@ def _as_csv(predictions: Predictions) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*heads, *(f"p({name})" for name in predictions.classes)])
-    for file, given, _, row in predictions:
-        names = "; ".join(predictions.classes[c] for c in given)  # names of diseases have commas
-        first = [] if several else [f"{row[given[0]]:.7g}"]
+    for file, chosen, _, row in predictions:
+        names = "; ".join(predictions.classes[c] for c in chosen)  # names of diseases have commas
+        first = [] if several else [f"{row[chosen[0]]:.7g}"]
         writer.writerow([file, names, *first, *(f"{p:.7g}" for p in row)])
     return text.getvalue().encode(errors="surrogateescape")  # a file's name need not be text
 
@@ -97,9 +110,9 @@ def _as_csv(predictions: Predictions) -> bytes:
 def _as_tree(predictions: Predictions) -> dict[str, Any]:
     several = predictions.thresholds is not None
     images = []
-    for file, given, _, row in predictions:
-        names = [predictions.classes[c] for c in given]
-        said = {"labels": names} if several else {"class": names[0], "probability": float(row[given[0]])}
+    for file, chosen, _, row in predictions:
+        names = [predictions.classes[c] for c in chosen]
+        said = {"labels": names} if several else {"class": names[0], "probability": float(row[chosen[0]])}
         probabilities = dict(zip(predictions.classes, row.tolist(), strict=True))
         images.append({"file": file, **said, "probabilities": probabilities})
     thresholds = None if predictions.thresholds is None else predictions.thresholds.tolist()

@@ -1,4 +1,4 @@
-"""Test-time views of images: the same pictures flipped, shifted or cropped, over which predictions are averaged.
+"""Views are the same images flipped, shifted or cropped; at test time, predictions are averaged over them.
 
 A view is a pure function of a batch of normalised images (n, channels, height, width); it returns a list of such
 batches, of the same shape and the images themselves first. Torch is loaded where it is used, so that a command which
@@ -26,7 +26,7 @@ def with_mirror_image(images: "Tensor") -> list["Tensor"]:
 
 
 def with_shifts(images: "Tensor") -> list["Tensor"]:
-    """Moved down, up, left and right as well; what comes in repeats the edge."""
+    """Move the images down, up, left and right as well; what comes in repeats the edge."""
     import torch.nn.functional as F
 
     height, width = images.shape[-2:]
@@ -41,7 +41,7 @@ def with_shifts_and_mirror_images(images: "Tensor") -> list["Tensor"]:
 
 
 def with_reflected_shifts(images: "Tensor") -> list["Tensor"]:
-    """Moved up and left, and down and right, by one pixel as well; what comes in is mirrored (arXiv:2404.00498)."""
+    """Move them up and left, and down and right, by one pixel as well; what comes in is mirrored (arXiv:2404.00498)."""
     import torch.nn.functional as F
 
     height, width = images.shape[-2:]
@@ -54,7 +54,7 @@ def with_reflected_shifts_and_mirror_images(images: "Tensor") -> list["Tensor"]:
 
 
 def with_crops(images: "Tensor") -> list["Tensor"]:
-    """Its middle and its four corners as well, each enlarged to the whole."""
+    """Cut out the middle and the four corners as well, each enlarged to the whole."""
     import torch.nn.functional as F
 
     height, width = images.shape[-2:]
@@ -84,11 +84,14 @@ def predict_with_views(
     multi_label: bool = False,
     average: Literal["probabilities", "logits"] = "probabilities",
 ) -> "Tensor":
-    """Probabilities (n, classes): the mean over the views, or those of the mean logits. multi_label: sigmoids."""
+    """Return probabilities (n, classes): the mean over the views, or those of the mean logits.
+
+    multi_label: they are sigmoids of the logits, else their softmax.
+    """
     import torch
 
     with torch.no_grad():
-        logits = torch.stack([model(each).float() for each in view(images)])  # (views, n, classes)
+        logits = torch.stack([model(seen).float() for seen in view(images)])  # (views, n, classes)
         if average == "logits":
             logits = logits.mean(dim=0, keepdim=True)
         elif average != "probabilities":

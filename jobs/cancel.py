@@ -1,4 +1,4 @@
-"""Stop a sweep, or some of its stages or runs, behind a checkpoint.
+"""Stop a sweep, or some of its stages or runs, after a checkpoint.
 
     python jobs/cancel.py sweep=cifar_all
     python jobs/cancel.py sweep=cifar_all stage=deit,cst
@@ -38,60 +38,69 @@ def main(argv: list[str] | None = None) -> int:
 def _cancel(argv: list[str]) -> int:
     words = parse(CancelWords, argv)
     asked = read_again(words.sweep, runs_root(words.root))
+
+    # The local engine would start the next run in place of one that was stopped, so it is told first.
     whole = words.stage is None and words.run is None
     engine = asked.ledger.worker_here(asked.sweep.name) if whole else None
     if engine and tell(engine["pid"]):
-        print(f"told pid {engine['pid']} to stop; its runs end behind their next step")
+        print(f"told pid {engine['pid']} to stop; its runs end after their next step")
+
     with asked.ledger.lock():  # what is being submitted at this moment would escape
-        found, batches = look(asked)
-        keys = _meant(asked, found, words)
-        told = 0 if engine else _stop_here(asked, found, keys)
-        cancelled = _cancel_jobs(asked, found, batches, keys)
+        standings, batches = look(asked)
+        keys = _meant(asked, standings, words)
+        stopped = 0 if engine else _stop_here(asked, standings, keys)
+        cancelled = _cancel_jobs(asked, standings, batches, keys)
+
     if cancelled is None:
         print(f"{asked.sweep.name}: the scheduler does not answer; its jobs may still run", file=sys.stderr)
         return FAILED
-    if not (engine or told or cancelled):
+    if not (engine or stopped or cancelled):
         print(f"{asked.sweep.name}: nothing to cancel")
     return DONE
 
 
-def _meant(asked: Asked, found: dict[str, Standing], words: CancelWords) -> set[str]:
+def _meant(asked: Asked, standings: dict[str, Standing], words: CancelWords) -> set[str]:
     stages = words.stage.split(",") if words.stage else list(asked.sweep.stages)
     if unknown := [stage for stage in stages if stage not in asked.sweep.stages]:
         raise Refused(messages.unknown("stage", stage, asked.sweep.stages) for stage in unknown)
     keys = {key for stage in stages for key in asked.sweep.stages[stage]}
-    return keys & {find_cell(asked.sweep, found, words.run, "run")} if words.run else keys
+    return keys & {find_cell(asked.sweep, standings, words.run, "run")} if words.run else keys
 
 
-def _stop_here(asked: Asked, found: dict[str, Standing], keys: Collection[str]) -> int:
-    """Runs of this machine that are no jobs of the scheduler: each by itself."""
-    told = 0
+def _stop_here(asked: Asked, standings: dict[str, Standing], keys: Collection[str]) -> int:
+    """Tell runs of this machine that are no jobs to stop, each by itself; return their number."""
+    stopped = 0
     for key in keys:
-        run = found[key].run
-        if found[key].state == "running" and not found[key].task and run and RunDir(run).is_locked():
+        standing = standings[key]
+        run = standing.run
+        if standing.state == "running" and not standing.task and run and RunDir(run).is_locked():
             holder = RunDir(run).holder() or {}
             if "pid" in holder and tell(int(holder["pid"])):
                 print(f"told {asked.sweep.cells[key].title} (pid {holder['pid']}) to stop")
-                told += 1
-    return told
+                stopped += 1
+    return stopped
 
 
 def _cancel_jobs(
-    asked: Asked, found: dict[str, Standing], batches: Collection[Batch], keys: Collection[str]
+    asked: Asked, standings: dict[str, Standing], batches: Collection[Batch], keys: Collection[str]
 ) -> int | None:
-    """How many jobs were cancelled; None where the scheduler does not answer.
+    """Cancel the jobs of these cells; return their number, or None where the scheduler does not answer.
 
-    The steward goes with any of them: it cannot tell what a person has stopped from what the machine has.
+    The steward is cancelled with any of them: it cannot tell what a person has stopped from what the machine has.
     """
-    tasks = [str(found[key].task) for key in keys if found[key].state in {"running", "queued"} and found[key].task]
+    live = [standings[key] for key in keys if standings[key].state in {"running", "queued"}]
+    tasks = [standing.task for standing in live if standing.task]
     mine = [batch for batch in batches if batch.sweep == asked.sweep.name and batch.stage == STEWARD]
     stewards = [batch.job for batch in mine if batch.job]
+
+    # Stewards of earlier submissions have ended: which one waits, only the queue says.
     queue = scheduler.queue() if tasks or stewards else {}
     if queue is None:
         return None
     stewards = [job for job in stewards if job in queue and queue[job].live]
     if not scheduler.cancel([*stewards, *tasks]):
         return None
+
     if tasks:
         print(f"cancelled {len(tasks)} jobs")
     if stewards:

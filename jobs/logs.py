@@ -1,9 +1,9 @@
-"""The end of a run's log, and what comes after it.
+"""Show the end of a run's log, and follow what comes after it.
 
     python jobs/logs.py sweep=cifar_all run=RUN                  a run's name, its hash, or its title
     python jobs/logs.py sweep=cifar_all run=RUN follow=true      until the run ends
 
-A run that never came to write a log has what this machine or SLURM kept of it, which is shown instead.
+If a run ended before it could write a log, what it printed is shown instead: this machine or SLURM has kept it.
 """
 
 import sys
@@ -42,12 +42,15 @@ def main(argv: list[str] | None = None) -> int:
 def _logs(argv: list[str]) -> int:
     words = parse(LogsWords, argv)
     asked = read_again(words.sweep, runs_root(words.root))
-    found, _ = look(asked)
-    key = find_cell(asked.sweep, found, words.run, "run")
+    standings, _ = look(asked)
+    key = find_cell(asked.sweep, standings, words.run, "run")
+
+    # The reader may close the pipe (logs | head) or press Ctrl-C: neither is a failure.
     with suppress(BrokenPipeError, KeyboardInterrupt):
         if words.follow:
             return _follow(replace(asked, sweep=_with_parents_only(asked.sweep, key)), key, words.lines)
-        standing = found[key]
+
+        standing = standings[key]
         path = _log_of(standing, key, asked.ledger)
         if path is None:
             print(f"{asked.sweep.cells[key].title}: {standing.state}, no log yet. {standing.why}".rstrip(". "))
@@ -57,7 +60,7 @@ def _logs(argv: list[str]) -> int:
 
 
 def _with_parents_only(sweep: Sweep, key: str) -> Sweep:
-    """What decides where one run stands, so that asking again and again costs little."""
+    """Keep only what decides where one run stands, so that asking again and again costs little."""
     cells = {}
     at: str | None = key
     while at:
@@ -67,12 +70,15 @@ def _with_parents_only(sweep: Sweep, key: str) -> Sweep:
 
 
 def _follow(asked: Asked, key: str, lines: int) -> int:
+    """Print what is written to the log until the run ends."""
     tail: _Tail | None = None
     while True:
-        found, _ = look(asked)
-        standing = found[key]
+        standings, _ = look(asked)
+        standing = standings[key]
         over = _over(standing, tail is not None)
         end = time.monotonic() + (0 if over else ASK_SECONDS)
+
+        # The file is read every second; where the run stands, which may ask SLURM, is looked up less often.
         while True:
             path = _log_of(standing, key, asked.ledger)
             if path and (tail is None or path != tail.path):  # what the machine kept comes before the run's own
@@ -83,18 +89,19 @@ def _follow(asked: Asked, key: str, lines: int) -> int:
             if time.monotonic() >= end:
                 break
             time.sleep(LOOK_SECONDS)
+
         if over:
             print(f"{asked.sweep.cells[key].title}: {standing.state}. {standing.why}".rstrip(". "))
             return DONE if standing.state == "done" else FAILED
 
 
 def _over(standing: Standing, begun: bool) -> bool:
-    """A run that waits again after it ran was stopped."""
+    """Say whether the run has ended; one that waits again after it ran was stopped."""
     return standing.state in {"done", "failed", "blocked"} or (begun and standing.state == "waiting")
 
 
 def _log_of(standing: Standing, key: str, ledger: Ledger) -> Path | None:
-    """The best there is: the run's own, else what it printed here, else what it printed as a job."""
+    """Choose the best log there is: the run's own, else what it printed here, else what it printed as a job."""
     candidates = [RunDir(standing.run).log] if standing.run else []
     candidates.append(ledger.logs / f"{key}.txt")
     if standing.task:
@@ -119,7 +126,7 @@ class _Tail:
         sys.stdout.flush()
 
     def go_on(self) -> None:
-        """What was written since; from the start where the file has been replaced by a shorter one."""
+        """Print what was written since; all of it if the file has been replaced by a shorter one."""
         try:
             with self.path.open("rb") as file:
                 size = self.path.stat().st_size

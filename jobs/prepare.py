@@ -36,6 +36,8 @@ LARGER = ", ".join(set_name("", size) for size in SIZES[1:])
 
 
 class PrepareWords(Group):
+    """Words for a data set."""
+
     data: str = setting(
         ...,
         f"{', '.join(GENERAL)}; of 28 pixels and, as NAME{LARGER}, of more {', '.join(MEDMNIST)}; "
@@ -57,16 +59,46 @@ class PrepareWords(Group):
 
 
 class WeightsWords(Group):
-    """Alone: published weights for model.pretrained=true, into the hub's cache (HF_HOME), from HF_ENDPOINT."""
+    """A word that stands alone: it fetches weights for model.pretrained=true, from HF_ENDPOINT into HF_HOME."""
 
     weights: str = setting(..., "network of timm, or NAME.TAG for others of its weights")
 
 
+def main(argv: list[str] | None = None) -> int:
+    return answer(_prepare, argv, script="jobs/prepare.py", about=__doc__, models=[PrepareWords, WeightsWords])
+
+
+def _prepare(argv: list[str]) -> int:
+    if any(word.startswith("weights=") for word in argv):
+        return _fetch(parse(WeightsWords, argv).weights)
+    words = parse(PrepareWords, argv)
+    problems = _problems(words)
+    if problems:
+        raise Refused(problems)
+
+    folder = data_root(words.data_dir) / (words.name or words.data)
+    if words.verify:
+        return _verify(words, folder)
+
+    # What fails here is the network, a disk or a publisher's file, not this command: a line, no traceback.
+    try:
+        return _pack(words, folder)
+    except (DownloadFailed, OSError) as error:
+        print(f"{folder.name}: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        again = "the same command starts again, downloads go on where they were"
+        print(f"{folder.name}: interrupted; {again}", file=sys.stderr)
+        return FAILED
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
 OWN_WORDS = ("name", "size", "channels", "test_fraction", "split_seed", "licence")
 
 
-def problems_of(words: PrepareWords) -> list[str]:
-    """What one word alone does not show."""
+def _problems(words: PrepareWords) -> list[str]:
+    """Return what is wrong with words that are right each by itself."""
     problems = []
     if words.verify and words.force:
         problems.append("verify: given with force, allowed: one of them (verify changes nothing, force packs again)")
@@ -76,14 +108,18 @@ def problems_of(words: PrepareWords) -> list[str]:
         problems.append(f"mirror: given {words.mirror}, allowed: an address that begins with http:// or https://")
     if words.data == IMAGE_FOLDER:
         return problems + _own_problems(words)
+
     if words.data not in DATASETS:
         problems.append(messages.unknown("data", words.data, [*DATASETS, IMAGE_FOLDER]))
         return problems
+
+    # For a published set these words would do nothing, and a mistake would go unnoticed.
     problems += [
         f"{key}: given with data={words.data}, allowed: with data={IMAGE_FOLDER} only"
         for key in OWN_WORDS
         if key in words.model_fields_set
     ]
+
     if not DATASETS[words.data].files:
         problems += [
             f"{key}: given with data={words.data}, which comes with scikit-learn and needs no files"
@@ -107,55 +143,17 @@ def _own_problems(words: PrepareWords) -> list[str]:
     return problems
 
 
-# --- the command ------------------------------------------------------------------------------------------------------
+# --- packing ----------------------------------------------------------------------------------------------------------
 
 PART_WORDS = {"train": "training", "val": "validation"}
 PARTS_LISTED = 3
 
 
-def main(argv: list[str] | None = None) -> int:
-    return answer(_prepare, argv, script="jobs/prepare.py", about=__doc__, models=[PrepareWords, WeightsWords])
-
-
-def _prepare(argv: list[str]) -> int:
-    if any(word.startswith("weights=") for word in argv):
-        return _fetch(parse(WeightsWords, argv).weights)
-    words = parse(PrepareWords, argv)
-    problems = problems_of(words)
-    if problems:
-        raise Refused(problems)
-    folder = data_root(words.data_dir) / (words.name or words.data)
-    if words.verify:
-        return _verify(words, folder)
-    try:
-        return _pack(words, folder)
-    except (DownloadFailed, OSError) as error:
-        print(f"{folder.name}: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        again = "the same command starts again, downloads go on where they were"
-        print(f"{folder.name}: interrupted; {again}", file=sys.stderr)
-        return FAILED
-
-
-def _fetch(name: str) -> int:
-    from common.models.weights import FetchFailed, fetch_weights
-    from common.settings.models import refuse_unknown
-
-    try:
-        refuse_unknown(f"timm/{name.removeprefix('timm/')}")
-        print(f"{name}: {fetch_weights(name)}")
-    except ValueError as error:
-        raise Refused([f"weights: {error}"]) from None
-    except FetchFailed as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return FAILED
-    return DONE
-
-
 def _pack(words: PrepareWords, folder: Path) -> int:
-    before, started = is_packed(folder) and not words.force, time.monotonic()
+    was_packed, started = is_packed(folder) and not words.force, time.monotonic()
     source = Path(words.source) if words.source else None
+
+    # Both leave a set that is packed already as it is.
     if words.data == IMAGE_FOLDER:
         assert source and words.size  # noqa: PT018 - for the type checker; _problems has refused everything else
         settings = FolderSettings(words.size, words.channels, words.test_fraction, words.split_seed)
@@ -164,7 +162,8 @@ def _pack(words: PrepareWords, folder: Path) -> int:
         )
     else:
         prepare(words.data, folder.parent, source=source, mirror=words.mirror, force=words.force)
-    if before:
+
+    if was_packed:
         print(f"{folder.name}: already prepared in {folder}; verify=true checks it, force=true packs it again")
     else:
         print(_summary(folder, read_json(folder / MANIFEST) or {}, time.monotonic() - started))
@@ -189,22 +188,46 @@ def _counts(sets: dict[str, Any]) -> str:
     return " and ".join([", ".join(others), last] if others else [last])
 
 
+# --- checking ---------------------------------------------------------------------------------------------------------
+
+
 def _verify(words: PrepareWords, folder: Path) -> int:
     again = f"python jobs/prepare.py data={words.data}"
     if words.data == IMAGE_FOLDER:
         again += f" name={words.name} source=DIR size=N"
     if words.data_dir:
         again += f" data_dir={shlex.quote(words.data_dir)}"
+
+    # Every answer but "ok" ends with the command that mends it.
     if not is_packed(folder):
         raise Refused([f"data: {folder.name} is not prepared under {folder.parent}; run: {again}"])
-    found = differences(folder)
-    if not found:
+    problems = differences(folder)
+    if not problems:
         print(f"{folder.name}: ok, every file of {folder} is as its manifest says")
         return DONE
-    for line in found:
+    for line in problems:
         print(line, file=sys.stderr)
     print(f"{folder.name}: damaged; to pack it again: {again} force=true", file=sys.stderr)
     return FAILED
+
+
+# --- published weights ------------------------------------------------------------------------------------------------
+
+
+def _fetch(name: str) -> int:
+    from common.models.weights import FetchFailed, fetch_weights
+    from common.settings.models import refuse_unknown
+
+    # Settings call such a network timm/NAME; here the prefix may be left out.
+    try:
+        refuse_unknown(f"timm/{name.removeprefix('timm/')}")
+        print(f"{name}: {fetch_weights(name)}")
+    except ValueError as error:
+        raise Refused([f"weights: {error}"]) from None
+    except FetchFailed as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return FAILED
+    return DONE
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Free what finished runs do not need any more, and what killed processes left behind.
+"""Free what finished runs do not need any more, and what killed processes have left.
 
     python jobs/prune.py dry_run=true                what it would free
     python jobs/prune.py sweep=cifar_all             of this sweep's runs alone
@@ -44,7 +44,7 @@ class PruneWords(Group):
 
 @dataclass
 class Freed:
-    """What has been freed, or would be."""
+    """The account of what has been freed, or would be, and what was kept."""
 
     dry: bool
     size: Counter[str] = field(default_factory=Counter)  # by kind, bytes
@@ -75,10 +75,12 @@ def _prune(argv: list[str]) -> int:
     root = runs_root(words.root)
     asked = read_again(words.sweep, root) if words.sweep else None
     freed, ledger = Freed(words.dry_run), Ledger(root)
-    runs = _runs_of(asked) if asked else _runs_under(root)
+
+    # Other sweeps may build on a run of this one, so all sweeps are asked which weights they need.
     needed = _needed_weights(ledger, root) if words.best else None
-    for run in runs:
+    for run in _runs_of(asked) if asked else _runs_under(root):
         _free_run(run, needed, freed)
+
     if ledger.folder.is_dir():
         with ledger.lock():  # what is being submitted at this moment is not in the queue yet
             _free_jobs(ledger, asked.sweep.name if asked else None, freed)
@@ -92,6 +94,8 @@ def _tell(freed: Freed) -> int:
             print(f"{verb} {freed.size[kind] / 1e6:.1f} MB: {freed.files[kind]} {kind}")
     if not freed.files:
         print("nothing to free")
+
+    # What was kept is said with its reason: somebody may wait for the space.
     for what, why in list(freed.kept.items())[:SHOWN]:
         print(f"kept {what}: {why}")
     if len(freed.kept) > SHOWN:
@@ -109,12 +113,13 @@ def _runs_under(root: Path) -> list[RunDir]:
 
 
 def _runs_of(asked: Asked) -> list[RunDir]:
-    found, _ = look(asked)
-    return [RunDir(each.run) for each in found.values() if each.run and each.run.is_dir()]
+    standings, _ = look(asked)
+    folders = [standing.run for standing in standings.values() if standing.run]
+    return [RunDir(folder) for folder in folders if folder.is_dir()]
 
 
 def _free_run(run: RunDir, needed: Mapping[str, str] | None, freed: Freed) -> None:
-    """needed: why weights of a digest are still needed; None: keep all best weights."""
+    """Remove from one run what is not needed; needed: as in _superfluous."""
     wanted = list(_superfluous(run, needed, freed))
     if not wanted:
         return
@@ -127,6 +132,10 @@ def _free_run(run: RunDir, needed: Mapping[str, str] | None, freed: Freed) -> No
 
 
 def _superfluous(run: RunDir, needed: Mapping[str, str] | None, freed: Freed) -> Iterator[tuple[str, Path]]:
+    """Yield the files of a run that are not needed, with their kinds.
+
+    needed: the digests of weights that are still needed, and why; None keeps all best weights.
+    """
     result = run.finished()
     if result is not None:
         yield from ((CHECKPOINTS, path) for path in (run.last, run.previous) if path.exists())
@@ -149,9 +158,9 @@ def _old(folder: Path, pattern: str) -> Iterator[Path]:
 
 
 def _needed_weights(ledger: Ledger, root: Path) -> dict[str, str]:
-    """Digests of weights that unfinished runs of any sweep build on, and which runs they are.
+    """Return the digests of weights that unfinished runs of any sweep build on, each with the reason.
 
-    The digest "" stands for all, where a sweep cannot be read and so may need any.
+    A sweep that cannot be read may need any weights: the digest "" stands for all of them.
     """
     needed: dict[str, str] = {}
     for name in ledger.sweeps():
@@ -160,19 +169,22 @@ def _needed_weights(ledger: Ledger, root: Path) -> dict[str, str]:
         except Refused as refused:
             needed[""] = f"the sweep {name} may need it, and cannot be read: {one_line(str(refused))}"
             continue
-        found, _ = look(asked)
+
+        standings, _ = look(asked)
         for key, cell in asked.sweep.cells.items():
-            if found[key].state == "done":
+            if standings[key].state == "done":
                 continue
-            result = found[cell.parent].result if cell.parent else None
-            digest = result["selection"]["digest"] if result else _named(cell.settings)
+
+            # The run that it builds on is a cell of the sweep, or one that the words name.
+            result = standings[cell.parent].result if cell.parent else None
+            digest = result["selection"]["digest"] if result else _named_digest(cell.settings)
             if digest:
                 needed.setdefault(digest, f"{cell.title} of {name} builds on it, and is not finished")
     return needed
 
 
-def _named(settings: RunSettings) -> str | None:
-    """Of a run that the words name, which is no cell of the sweep."""
+def _named_digest(settings: RunSettings) -> str | None:
+    """Return the digest of the weights of a run that the settings name, if they name one."""
     return dict(settings)[settings.PARENT].digest if settings.PARENT else None
 
 
@@ -180,15 +192,19 @@ def _named(settings: RunSettings) -> str | None:
 
 
 def _free_jobs(ledger: Ledger, sweep: str | None, freed: Freed) -> None:
+    """Remove what submissions have left: of one sweep, or of all."""
     if sweep is None:
         for path in [*_old(ledger.folder, ".*.tmp"), *_old(ledger.folder, "*/.*.tmp")]:
             freed.take(TEMPORARY, path)
+
     pickles = sorted(ledger.slurm.glob("*/*.pkl"))
     if sweep is not None:
         mine = {batch.job for batch in ledger.batches() if batch.sweep == sweep}
         pickles = [path for path in pickles if _array_of(path) in mine]
     if not pickles:
         return
+
+    # A job that is requeued reads its pickle again, so only those of ended jobs may go.
     queue = scheduler.queue()
     if queue is None:
         freed.kept[f"{len(pickles)} {PICKLES}"] = "the scheduler does not answer whether they have ended"
@@ -200,7 +216,7 @@ def _free_jobs(ledger: Ledger, sweep: str | None, freed: Freed) -> None:
 
 
 def _array_of(pickle: Path) -> str:
-    """One task of an array may run what is pickled for another."""
+    """Return the id of the array that a pickle belongs to; one task may run what is pickled for another."""
     return pickle.parent.name.partition("_")[0]
 
 

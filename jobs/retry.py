@@ -43,36 +43,42 @@ def _retry(argv: list[str]) -> int:
     words = parse(RetryWords, argv)
     classes = _classes(words.class_)
     asked = read_again(words.sweep, runs_root(words.root))
-    found, _ = look(asked)
-    named = _named(asked, found, words.run)
+    standings, _ = look(asked)
+    named = _named(asked, standings, words.run)
     chosen = _chosen(classes, named)
-    start = make_plan(asked.sweep, found, chosen=chosen).start
+
+    # The same plan is made again to start them; here it says which of the chosen runs can start.
+    start = make_plan(asked.sweep, standings, chosen=chosen).start
     for key in named - {cell.key for cell in start}:
-        print(f"not taken up, {asked.sweep.cells[key].title}: {found[key].state}. {found[key].why}".rstrip(". "))
+        standing = standings[key]
+        print(f"not taken up, {asked.sweep.cells[key].title}: {standing.state}. {standing.why}".rstrip(". "))
     if not start:
-        failed = Counter(each.cause for each in found.values() if each.state == "failed")
+        failed = Counter(standing.cause for standing in standings.values() if standing.state == "failed")
         there = ", ".join(f"{count} {cause}" for cause, count in failed.items()) or "nothing failed"
         print(f"{asked.sweep.name}: nothing to retry ({there})")
         return DONE
+
     for cell in start:
-        standing = found[cell.key]
-        print(f"again {cell.title}: {standing.cause if standing.state == 'failed' else 'behind what it builds on'}")
+        standing = standings[cell.key]
+        print(f"again {cell.title}: {standing.cause if standing.state == 'failed' else 'after what it builds on'}")
     return carry_on(replace(asked, chosen=chosen))
 
 
-def _classes(given: str | None) -> Collection[str]:
-    classes = RETRIED if given is None else given.split(",")
-    if unknown := [each for each in classes if each not in RETRIED]:
-        raise Refused(messages.unknown("class", each, RETRIED) for each in unknown)
+def _classes(text: str | None) -> Collection[str]:
+    classes = RETRIED if text is None else text.split(",")
+    if unknown := [name for name in classes if name not in RETRIED]:
+        raise Refused(messages.unknown("class", name, RETRIED) for name in unknown)
     return classes
 
 
-def _named(asked: Asked, found: Mapping[str, Standing], given: str | None) -> set[str]:
-    return {find_cell(asked.sweep, found, each.strip(), "run") for each in given.split(",")} if given else set()
+def _named(asked: Asked, standings: Mapping[str, Standing], text: str | None) -> set[str]:
+    """Return the keys of the runs that are named, by names, hashes or titles with commas between them."""
+    names = text.split(",") if text else []
+    return {find_cell(asked.sweep, standings, name.strip(), "run") for name in names}
 
 
 def _chosen(classes: Collection[str], named: Collection[str]) -> Chosen:
-    """What failed, of these classes and runs. The blocked follow their parents, which the plan sees to."""
+    """Choose what failed, of these classes and runs; the plan starts blocked runs only after their parents."""
 
     def chosen(key: str, standing: Standing) -> bool:
         if standing.state == "failed":

@@ -1,4 +1,4 @@
-"""Start what is not finished of a sweep, on this machine or as jobs of a cluster."""
+"""Start what is not finished of a sweep, on this machine or as jobs of a cluster; or show what would start."""
 
 import os
 import shutil
@@ -21,14 +21,60 @@ from jobs.planning.table import print_table
 
 
 def carry_on(asked: Asked) -> int:
-    """Start what is not finished, of what is chosen, where the words say."""
+    """Start, where the words say, what is not finished of the chosen cells."""
     cluster = asked.words.cluster or os.environ.get("STILLHOUSE_CLUSTER")
     cluster = cluster or (LOCAL if shutil.which("sbatch") is None else "default")
     if asked.words.dry_run:
-        return show(asked, cluster)
+        return _show(asked, cluster)
     if cluster == LOCAL:
         return _run_here(asked)
     return _submit_to(asked, cluster)
+
+
+# --- a dry run ----------------------------------------------------------------------------------------------------
+
+
+def _show(asked: Asked, cluster: str) -> int:
+    standings, batches = look(asked)
+    plan = make_plan(asked.sweep, standings, asked.words.retry, chosen=asked.chosen)
+    for stage, keys in asked.sweep.stages.items():
+        parents = " or ".join(asked.sweep.parents[stage])
+        starts = sum(cell.stage == stage for cell in plan.start)
+        print(f"{stage:12} {len(keys):6} cells, {starts} to run" + (f", each after its {parents}" if parents else ""))
+
+    # Kinds of runs that never ran here count as no time at all, so their number is told beside the hours.
+    hours, unknown = expected_hours(plan.start, asked.root)
+    print(f"{asked.sweep.name}: {plan.counted()}")
+    basis = f" (and {unknown} runs of kinds that never ran here)" if unknown else ""
+    print(f"expected: {hours:.2f} hours of training, by the times of earlier runs{basis}")
+
+    if cluster != LOCAL:
+        _show_scripts(asked, cluster, plan, standings, batches)
+    return DONE
+
+
+def _show_scripts(
+    asked: Asked, cluster: str, plan: Plan, standings: Mapping[str, Standing], batches: Sequence[Batch]
+) -> None:
+    """Print one script for each stage and size of its jobs: the others differ in their numbers alone."""
+    from jobs.engines import slurm
+
+    profile = open_profile(cluster)
+    for note in look_at_container(profile.container, profile.code) if profile.container else []:
+        print(f"note: {note}")
+
+    limits = scheduler.limits()
+    site = slurm.Site(asked.sweep, profile, cluster, asked.root, asked.data_dir, asked.ledger, limits)
+    needs, _ = slurm.wanted_needs(plan, profile, standings, batches)
+    shown: set[tuple[Any, ...]] = set()
+    for group in slurm.groups(plan, standings, needs, limits.max_array_size or slurm.USUAL_ARRAY_SIZE):
+        if (group.stage, group.needs) in shown:
+            continue
+        shown.add((group.stage, group.needs))
+        text = slurm.script_text(site, group)
+        print(f"\n--- {group.stage}: {len(group.cells)} runs\n{text}")
+        if asked.words.ask:
+            print(f"--- sbatch --test-only: {scheduler.test_only(text)}")
 
 
 # --- this machine -------------------------------------------------------------------------------------------------
@@ -38,29 +84,33 @@ def _run_here(asked: Asked) -> int:
     from jobs.engines.local import Engine
 
     with asked.ledger.working_here(asked.sweep.name):
-        found, _ = look(asked)
-        plan = make_plan(asked.sweep, found, asked.words.retry, _behind_others(asked.sweep, found), asked.chosen)
+        standings, _ = look(asked)
+        gone = _after_others(asked.sweep, standings)
+        plan = make_plan(asked.sweep, standings, asked.words.retry, gone, asked.chosen)
+        asked.ledger.remember(asked.sweep.name, lasting_words(asked))
+
         gpus = _gpus()
         slots = asked.words.slots or len(gpus) or 1
-        asked.ledger.remember(asked.sweep.name, lasting_words(asked))
         print(f"{asked.sweep.name}: {plan.counted()}; {slots} at a time under {asked.root}", flush=True)
         engine = Engine(asked.sweep, plan, asked.root, asked.data_dir, slots, asked.ledger.logs, gpus)
         done = engine.work()
-    found, _ = look(asked)
-    print_table(asked.sweep, found)
+
+    # The table shows what other processes have done meanwhile, too.
+    standings, _ = look(asked)
+    print_table(asked.sweep, standings)
     if engine.stopping:
         print("stopped; the same command goes on", file=sys.stderr)
     return DONE if done else FAILED
 
 
-def _behind_others(sweep: Sweep, found: Mapping[str, Standing]) -> dict[str, str]:
-    """What builds on a run that another process works on; the same command takes it up once that is finished."""
-    busy = {key for key, standing in found.items() if standing.state in {"running", "queued"}}
-    return {key: "behind a run of another process" for key, cell in sweep.cells.items() if cell.parent in busy}
+def _after_others(sweep: Sweep, standings: Mapping[str, Standing]) -> dict[str, str]:
+    """Say which cells come after a run of another process; the same command takes them up once that is finished."""
+    busy = {key for key, standing in standings.items() if standing.state in {"running", "queued"}}
+    return {key: "after a run of another process" for key, cell in sweep.cells.items() if cell.parent in busy}
 
 
 def _gpus() -> tuple[str, ...]:
-    """GPUs of this machine as CUDA_VISIBLE_DEVICES names them, without loading torch."""
+    """Name the GPUs of this machine as CUDA_VISIBLE_DEVICES does, without loading torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return tuple(name for name in visible.split(",") if name not in {"", "-1"})
@@ -78,7 +128,9 @@ def _submit_to(asked: Asked, cluster: str) -> int:
         raise Refused([f"cluster: {cluster} needs SLURM's commands (sbatch, srun), which are not here; allowed: local"])
     container = profile.container
     notes = [*look_at_container(container, profile.code), *write_digest(container)] if container else []
+
     with asked.ledger.lock():
+        # Jobs that an earlier submission could not write down must be known first, or they would be submitted twice.
         if unknown := slurm.mend(asked.ledger, asked.ledger.batches()):
             raise Refused(
                 [
@@ -86,67 +138,30 @@ def _submit_to(asked: Asked, cluster: str) -> int:
                     "whether it has those jobs; nothing is submitted before it does"
                 ]
             )
-        found, batches = look(asked)
+
+        standings, batches = look(asked)
         gone = _exhausted(asked, batches, profile.retries)
-        plan = make_plan(asked.sweep, found, asked.words.retry, gone, asked.chosen)
+        plan = make_plan(asked.sweep, standings, asked.words.retry, gone, asked.chosen)
         site = slurm.Site(asked.sweep, profile, cluster, asked.root, asked.data_dir, asked.ledger, scheduler.limits())
         words = lasting_words(asked)
         asked.ledger.remember(asked.sweep.name, words)
-        made, left = slurm.submit(site, plan, found, batches)
-        for batch in made:
+
+        submitted, left = slurm.submit(site, plan, standings, batches)
+        for batch in submitted:
             size = f"{len(batch.keys)} runs" if len(batch.keys) > 1 else "1 run"
             print(f"submitted {batch.stage}: {size} as job {batch.job}")
-        if made and profile.steward:
-            print(f"submitted the steward as job {slurm.submit_steward(site, words, made)}")
+        if submitted and profile.steward:
+            print(f"submitted the steward as job {slurm.submit_steward(site, words, submitted)}")
+
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    print(
-        f"{asked.sweep.name}: {plan.counted()}" + (f"; {left} do not fit yet, the steward submits them" if left else "")
-    )
+    rest = f"; {left} do not fit yet, the steward submits them" if left else ""
+    print(f"{asked.sweep.name}: {plan.counted()}{rest}")
     return DONE
 
 
 def _exhausted(asked: Asked, batches: Sequence[Batch], retries: int) -> dict[str, str]:
-    """What the steward leaves alone; a person who asks again may have mended something."""
+    """Say which cells the steward gives up; a person who asks again may have mended something."""
     if asked.words.retry != "machine":
         return {}
     return {key: f"tried {count} times" for key, count in attempts(batches).items() if count > retries}
-
-
-# --- a dry run --------------------------------------------------------------------------------------------------------
-
-
-def show(asked: Asked, cluster: str) -> int:
-    found, batches = look(asked)
-    plan = make_plan(asked.sweep, found, asked.words.retry, chosen=asked.chosen)
-    for stage, keys in asked.sweep.stages.items():
-        parents = " or ".join(asked.sweep.parents[stage])
-        starts = sum(cell.stage == stage for cell in plan.start)
-        print(f"{stage:12} {len(keys):6} cells, {starts} to run" + (f", each after its {parents}" if parents else ""))
-    hours, unknown = expected_hours(plan.start, asked.root)
-    print(f"{asked.sweep.name}: {plan.counted()}")
-    basis = f" (and {unknown} runs of kinds that never ran here)" if unknown else ""
-    print(f"expected: {hours:.2f} hours of training, by the times of earlier runs{basis}")
-    if cluster != LOCAL:
-        _show_scripts(asked, cluster, plan, found, batches)
-    return DONE
-
-
-def _show_scripts(asked: Asked, cluster: str, plan: Plan, found: dict[str, Standing], batches: Sequence[Batch]) -> None:
-    from jobs.engines import slurm
-
-    profile = open_profile(cluster)
-    for note in look_at_container(profile.container, profile.code) if profile.container else []:
-        print(f"note: {note}")
-    limits = scheduler.limits()
-    site = slurm.Site(asked.sweep, profile, cluster, asked.root, asked.data_dir, asked.ledger, limits)
-    wanted, _ = slurm.wanted_needs(plan, profile, found, batches)
-    shown: set[tuple[Any, ...]] = set()
-    for group in slurm.groups(plan, found, wanted, limits.max_array_size or slurm.USUAL_ARRAY_SIZE):
-        if (group.stage, group.needs) in shown:
-            continue
-        shown.add((group.stage, group.needs))
-        text = slurm.script_text(site, group)
-        print(f"\n--- {group.stage}: {len(group.cells)} runs\n{text}")
-        if asked.words.ask:
-            print(f"--- sbatch --test-only: {scheduler.test_only(text)}")

@@ -1,4 +1,4 @@
-"""Where every run of a sweep stands, and why.
+"""Show where every run of a sweep stands, and why.
 
     python jobs/status.py sweep=cifar_all                  counts, mean test accuracy, what runs, what failed
     python jobs/status.py sweep=cifar_all watch=true       again every five seconds
@@ -63,21 +63,24 @@ def _status(argv: list[str]) -> int:
 
 def _look_on(asked: Asked, words: StatusWords) -> int:
     while True:
-        found, _ = look(asked)
+        standings, _ = look(asked)
         if words.why is not None:
-            return _explain(asked.sweep, found, words.why)
+            return _explain(asked.sweep, standings, words.why)
         if words.json_:
-            print(json.dumps([_facts(cell, found[key]) for key, cell in asked.sweep.cells.items()], indent=1))
+            print(json.dumps([_facts(cell, standings[key]) for key, cell in asked.sweep.cells.items()], indent=1))
         else:
-            print_table(asked.sweep, found)
-        over = all(each.state in {"done", "failed", "blocked"} for each in found.values())
-        if not words.watch or over:
-            return FAILED if any(each.state in {"failed", "blocked"} for each in found.values()) else DONE
+            print_table(asked.sweep, standings)
+
+        # The watch ends when nothing can change any more; a run that waits may still be started.
+        states = {standing.state for standing in standings.values()}
+        if not words.watch or states <= {"done", "failed", "blocked"}:
+            return FAILED if states & {"failed", "blocked"} else DONE
         time.sleep(WATCH_SECONDS)
 
 
 def _facts(cell: Cell, standing: Standing) -> dict[str, Any]:
     test = (standing.result or {}).get("test", {})
+    # The keys are for programs: they stay as they are.
     return {
         "stage": cell.stage,
         "axes": dict(cell.at),
@@ -96,15 +99,18 @@ def _facts(cell: Cell, standing: Standing) -> dict[str, Any]:
 # --- one run ------------------------------------------------------------------------------------------------------
 
 
-def _explain(sweep: Sweep, found: Mapping[str, Standing], given: str) -> int:
-    key = find_cell(sweep, found, given, "why")
-    cell, standing = sweep.cells[key], found[key]
+def _explain(sweep: Sweep, standings: Mapping[str, Standing], name: str) -> int:
+    """Print where one run stands, how it failed, and what mends it."""
+    key = find_cell(sweep, standings, name, "why")
+    cell, standing = sweep.cells[key], standings[key]
     print(f"{cell.title}: {standing.state}. {said(standing)}".rstrip(". "))
     if standing.run:
         print(f"folder: {standing.run}")
         failure = read_json(RunDir(standing.run).failure) if standing.state == "failed" else None
         for line in str((failure or {}).get("traceback", "")).rstrip().splitlines()[-TRACE_LINES:]:
             print(f"  {line}")
+
+    # A blocked run has the cause of the one that it builds on: the same advice mends both.
     if standing.state in {"failed", "blocked"}:
         print(f"mend: {ADVICE.get(standing.cause, 'it goes on where it was')}")
         print(f"then: python jobs/submit.py sweep={sweep.name}")

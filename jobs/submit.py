@@ -36,7 +36,7 @@ def _submit(argv: list[str]) -> int:
 
 
 def _cluster_refused(argv: Sequence[str]) -> list[str]:
-    """Looked at before the sweep, so that what is wrong with either is said at once."""
+    """Return what is wrong with the profile, before the sweep is read: problems of both are said at once."""
     named = [word.partition("=")[2] for word in argv if word.startswith("cluster=")]
     cluster = named[-1] if named else os.environ.get("STILLHOUSE_CLUSTER", LOCAL)
     try:

@@ -1,12 +1,13 @@
-"""What a job does: run one cell's entry in this process, and see to it that the scheduler starts it again when it must.
+"""A job runs the entry of one cell in this process, and asks the scheduler to start it again where that must be.
 
-An object of strings, which pickle stores by name: it survives another Python and a container. Signals belong to the
-training while it runs (common/cli/attempt.py): it stops behind its next step with a checkpoint, and comes back here.
+A job is an object of strings, whose class pickle stores by its path: so it can be read by another Python, and in a
+container. While a training runs, signals are handled by it (common/cli/attempt.py): it stops after its next step with
+a checkpoint, and the job goes on here.
 
 - USR2 comes before the time limit, and before preemption where the cluster is set up so: the job asks to be requeued.
 - TERM alone comes before preemption or a cancellation: SLURM goes on with either, and the job waits for it.
 
-Asking is a file, which the batch script looks for when this process has ended (jobs/engines/profiles.py): inside a
+It asks by a file, which the batch script looks for when this process has ended (jobs/engines/sbatch.py): inside a
 container there is no scontrol. Signals come twice there, from srun and through apptainer; the second changes nothing.
 """
 
@@ -43,16 +44,16 @@ LOCKED_RETRY = 15.0  # seconds between two looks at a run that another process h
 
 
 class RunFailed(Exception):
-    """The run has no result; its folder says why."""
+    """A job ends with this if its run has no result; the run's folder says why."""
 
 
 def command_of(lineage: Lineage, root: Path, data_dir: Path) -> tuple[list[str], Path, str]:
-    """Words, run folder and key of a cell whose parents are finished."""
+    """Return words, run folder and key of a cell whose parents are finished."""
     parent, key, words = "", None, []
     run = root
-    for entry, given in lineage:
+    for entry, own_words in lineage:
         built_on = [f"{ENTRIES[entry].PARENT}={parent}"] if parent else []
-        words = [*given, f"root={root}", f"data_dir={data_dir}", *built_on]
+        words = [*own_words, f"root={root}", f"data_dir={data_dir}", *built_on]
         settings = compose(ENTRIES[entry], words).settings
         key = key_of(settings, key)
         parent = run_name(settings)
@@ -81,19 +82,23 @@ class Job:
                 f"{folder}: the settings of this run are not those that were submitted ({key}, not {self.key}): "
                 "presets or data have changed meanwhile; submit the sweep again"
             )
+
         code = self._run(words, run)
         if code == DONE:
             _end_in_peace()
             return
+
         if int(os.environ.get("RANK", "0")) > 0:  # the first process writes down why, and its end ends all of them
             _wait_for_the_end()
+
+        # A training that was stopped has no result, but is no failure: SLURM or the batch script takes it up again.
         failure = read_json(run.failure) or {}
         if failure.get("class") == "preempted":
             self._stopped(run, failure, time.monotonic() - began)
         raise RunFailed(f"{folder} failed ({failure.get('class')}): {failure.get('message')}")
 
     def checkpoint(self) -> NoReturn:
-        """Called by submitit for a signal that comes before the training listens, or after it."""
+        """Answer a signal that comes before the training listens, or after it; submitit calls this."""
         self._start_again("stopped while no training was under way")
 
     def _run(self, words: list[str], run: RunDir) -> int:
@@ -107,6 +112,7 @@ class Job:
         return code
 
     def _stopped(self, run: RunDir, failure: dict[str, Any], seconds: float) -> None:
+        """Ask to be requeued after USR2; after TERM, SLURM does what it has begun."""
         if failure.get("signal") == "SIGUSR2":
             if seconds > self.time_min * 60 - self.signal_s - 30:
                 write_json(run.failure, {**failure, "class": "timeout"})
@@ -114,7 +120,7 @@ class Job:
         _wait_for_the_end()
 
     def _start_again(self, why: str) -> NoReturn:
-        """End this process at once, which submitit takes for no result, so that the batch script requeues the job."""
+        """End this process at once, so that submitit writes no result and the batch script requeues the job."""
         restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         if restarts >= self.requeues:
             again = f"it has been requeued {restarts} times, allowed are {self.requeues} (requeues in the profile)"
@@ -126,7 +132,7 @@ class Job:
 
 
 def _join_processes() -> None:
-    """One task per GPU, as torchrun would have started them."""
+    """Describe the processes of a run as torchrun would; there is one task per GPU."""
     tasks = int(os.environ.get("SLURM_NTASKS", "1"))
     if tasks > 1:
         job = int(os.environ.get("SLURM_JOB_ID", "0"))
@@ -140,7 +146,7 @@ def _join_processes() -> None:
 
 
 def _end_in_peace() -> None:
-    """A signal that comes while Python takes itself down would make a failed job of a finished run."""
+    """Ignore signals from now on: one that comes while Python ends would make a failed job of a finished run."""
     for number in (signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 

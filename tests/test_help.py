@@ -31,7 +31,7 @@ def test_every_command_says_how_it_is_used(script: str, word: str, capsys: pytes
 
 
 def test_what_an_entry_takes_by_itself_is_said_where_there_is_something(capsys: pytest.CaptureFixture[str]) -> None:
-    said = "What comes with a data set where the command line names nothing else:"
+    said = "A data set brings these presets with it, unless the command line names others:"
     for script, is_said in (("train.train_cnn", True), ("eval.eval_shift", False), ("jobs.submit", False)):
         assert importlib.import_module(script).main(["--help"]) == 0
         assert (said in capsys.readouterr().out) == is_said

@@ -105,7 +105,7 @@ TRAINING: list[tuple[str | list[str], list[str]]] = [
     (["seed=1\nseed=2"], [f"seed: given 1 seed=2, allowed: {SEEDS}"]),
     (["a\nb"], [r"a\nb: not of the form key=value"]),
     # values that are none
-    ("seed=", ["seed: given '', which is no value; where none is allowed, it is written null"]),
+    ("seed=", ["seed: given '', which is no value; if none is meant, write null"]),
     ("config=", ["config: given '', which is no value"]),
     ("root= data_dir=", ["root: given '', which is no value", "data_dir: given '', which is no value"]),
     ("root=#3", ["root: given '#3', which is no value"]),
@@ -174,14 +174,14 @@ TRAINING: list[tuple[str | list[str], list[str]]] = [
     (
         "data=cifar10_1_v6",
         [
-            "data: cifar10_1_v6 holds no images to train on; what measures a run on it is: "
+            "data: cifar10_1_v6 holds no images to train on; to measure a run on it: "
             "python eval/evaluate.py run=DIR data=cifar10_1_v6\n"
         ],
     ),
     (
         "data=photos",
         [
-            "data: photos holds no images to train on; what measures a run on it is: "
+            "data: photos holds no images to train on; to measure a run on it: "
             "python eval/evaluate.py run=DIR data=photos\n"
         ],
     ),

@@ -1,8 +1,8 @@
-"""One attempt at a run: the door, the lock, where it came from, and how it ends.
+"""One attempt at a run goes from the check of its command line to its result or failure.
 
-The order of things: the command line is checked (exit code 2, nothing written); a finished run says so (0); the
-folder is locked (2 if another process has it); the entry works; its result is written last (0), or a failure with
-its class (1). Torch is not imported here, so that a refusal or a finished run answers at once.
+The command line is checked first (exit code 2, nothing written). A finished run says so (0). The folder is locked (2
+if another process has it). The entry works. Its result is written last (0), or a failure with its class (1). Torch is
+not imported here, so that a refusal or a finished run answers at once.
 """
 
 import logging
@@ -41,7 +41,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Attempt:
-    """What an entry is given: its settings, its folder, and the outside world's wish that it stop."""
+    """An entry works with its attempt: the settings, the run folder, the monitors, and any signal to stop."""
 
     def __init__(self, command: Command, run: RunDir, monitors: "Iterable[Monitor]" = ()) -> None:
         self.settings, self.run, self.monitors = command.settings, run, list(monitors)
@@ -70,7 +70,7 @@ class Attempt:
         return tqdm(items, title, total, initial=done, disable=hidden, leave=False, dynamic_ncols=True, unit="step")
 
     def publish(self, row: dict[str, Any], epochs: int) -> None:
-        """A finished epoch, for everyone who watches."""
+        """Log a finished epoch, and pass it to the monitors."""
         line = (
             f"epoch {row['epoch']}/{epochs}: training loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.2%}"
         )
@@ -88,7 +88,7 @@ Body = Callable[[Attempt], dict[str, Any]]
 
 
 def run_entry(entry: type[RunSettings], body: Body, argv: list[str] | None, *, script: str, about: str | None) -> int:
-    """The main function of every training entry."""
+    """Run an entry: its body gets an attempt at the run that the command line asks for."""
 
     def work(words: list[str]) -> int:
         return carry_out(compose(entry, words), body, words)
@@ -107,22 +107,25 @@ def run_entry(entry: type[RunSettings], body: Body, argv: list[str] | None, *, s
 def carry_out(command: Command, body: Body, words: list[str]) -> int:
     settings = command.settings
     run = RunDir(command.root / settings.entry / run_name(settings))
-    done = run.finished()
+    result = run.finished()
+
     if command.dry_run:
         print(dump_yaml(settings.model_dump()).rstrip())
-        print(f"# folder: {run.path}{' (finished)' if done else ''}")
+        print(f"# folder: {run.path}{' (finished)' if result else ''}")
         return DONE
-    if done and not command.force:
-        return _say_finished(run, done)
+    if result and not command.force:
+        return _say_finished(run, result)
+
+    # Of several processes the first one owns the folder; the others only compute.
     if int(os.environ.get("RANK", "0")) > 0:
         return _compute_along(command, run, body)
     return _own(command, run, body, words)
 
 
 def _own(command: Command, run: RunDir, body: Body, words: list[str]) -> int:
-    """Lock the folder and work in it. With force=true a used folder is first given another name.
+    """Lock the folder and work in it. With force=true, a folder that holds anything gets another name first.
 
-    Where the work itself refuses, as with torch at hand it does when a GPU is missing, all is left as it was.
+    If the work is refused, because a GPU is missing for example, everything is left as it was.
     """
     with run.lock():
         if not command.force or run.is_bare():
@@ -138,27 +141,30 @@ def _own(command: Command, run: RunDir, body: Body, words: list[str]) -> int:
 
 def _put_back(aside: Path, run: RunDir) -> list[str]:
     try:
-        aside.rename(run.path)  # over nothing, or over an empty folder
+        aside.rename(run.path)  # replaces nothing, or an empty folder
     except OSError:
-        return [f"{run.path} is another process's by now; the old folder is {aside}"]
+        return [f"another process uses {run.path} by now; the old folder is {aside}"]
     return []
 
 
 def _work(command: Command, run: RunDir, body: Body, words: list[str]) -> int:
     settings = command.settings
-    if done := run.finished():  # by another process, since the door
+    if done := run.finished():  # another process has finished it since the first look
         return _say_finished(run, done)
     run.clear_leftovers()
     monitors = _open_monitors(settings, run)
     attempt = Attempt(command, run, monitors)
+
     with _logging(run.log, settings.log), _stop_signals(attempt):
         try:
             log.info("run %s", run.path)
             run.write_config(settings.model_dump())
             facts = provenance(words)
             write_json(run.provenance, {**facts, "earlier_attempts": _earlier_attempts(run)})
-            if told := foreign_container(facts):
-                log.warning("this is the code of %s", told)
+            if commits := foreign_container(facts):
+                log.warning("this is the code of %s", commits)
+
+            # A result is the only sign of success, so it is written when the body has done everything else.
             result = body(attempt)
             write_json(run.result, {"entry": settings.entry, "run": run.path.name, **result})
         except Refused:
@@ -168,6 +174,8 @@ def _work(command: Command, run: RunDir, body: Body, words: list[str]) -> int:
         finally:
             for monitor in monitors:
                 monitor.close()
+
+        # With a result, nobody needs the failures of earlier attempts or the spare checkpoint.
         run.failure.unlink(missing_ok=True)
         run.previous.unlink(missing_ok=True)
         log.info("finished: %s%s", run.path, _headline(result))
@@ -175,7 +183,7 @@ def _work(command: Command, run: RunDir, body: Body, words: list[str]) -> int:
 
 
 def _compute_along(command: Command, run: RunDir, body: Body) -> int:
-    """The other processes that torchrun started: they compute; the first one owns the folder and tells the story."""
+    """Compute in one of the other processes that torchrun started; only the first one writes to the folder."""
     attempt = Attempt(command, run)
     with _stop_signals(attempt):
         try:
@@ -188,10 +196,13 @@ def _compute_along(command: Command, run: RunDir, body: Body) -> int:
 def _record_failure(run: RunDir, error: BaseException, stop_signal: str | None) -> int:
     kind, message = classify(error), str(error) or type(error).__name__
     trace = "".join(traceback.format_exception(error))
+
+    # Only a bug is worth a traceback on the console; for all others it is in failure.json.
     log.log(logging.ERROR if kind == "bug" else logging.DEBUG, "%s", trace.rstrip())
     log.error("failed (%s): %s", kind, message)
     facts = {"class": kind, "message": message, "traceback": trace, "time": now(), "host": socket.gethostname()}
     facts |= {"signal": stop_signal} if stop_signal else {}
+
     try:
         write_json(run.failure, facts)
     except OSError as second:
@@ -205,8 +216,8 @@ def _say_finished(run: RunDir, result: dict[str, Any]) -> int:
 
 
 def _headline(result: dict[str, Any]) -> str:
-    told = headline(result)
-    return f", {told[0]} {told[1]:.2%}" if told else ""
+    number = headline(result)
+    return f", {number[0]} {number[1]:.2%}" if number else ""
 
 
 def _open_monitors(settings: RunSettings, run: RunDir) -> "list[Monitor]":
@@ -219,7 +230,7 @@ def _open_monitors(settings: RunSettings, run: RunDir) -> "list[Monitor]":
 
 @contextmanager
 def _stop_signals(attempt: Attempt) -> Iterator[None]:
-    """A signal asks the training to stop behind its next step; a second Ctrl-C stops at once."""
+    """Make the training stop after its next step when a signal comes; a second Ctrl-C stops it at once."""
 
     def ask(number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT and attempt.stop_signal:
@@ -227,9 +238,11 @@ def _stop_signals(attempt: Attempt) -> Iterator[None]:
         if attempt.stop_signal in {None, "SIGTERM"}:  # SLURM may send one before the signal that says what it is about
             attempt.stop_signal = signal.Signals(number).name
 
+    # Python sets handlers in the main thread alone.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+
     before = {number: signal.signal(number, ask) for number in STOP_SIGNALS}
     try:
         yield
@@ -243,7 +256,7 @@ def _stop_signals(attempt: Attempt) -> Iterator[None]:
 
 class _LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """A full disk must not drown the message that says so."""
+        """Do nothing: what logging would print here about a full disk would drown the message that says so."""
 
 
 class _Console(logging.Handler):
@@ -255,10 +268,13 @@ class _Console(logging.Handler):
 def _logging(path: Path, settings: LogSettings) -> Iterator[None]:
     file, console = _LogFile(path), _Console()
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+
+    # The file gets everything, whatever the terminal shows.
     console.setLevel(logging.WARNING if settings.progress == "off" else logging.INFO)
     log.setLevel(logging.DEBUG)
     log.addHandler(file)
     log.addHandler(console)
+
     try:
         yield
     finally:

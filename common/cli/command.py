@@ -1,4 +1,4 @@
-"""The manners of every command: words are read and checked, --help answers, a refusal has one line per problem."""
+"""Every command reads and checks its words here, answers --help, and prints one line for each problem it refuses."""
 
 import os
 import re
@@ -20,15 +20,15 @@ from common.settings.yaml12 import load_yaml
 DONE, FAILED, REFUSED = 0, 1, 2  # the exit codes of every command
 KEY_VALUE = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*=")
 M = TypeVar("M", bound=BaseModel)
-Problems = dict[str, str]  # what is wrong, by the word or the setting it is about; what is found first says most
+Problems = dict[str, str]  # what is wrong, by the word or the setting that it is about
 
 
-def runs_root(given: str | None = None) -> Path:
-    return expanded(given or os.environ.get("STILLHOUSE_RUNS") or "runs")
+def runs_root(root: str | None = None) -> Path:
+    return expanded(root or os.environ.get("STILLHOUSE_RUNS") or "runs")
 
 
-def data_root(given: str | None = None) -> Path:
-    return expanded(given or os.environ.get("STILLHOUSE_DATA") or "data")
+def data_root(data_dir: str | None = None) -> Path:
+    return expanded(data_dir or os.environ.get("STILLHOUSE_DATA") or "data")
 
 
 def answer(
@@ -41,53 +41,60 @@ def answer(
     preset_names: Mapping[str, Sequence[str]] = MappingProxyType({}),
     starting_points: Mapping[str, str] = MappingProxyType({}),
 ) -> int:
-    """The manners every command shares: --help answers, a refusal is one line per problem and exit code 2."""
+    """Do a command's work and return its exit code; answer --help, and print refusals and failures in single lines."""
     argv = sys.argv[1:] if argv is None else list(argv)
+
+    # Help wins over all other words, so that it is there for somebody whose words are refused.
     if any(word in {"--help", "-h", "help"} for word in argv):
         with suppress(BrokenPipeError):  # --help | head
             print(messages.help_text(script, about or "", models, preset_names, starting_points), flush=True)
         return DONE
+
     try:
         return work(argv)
     except Refused as refused:
         for problem in refused.problems:
             print(messages.one_line(problem), file=sys.stderr)
         return REFUSED
-    except Failure as failure:  # of a training, its folder tells; this is for commands that have none
+    except Failure as failure:  # from a command without a run folder; a run writes failure.json instead
         print(f"failed ({failure.kind}): {messages.one_line(str(failure))}", file=sys.stderr)
         return FAILED
 
 
 def parse(command: type[M], argv: Iterable[str], loose: str | None = None) -> M:
-    """A plain command's words, or Refused with every problem at once.
+    """Read and check the words of a plain command; refuse them with every problem at once.
 
-    loose: the setting that takes all words which are not of the form key=value, such as file names.
+    loose: the setting that takes all words that are not of the form key=value, such as file names.
     """
     words = list(argv)
-    found = [word for word in words if loose and not KEY_VALUE.match(word)]
-    values, problems = read_words([word for word in words if word not in found], (command,))
-    tree: dict[str, Any] = {loose: found} if loose and found else {}
+    loose_words = [word for word in words if loose and not KEY_VALUE.match(word)]
+    values, problems = read_words([word for word in words if word not in loose_words], (command,))
+
+    tree: dict[str, Any] = {loose: loose_words} if loose and loose_words else {}
     for key, value in values.items():
-        _plant(tree, key, value)
+        plant(tree, key, value)
     checked, wrong = check(command, tree)
     if problems or checked is None:
-        raise Refused((problems | _unless_said(wrong, problems)).values())
+        raise Refused(merged(problems, wrong).values())
     return checked
 
 
-def _unless_said(wrong: Problems, problems: Problems) -> Problems:
-    return {key: problem for key, problem in wrong.items() if key not in problems}
+def merged(first: Problems, later: Problems) -> Problems:
+    """Add later problems to the first ones; about the same setting, what was noticed first says most."""
+    return first | {key: problem for key, problem in later.items() if key not in first}
 
 
 def read_words(
     argv: Iterable[str], models: Sequence[type[BaseModel]], groups: Sequence[str] = ()
 ) -> tuple[dict[str, Any], Problems]:
-    """The values of the words whose key is a setting of the models, or one of the groups; what is wrong with others."""
+    """Return the values of the words whose key is a setting of the models, or one of the groups, and the problems."""
     known = {*groups, *(name for model in models for name in every_setting(model))}
     values: dict[str, Any] = {}
     problems: Problems = {}
+
     for word in argv:
         key, equals, text = word.partition("=")
+
         if not equals or not key:
             problems[word] = f"{word}: not of the form key=value (--help lists the keys)"
         elif key not in known:
@@ -102,22 +109,23 @@ def read_words(
 
 
 def _read_value(text: str) -> Any:
-    """Nothing is nothing only if it is spelt out: `config=$FILE` with FILE unset must not mean the defaults."""
+    """Read a value as YAML. An empty one is refused: `config=$FILE` with FILE unset must not mean the defaults."""
     try:
         value = load_yaml(text)
     except ValueError as error:
         raise ValueError(f"which is not YAML: {error}") from None
     if value is None and text.strip().lower() != "null":
-        raise ValueError("which is no value; where none is allowed, it is written null")
+        raise ValueError("which is no value; if none is meant, write null")
     return value
 
 
-def _plant(tree: dict[str, Any], dotted: str, value: Any) -> None:
+def plant(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    """Put a value into a tree of settings, and make the groups on the way to it."""
     *groups, field = dotted.split(".")
     for group in groups:
         tree = tree.setdefault(group, {})
         if not isinstance(tree, dict):
-            return  # a snapshot's mistake, which the check of the whole will name
+            return  # the snapshot is wrong here; the check of the whole says so
     tree[field] = value
 
 

@@ -1,9 +1,7 @@
-"""From a command line of `key=value` words to one checked object, or to a list of all that is wrong with it.
+"""This module turns the command line of a run into checked settings, or lists everything that is wrong with it.
 
-Every command of the suite is read here. A plain command (`jobs/prepare.py`) is one class of words: `parse`.
-A training entry adds presets on top: `compose` starts from the defaults of its data set (presets/defaults.yaml)
-or from a snapshot (`config=FILE`), lays `group=preset` over it, then `group.field=value`, and checks the whole.
-Later words win over earlier ones.
+`compose` starts from the defaults of the data set (presets/defaults.yaml) or from a snapshot (`config=FILE`), lays
+`group=preset` over it, then `group.field=value`, and checks the whole. Later words win over earlier ones.
 """
 
 import copy
@@ -14,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.cli.command import Problems, _plant, _unless_said, check, data_root, read_words, runs_root
+from common.cli.command import Problems, check, data_root, merged, plant, read_words, runs_root
 from common.cli.references import find_data, find_run, find_sets, find_teacher, find_weights, no_training_images
 from common.data.publishers.catalog import DATASETS
 from common.failures import Refused
@@ -31,7 +29,7 @@ SPREAD = "memory"  # sets fields of other groups, so it comes last
 
 
 class RunWords(Group):
-    """Words of a training command that are not settings of the run."""
+    """These words of the command are not settings of the run."""
 
     root: str | None = setting(None, "folder of the run folders; null is $STILLHOUSE_RUNS, else ./runs")
     data_dir: str | None = setting(None, "folder of the packed data sets; null is $STILLHOUSE_DATA, else ./data")
@@ -50,12 +48,14 @@ class Command:
 
 
 def compose(entry: type[RunSettings], argv: Iterable[str], *, taught_later: bool = False) -> Command:
-    """The checked command, or Refused with every problem at once.
+    """Return the checked command, or refuse it with every problem at once.
 
-    taught_later: the teacher is a run that a sweep trains first, so that there is nothing to look at yet.
+    taught_later: a sweep trains the teacher first, so there is nothing to look at yet.
     """
     presets = presets_of(entry)
     parent = [entry.PARENT] if entry.PARENT else []
+
+    # Read the words, and take out those that are about the command and not about the run.
     values, problems = read_words(argv, (RunWords, entry), (*presets, *parent, *entry.FROM_PARENT))
     problems |= _taken_from_parent(entry, values)
     if values.get("data.name") in DATASETS:
@@ -65,6 +65,7 @@ def compose(entry: type[RunSettings], argv: Iterable[str], *, taught_later: bool
     root, data_dir = runs_root(words.root), data_root(words.data_dir)
     problems |= _check_folder("root", root) | _check_folder("data_dir", data_dir)
 
+    # Make the tree of settings, and complete it with the fingerprints of the files that it refers to.
     tree, wrong = _base(entry, values, words.config)
     problems |= wrong | _lay_over(tree, values, presets, entry.PARENT)
     if entry.PARENT == "run":
@@ -73,14 +74,15 @@ def compose(entry: type[RunSettings], argv: Iterable[str], *, taught_later: bool
     else:
         problems |= find_data(tree, data_dir, words.data_dir) | find_weights(tree)
         problems |= {} if taught_later else find_teacher(entry, tree, root, data_dir)
+
     settings, wrong = check(entry, tree)
     if problems or settings is None:
-        raise Refused((problems | _unless_said(wrong, problems)).values())
+        raise Refused(merged(problems, wrong).values())
     return Command(settings, root, data_dir, words.force, words.dry_run)
 
 
 def _taken_from_parent(entry: type[RunSettings], values: dict[str, Any]) -> Problems:
-    """Words for what the run that is built on decides."""
+    """Take out, and refuse, the words for settings that come from the run that is built on."""
     foreign = [key for key in values if key.partition(".")[0] in entry.FROM_PARENT]
     return {key: f"{key}: given {messages.shown(values.pop(key))}, but it is that of the run" for key in foreign}
 
@@ -90,7 +92,7 @@ def _taken_from_parent(entry: type[RunSettings], values: dict[str, Any]) -> Prob
 
 @functools.cache
 def presets_of(entry: type[RunSettings]) -> dict[str, tuple[str, ...]]:
-    """Group -> the names an entry may be given. Of data, the published sets that can be trained on."""
+    """Map each group to the presets that an entry takes; those of data are the published sets to train on."""
     groups = [
         group
         for group in PRESET_GROUPS
@@ -98,12 +100,15 @@ def presets_of(entry: type[RunSettings]) -> dict[str, tuple[str, ...]]:
         and (group in entry.model_fields or (group == SPREAD and "recipe" in entry.model_fields))
     ]
     named = {group: preset_names(group) for group in groups}
+
+    # Leave out those that the entry would refuse: other sets, other networks, settings of another distillation.
     if "data" in named:
         named["data"] = [name for name, published in DATASETS.items() if not published.evaluation_only]
         named["model"] = [name for name in named["model"] if _preset("model", name)["name"] in entry.MODEL_NAMES]
-    if "distill" in named:  # those that the entry has the settings for
+    if "distill" in named:
         known = set(every_setting(groups_of(entry.model_fields["distill"])[""]))
         named["distill"] = [name for name in named["distill"] if _preset("distill", name).keys() <= known]
+
     return {group: tuple(names) for group, names in named.items()}
 
 
@@ -120,15 +125,16 @@ def _defaults() -> dict[str, Any]:
 
 @functools.cache
 def starting_points_of(entry: type[RunSettings]) -> dict[str, str]:
-    """Data sets -> the presets that an entry takes for them; none for one that takes all from another run."""
+    """Map data sets, in words, to the presets that an entry takes for them; none if it takes them from another run."""
     table = _defaults().get(entry.model_fields["entry"].default, {})
     return {
-        _said(data): " ".join(f"{group}={preset}" for group, preset in chosen.items()) for data, chosen in table.items()
+        _in_words(data): " ".join(f"{group}={preset}" for group, preset in presets.items())
+        for data, presets in table.items()
     }
 
 
-def _said(data: str) -> str:
-    """A row of defaults.yaml is for a data set, for a family of them, or for any other."""
+def _in_words(data: str) -> str:
+    """Say what a row of defaults.yaml is for: a data set, a family of them, or any other."""
     return f"data={data}" if data in DATASETS else "any other" if data == "any" else f"sets of {data}"
 
 
@@ -136,7 +142,7 @@ def _said(data: str) -> str:
 
 
 def _run_words(values: dict[str, Any]) -> tuple[RunWords, Problems]:
-    """Taken out of the values, and each checked alone, so that a wrong one does not make the others look absent."""
+    """Take these words out of the values. Each is checked alone, so that a wrong one does not hide the others."""
     words, problems = RunWords(), Problems()
     for key in [key for key in values if key in RunWords.model_fields]:
         checked, wrong = check(RunWords, {**words.model_dump(), key: values.pop(key)})
@@ -145,6 +151,7 @@ def _run_words(values: dict[str, Any]) -> tuple[RunWords, Problems]:
 
 
 def _base(entry: type[RunSettings], values: Mapping[str, Any], snapshot: str | None) -> tuple[dict[str, Any], Problems]:
+    """Return the settings that the words are laid over: a snapshot, or the presets of the data set."""
     entry_name = entry.model_fields["entry"].default
     if snapshot is not None:
         try:
@@ -152,18 +159,21 @@ def _base(entry: type[RunSettings], values: Mapping[str, Any], snapshot: str | N
         except Refused as refused:
             return {}, {"config": f"config: {refused}"}
         if tree.get("entry", entry_name) != entry_name:
-            given = messages.shown(tree["entry"])
-            return {}, {"config": f"config: {snapshot} is a snapshot of {given}, allowed: one of {entry_name}"}
+            other = messages.shown(tree["entry"])
+            return {}, {"config": f"config: {snapshot} is a snapshot of {other}, allowed: one of {entry_name}"}
         return tree, {}
+
+    # An entry that builds on another run starts with nothing, because that run is read later (find_run).
     if entry.FROM_PARENT:
         return {}, {}
+
     data = values.get("data.name", values.get("data", entry.model_fields["data"].default.name))
     chosen = _starting_point(entry_name, data if isinstance(data, str) else "any")
     return {group: copy.deepcopy(_preset(group, preset)) for group, preset in chosen.items()}, {}
 
 
 def _starting_point(entry: str, data: str) -> dict[str, str]:
-    """Group -> preset: of the data set itself, else of its family, else of any."""
+    """Map groups to presets: those of the data set itself, else of its family, else of any other."""
     table = _defaults()[entry]
     family = DATASETS[data].family if data in DATASETS else ""
     return table.get(data) or table.get(family) or table["any"]
@@ -172,32 +182,36 @@ def _starting_point(entry: str, data: str) -> dict[str, str]:
 def _lay_over(
     tree: dict[str, Any], values: Mapping[str, Any], presets: Mapping[str, Sequence[str]], parent: str
 ) -> Problems:
-    """Presets first, single fields after them, so that their order on the command line does not matter."""
+    """Lay presets over the tree first and single fields later, so that their order on the command line is free."""
     problems: Problems = {}
+
     for group in [group for group in presets if group in values]:
         name = values[group]
         if group == "data" and isinstance(name, str) and name not in DATASETS:
-            tree["data"] = {"name": name}  # a set of the user's own; find_data looks for it
+            tree["data"] = {"name": name}  # the user's own set; find_data looks for it
         elif not (isinstance(name, str) and name in presets[group]):
             problems[group] = _no_such_preset(group, name, presets[group])
         elif group == SPREAD:
             for key, value in _preset(group, name).items():
-                _plant(tree, key, value)
+                plant(tree, key, value)
         else:
             tree[group] = copy.deepcopy(_preset(group, name))
+
+    # teacher=RUN and run=RUN set a field of their group.
     if parent and parent in values:
         published = parent == "teacher" and str(values[parent]).startswith("timm/")
         tree[parent] = {"name" if published else "run": values[parent]}
+
     if "model.name" in values and "model" not in values:
         _start_from_name(tree, values["model.name"])
     for key, value in values.items():
         if key not in {*presets, parent}:
-            _plant(tree, key, value)
+            plant(tree, key, value)
     return problems
 
 
 def _start_from_name(tree: dict[str, Any], name: Any) -> None:
-    """Another network than the preset's shares none of its settings."""
+    """Drop the settings of the preset's network if the name is that of another one, which may have none of them."""
     model = tree.get("model")
     if isinstance(model, dict) and model.get("name", name) != name:
         tree["model"] = {}
@@ -212,7 +226,7 @@ def _no_such_preset(group: str, name: Any, options: Sequence[str]) -> str:
 
 
 def _check_folder(key: str, folder: Path) -> Problems:
-    """What is not there yet will be made; what stands in its way is said now."""
+    """Refuse a path that cannot become a folder. One that is not there yet will be made."""
     try:
         is_folder = stat.S_ISDIR(folder.stat().st_mode)
     except FileNotFoundError:

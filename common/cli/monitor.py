@@ -1,4 +1,4 @@
-"""Watching a run from outside its folder: TensorBoard events and Weights & Biases. Both are optional extras."""
+"""Monitors show a run outside its folder: in TensorBoard and in Weights & Biases. Both are optional extras."""
 
 import importlib.util
 from typing import Any, Protocol
@@ -9,7 +9,7 @@ from common.settings.entries import RunSettings
 
 
 class Monitor(Protocol):
-    """Someone who watches a run from outside its folder."""
+    """A monitor takes each row of a run's history."""
 
     def row(self, row: dict[str, Any]) -> None: ...
 
@@ -23,6 +23,7 @@ def open_monitors(settings: RunSettings, run: RunDir) -> list[Monitor]:
         raise Refused(
             f"log.{name}: needs the package {name}; run: pip install 'stillhouse[{name}]'" for name in missing
         )
+
     monitors: list[Monitor] = []
     if settings.log.tensorboard:
         monitors.append(TensorBoard(run))
@@ -32,7 +33,7 @@ def open_monitors(settings: RunSettings, run: RunDir) -> list[Monitor]:
 
 
 class TensorBoard:
-    """Events in the run folder. A resumed run writes its repeated epochs over the lost ones."""
+    """TensorBoard's events go into the run folder. A resumed run writes its repeated epochs over the lost ones."""
 
     def __init__(self, run: RunDir) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -49,7 +50,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A W&B run of the same name, continued when the run is; WANDB_MODE=offline keeps it in the run folder."""
+    """A W&B run has the run's name, and goes on when the run does. WANDB_MODE=offline keeps it in the run folder."""
 
     def __init__(self, settings: RunSettings, run: RunDir) -> None:
         import wandb

@@ -1,7 +1,7 @@
-"""What settings refer to, found on this machine: packed data sets, files of weights, teachers.
+"""This module looks up what settings refer to on this machine: packed data sets, files of weights, finished runs.
 
-Each function looks at the settings that a command line has led to, completes them with the fingerprint of what it
-found (so that another content makes another run), and says what is wrong.
+Each function takes the settings that a command line has led to, adds the fingerprint of the files that they refer to
+(so that other contents make another run), and returns what is wrong.
 """
 
 import functools
@@ -23,18 +23,24 @@ from common.settings.models import ViTSettings
 
 
 def find_data(tree: dict[str, Any], data_dir: Path, given_dir: str | None) -> Problems:
-    """A published set must have been prepared; of a set of the user's own, the manifest's digest joins the settings."""
+    """Check that a published set is prepared; add the manifest's digest of a set of the user's own.
+
+    given_dir: data_dir as the command line has it, to be repeated in advice.
+    """
     data = tree.setdefault("data", {})
     name = data.get("name", "digits") if isinstance(data, dict) else None
     if not isinstance(name, str):
         return {}
     if name not in DATASETS:
         return _find_own_data(data, data_dir)
+
+    # The name of a published set says which images it has; a digest would give the same run a second name.
     if data.get("digest") is not None:
-        given = messages.shown(data["digest"])
-        return {"data.digest": f"data.digest: given {given}, allowed: null, because {name} is a published set"}
+        digest = messages.shown(data["digest"])
+        return {"data.digest": f"data.digest: given {digest}, allowed: null, because {name} is a published set"}
     if data.get("validation") == "published" and not DATASETS[name].validation:
         return {"data.validation": _no_validation(name)}
+
     if name == "digits" or os.access(data_dir / name / "manifest.json", os.R_OK):  # digits packs itself
         return {}
     where = f" data_dir={shlex.quote(given_dir)}" if given_dir else ""
@@ -43,7 +49,7 @@ def find_data(tree: dict[str, Any], data_dir: Path, given_dir: str | None) -> Pr
 
 def no_training_images(name: str) -> str:
     command = f"python eval/evaluate.py run=DIR data={name}"
-    return f"data: {name} holds no images to train on; what measures a run on it is: {command}"
+    return f"data: {name} holds no images to train on; to measure a run on it: {command}"
 
 
 def _no_validation(name: str) -> str:
@@ -55,26 +61,30 @@ def _find_own_data(data: dict[str, Any], data_dir: Path) -> Problems:
     manifest = read_json(folder / "manifest.json") or {}
     digest, parts = manifest.get("digest"), manifest.get("sets", {"train": {}})
     if isinstance(digest, str):
-        given = data.setdefault("digest", digest) or digest
+        expected = data.get("digest") or digest  # a snapshot names the images that its run has learned from
         data["digest"] = digest
         if "train" not in parts:
             return {"data": no_training_images(name)}
         if data.get("validation") == "published" and "val" not in parts:
             return {"data.validation": _no_validation(name)}
-        if given == digest:
+        if expected == digest:
             return {}
-        shown = messages.shown(given)
+        shown = messages.shown(expected)
         return {"data.digest": f"data.digest: given {shown}, but the images packed under {folder} have {digest}"}
+
     packed = sorted(path.parent.name for path in data_dir.glob("*/manifest.json"))
     if name in packed:
         return {"data": f"data: {folder}/manifest.json cannot be read as a manifest; prepare {name} again"}
-    del data["name"]  # said here, not again where the whole is checked
-    published = [each for each in DATASETS if not DATASETS[each].evaluation_only]
-    return {"data": messages.unknown("data", name, [*published, *(each for each in packed if each not in DATASETS)])}
+
+    # No set has this name. Without it in the tree, the check of the whole does not refuse it a second time.
+    del data["name"]
+    published = [known for known, dataset in DATASETS.items() if not dataset.evaluation_only]
+    own = [known for known in packed if known not in DATASETS]
+    return {"data": messages.unknown("data", name, [*published, *own])}
 
 
 def find_weights(tree: dict[str, Any]) -> Problems:
-    """Of a file of weights, the digest joins the settings: where the file lies does not matter, what is in it does."""
+    """Add the digest of a file of weights: where the file lies does not matter, what is in it does."""
     model = tree.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("weights"), str):
         return {}
@@ -85,30 +95,40 @@ def find_weights(tree: dict[str, Any]) -> Problems:
 def _find_file(group: dict[str, Any], word: str) -> Problems:
     if not isinstance(group.get("weights"), str):
         return {}
-    path, given = expanded(group["weights"]), group.get("weights_digest")
+    path, expected = expanded(group["weights"]), group.get("weights_digest")
+
     try:
         digest = _digest_of(path, path.stat().st_mtime_ns)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         return {f"{word}.weights": f"{word}.weights: {path} cannot be read: {reason}"}
+
     group["weights_digest"] = digest
-    if given is None or given == digest:
+    return {} if expected is None else _other_digest(f"{word}.weights_digest", expected, path, digest)
+
+
+def _other_digest(key: str, expected: Any, path: Path, digest: str) -> Problems:
+    """Refuse a fingerprint in the settings that is not that of the file."""
+    if expected == digest:
         return {}
-    return {f"{word}.weights_digest": f"{word}.weights_digest: given {messages.shown(given)}, but {path} has {digest}"}
+    return {key: f"{key}: given {messages.shown(expected)}, but {path} has {digest}"}
 
 
 @functools.cache
 def _digest_of(path: Path, _changed: int) -> str:
+    """Compute a digest once for all runs of a sweep, and again if the file has changed."""
     return digest_of(path)
 
 
 def find_teacher(entry: type[RunSettings], tree: dict[str, Any], root: Path, data_dir: Path) -> Problems:
-    """Of a run that teaches, the digest of its weights joins the settings; it must know the same classes and images."""
+    """Add the digest of a teacher's weights; check that a run that teaches knows the same classes and images."""
     if "teacher" not in entry.model_fields:
         return {}
     teacher = tree.setdefault("teacher", {})
     if not isinstance(teacher, dict):
-        return {}  # which the check of the whole will name
+        return {}  # the check of the whole refuses it
+
+    # A network of timm has no run folder: of it, only a file of weights can be looked up.
     run, name = teacher.get("run"), teacher.get("name")
     if run and name:
         return {"teacher": f"teacher: given the run {run} and {name}, allowed: one of them"}
@@ -116,16 +136,22 @@ def find_teacher(entry: type[RunSettings], tree: dict[str, Any], root: Path, dat
         return _find_file(teacher, "teacher")
     if not isinstance(run, str):
         return {"teacher": "teacher: missing; a finished run (its folder, name or hash), or timm/NAME"}
+
     try:
         trained = open_run(run, root, "teacher")
     except Refused as refused:
         return {"teacher": "; ".join(refused.problems)}
-    digest, given = trained.result["selection"]["digest"], teacher.get("digest")
+    digest, expected = trained.result["selection"]["digest"], teacher.get("digest")
     teacher["digest"] = digest
-    if given not in {None, digest}:
-        changed = f"teacher: {trained.run.path} has the weights {digest}, but the settings name {messages.shown(given)}"
+    if expected not in (None, digest):  # no set: a snapshot may hold a list here
+        changed = _other_weights("teacher", trained, expected)
         return {"teacher": f"{changed}: the teacher has changed; allowed: teacher.digest=null with another teacher"}
     return _check_distillation(entry, tree, trained, data_dir)
+
+
+def _other_weights(word: str, trained: TrainedRun, expected: Any) -> str:
+    digest = trained.result["selection"]["digest"]
+    return f"{word}: {trained.run.path} has the weights {digest}, but the settings name {messages.shown(expected)}"
 
 
 def _check_distillation(
@@ -137,6 +163,7 @@ def _check_distillation(
     if theirs["name"] != data or manifest.get("digest", theirs["digest"]) != theirs["digest"]:
         here = f"{data} ({manifest.get('digest', 'not packed')})"
         return {"teacher": f"teacher: {trained.name} learned {theirs['name']} ({theirs['digest']}), not {here}"}
+
     if entry.model_fields["distill"].annotation is not CSTSettings:
         return {}
     layer = (tree.get("distill") or {}).get("teacher_layer", -1)
@@ -144,7 +171,7 @@ def _check_distillation(
 
 
 def distillation_refused(settings: RunSettings, teacher: RunSettings, name: str) -> Problems:
-    """What settings alone tell against a teacher that is not trained yet."""
+    """Check a teacher that is not trained yet by the settings alone."""
     if (settings.data.name, settings.data.digest) != (teacher.data.name, teacher.data.digest):
         return {"teacher": f"teacher: {name} learns {teacher.data.name}, not {settings.data.name}"}
     if not isinstance(settings, DistillCST):
@@ -153,35 +180,36 @@ def distillation_refused(settings: RunSettings, teacher: RunSettings, name: str)
 
 
 def find_run(tree: dict[str, Any], root: Path) -> Problems:
-    """Of the run that is tested, the seed, the data and the network join the settings, and its weights' digest."""
+    """Add the seed, the data and the network of the run that is tested, and the digest of its weights."""
     group = tree.setdefault("run", {})
     if not isinstance(group, dict):
-        return {}  # which the check of the whole will name
+        return {}  # the check of the whole refuses it
     if not isinstance(group.get("run"), str):
         return {"run": "run: missing; a finished run (its folder, name or hash)"}
     try:
         trained = open_run(group["run"], root)
     except Refused as refused:
         return {"run": "; ".join(refused.problems)}
-    digest, given = trained.result["selection"]["digest"], group.get("digest")
-    if given not in {None, digest}:
-        return {
-            "run": f"run: {trained.run.path} has the weights {digest}, but the settings name {messages.shown(given)}"
-        }
+
+    digest = trained.result["selection"]["digest"]
+    if group.get("digest") not in (None, digest):
+        return {"run": _other_weights("run", trained, group["digest"])}
     group["digest"] = digest
     tree |= trained.settings.model_dump(include=set(EvalShift.FROM_PARENT))
     return {}
 
 
 def find_sets(tree: dict[str, Any], root: Path, data_dir: Path, given_dir: str | None) -> Problems:
-    """Further sets to test on must have been prepared; the digests of their images join the settings."""
+    """Add the digests of further sets to test on, which must be prepared, and that of the baseline run."""
     shift = tree.setdefault("shift", {})
     if not isinstance(shift, dict):
-        return {}  # which the check of the whole will name
-    sets, given = shift.get("sets", []), shift.get("digests")
+        return {}  # the check of the whole refuses it
+    sets, expected = shift.get("sets", []), shift.get("digests")
+    names = [name for name in sets if isinstance(name, str)] if isinstance(sets, list) else []
+
     problems: Problems = {}
     digests = {}
-    for name in [name for name in sets if isinstance(name, str)] if isinstance(sets, list) else []:
+    for name in names:
         digest = (read_json(data_dir / name / "manifest.json") or {}).get("digest")
         if digest is None:
             problems[f"shift.sets {name}"] = _no_such_set(name, data_dir, given_dir)
@@ -189,9 +217,11 @@ def find_sets(tree: dict[str, Any], root: Path, data_dir: Path, given_dir: str |
             digests[name] = digest
     if isinstance(shift.get("baseline"), str):
         problems |= _find_baseline(shift, root)
-    if not problems and isinstance(given, dict | None):
+
+    # Digests in the settings come from a snapshot: its run was measured on images that may have changed since.
+    if not problems and isinstance(expected, dict | None):
         shift["digests"] = digests
-        changed = [name for name, digest in digests.items() if (given or {}).get(name, digest) != digest]
+        changed = [name for name, digest in digests.items() if (expected or {}).get(name, digest) != digest]
         if changed:
             problems["shift.digests"] = f"shift.digests: the images of {', '.join(changed)} have changed"
     return problems
@@ -210,18 +240,14 @@ def _find_baseline(shift: dict[str, Any], root: Path) -> Problems:
         path, _ = open_shift_run(shift["baseline"], root)
     except Refused as refused:
         return {"shift.baseline": "; ".join(refused.problems)}
-    digest, given = digest_of(RunDir(path).result), shift.get("baseline_digest")
+    digest, expected = digest_of(RunDir(path).result), shift.get("baseline_digest")
     shift["baseline_digest"] = digest
-    if given not in {None, digest}:
-        return {
-            "shift.baseline_digest": f"shift.baseline_digest: given {messages.shown(given)}, but {path} has {digest}"
-        }
-    return {}
+    return {} if expected is None else _other_digest("shift.baseline_digest", expected, path, digest)
 
 
-def open_shift_run(given: str, root: Path) -> tuple[Path, dict[str, Any]]:
-    """Folder and result of a finished test under shift; else Refused."""
-    path = find_folder(given, root, "shift.baseline")
+def open_shift_run(name: str, root: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the folder and the result of a finished test under shift; refuse anything else."""
+    path = find_folder(name, root, "shift.baseline")
     result = RunDir(path).finished()
     if result is None or "shift" not in result:
         raise Refused([f"shift.baseline: {path} is no finished run of eval_shift"])
@@ -229,6 +255,7 @@ def open_shift_run(given: str, root: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _tokens_refused(name: str, teacher: RunSettings, layer: Any) -> Problems:
+    """Refuse a teacher that has no tokens, or not the layer that they are to come from."""
     model = teacher.model
     if isinstance(model, ViTSettings):
         if isinstance(layer, int) and not -model.depth <= layer < model.depth:

@@ -1,9 +1,8 @@
 """Random changes to the images of a training batch: what is drawn for each image, and in which order it is applied.
 
-Every image has its own draw, and images that drew the same operation are changed together. All draws are made on the
-CPU for the whole batch, whatever rows of it are ours, so neither the number of processes nor a GPU changes a draw;
-which images an operation gets is known on the CPU too, so nothing waits for a GPU.
-The operations themselves, with their parameters given, are in image_ops.py.
+Every image has its own draw, and images that drew the same operation are changed together. Each process draws for the
+whole batch, on the CPU, so neither the number of processes nor a GPU changes a draw, and nothing waits for a GPU.
+image_ops.py has the operations themselves, which draw nothing.
 """
 
 import math
@@ -21,12 +20,14 @@ from common.settings.entries import AugmentSettings
 def augment(
     images: Tensor, settings: AugmentSettings, draws: Draws, fill: Tensor, flipped: Tensor | None = None
 ) -> Tensor:
-    """Changed uint8 images (n, c, h, w) of one or three channels; `fill` (c,) is the colour of holes.
+    """Change uint8 images (n, c, h, w) of one or three channels; `fill` (c,) is the colour of holes.
 
     Every step draws its own numbers, always equally many, and draws none when it is off.
     flipped: which images are flipped left to right, where that is known before (see `alternating_flips`).
     """
     height, width = images.shape[-2:]
+
+    # Geometry comes first. Another order of the steps would be another augmentation, with other results.
     if settings.crop_padding:
         places = 2 * settings.crop_padding + 1
         top, left = draws.integers(places), draws.integers(places)
@@ -39,10 +40,14 @@ def augment(
         images = ops.flip(images, draws.uniform() < settings.flip_vertical, dim=-2)
     if settings.rotation_deg or settings.translation:
         images = _rotate_and_shift(images, settings, draws)
+
+    # Colour is next; a policy may change both.
     images = _jitter(images, settings, draws)
     if settings.policy != "none":
         for step in POLICIES[settings.policy](settings, draws, height, width):
             images = apply(images, step)
+
+    # Holes come last, so that no later step moves or recolours them.
     if settings.cutout:
         images = ops.fill_boxes(images, cutout_boxes(settings.cutout, draws, height, width), fill)
     if settings.erasing:
@@ -51,10 +56,10 @@ def augment(
 
 
 def alternating_flips(settings: AugmentSettings, seed: int, epoch: int, total: int) -> Tensor | None:
-    """Which of `total` training images this epoch flips (arXiv:2404.00498); None where flips do not alternate.
+    """Say which of `total` training images this epoch flips (arXiv:2404.00498); None where flips do not alternate.
 
-    An image is seen flipped in every other epoch, so that any two epochs in a row show both of it. Which one comes
-    first is drawn once for all epochs.
+    Every image is flipped in every other epoch, so that any two epochs in a row show both of its sides. One draw for
+    all epochs decides which side an image shows first.
     """
     if not (settings.flip and settings.flip_alternates):
         return None
@@ -63,25 +68,32 @@ def alternating_flips(settings: AugmentSettings, seed: int, epoch: int, total: i
 
 
 def mix(images: Tensor, targets: Tensor, settings: AugmentSettings, draws: Draws) -> tuple[Tensor, Tensor]:
-    """Mixup (arXiv:1710.09412) and cutmix (arXiv:1905.04899) of float32 images (n, c, h, w) and targets (n, classes).
+    """Apply mixup (arXiv:1710.09412) and cutmix (arXiv:1905.04899) to images (n, c, h, w) and targets (n, classes).
 
-    The partner of row i is row i ^ 1: batches are shuffled, so neighbours are random partners, and a share of an even
-    number of rows, from an even row on, mixes within itself. An odd last row is its own partner. Each image has its own
-    lambda (so the two of a pair differ) and, where both methods are on, its own choice between them.
+    Both are float32. The partner of row i is row i ^ 1: batches are shuffled, so neighbours are random partners, and a
+    process whose rows are even in number and begin at an even one needs no other process. An odd last row is its own
+    partner. Each image has its own lambda (so the two of a pair differ) and, where both methods are on, its own choice
+    between them.
     """
     if not (settings.mixup or settings.cutmix):
         return images, targets
+
+    # Which images are mixed at all, and which of them by cutmix.
     height, width = images.shape[-2:]
     mixed = draws.uniform() < settings.mix_probability
     cut = torch.full(mixed.shape, bool(settings.cutmix))
     if settings.mixup and settings.cutmix:
         cut = draws.uniform() < 0.5
+
+    # What mixup leaves of an image, and which box of it cutmix gives to the partner.
     kept = torch.ones(mixed.shape)
     boxes = torch.zeros(len(mixed), 4, dtype=torch.int64)
     if settings.mixup:
         kept = torch.where(mixed & ~cut, draws.beta(settings.mixup), kept)
     if settings.cutmix:
         boxes = torch.where((mixed & cut)[:, None], cutmix_boxes(settings.cutmix, draws, height, width), boxes)
+
+    # A target is mixed by the area that was really pasted: boxes are clipped at the borders.
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     own_share = ops.on_device(kept * (1 - area / (height * width)), targets)[:, None]
     own_pixels = torch.where(ops.inside_boxes(images, boxes), 0.0, ops.per_image(kept, images))
@@ -93,7 +105,7 @@ def mix(images: Tensor, targets: Tensor, settings: AugmentSettings, draws: Draws
 
 
 def _rotate_and_shift(images: Tensor, settings: AugmentSettings, draws: Draws) -> Tensor:
-    """One warp for both. Shifts are whole pixels, so that a shift alone does not blur."""
+    """Turn and shift in one warp. Shifts are whole pixels, so that a shift alone does not blur."""
     height, width = images.shape[-2:]
     degrees = draws.uniform(-settings.rotation_deg, settings.rotation_deg)
     shifts = draws.uniform(-settings.translation, settings.translation, shape=(2,)) * torch.tensor([width, height])
@@ -101,7 +113,10 @@ def _rotate_and_shift(images: Tensor, settings: AugmentSettings, draws: Draws) -
 
 
 def _jitter(images: Tensor, settings: AugmentSettings, draws: Draws) -> Tensor:
-    """Always in this order; torchvision's ColorJitter shuffles it for each image, which would cost a pass for each."""
+    """Change colours, always in this order.
+
+    torchvision's ColorJitter shuffles the order for each image, which would cost a pass for each.
+    """
     for amount, operation in (
         (settings.brightness, ops.brightness),
         (settings.contrast, ops.contrast),
@@ -118,17 +133,17 @@ def _jitter(images: Tensor, settings: AugmentSettings, draws: Draws) -> Tensor:
 
 
 def cutout_boxes(side: int, draws: Draws, height: int, width: int) -> Tensor:
-    """Squares around any pixel (arXiv:1708.04552), so they may hang over the border."""
+    """Draw squares around any pixel (arXiv:1708.04552), so they may hang over the border."""
     top = draws.integers(height) - side // 2
     left = draws.integers(width) - side // 2
     return torch.stack([top, left, top + side, left + side], 1)
 
 
 def erasing_boxes(probability: float, draws: Draws, height: int, width: int) -> Tensor:
-    """Rectangles of 2-33 % of the area with an aspect ratio of 0.3-3.3 (arXiv:1708.04896), or empty ones.
+    """Draw rectangles of 2-33 % of the area with an aspect ratio of 0.3-3.3 (arXiv:1708.04896), or empty ones.
 
-    Where the rectangle would not fit, its aspect ratio is drawn in until it does, and its area stays. torchvision
-    draws both anew instead, up to ten times, and so prefers small areas a little.
+    Where a rectangle would not fit, its aspect ratio is limited until it does, and its area stays. torchvision draws
+    both anew instead, up to ten times, and so prefers small areas a little.
     """
     chosen = draws.uniform() < probability
     area = draws.uniform(0.02, 0.33).double() * height * width
@@ -141,7 +156,7 @@ def erasing_boxes(probability: float, draws: Draws, height: int, width: int) -> 
 
 
 def cutmix_boxes(alpha: float, draws: Draws, height: int, width: int) -> Tensor:
-    """Boxes of the image's own aspect ratio around any pixel, clipped at the borders."""
+    """Draw boxes of the image's own aspect ratio around any pixel, clipped at the borders."""
     half_side = (1 - draws.beta(alpha).double()).sqrt() / 2
     half_height, half_width = (half_side * height).long(), (half_side * width).long()
     y, x = draws.integers(height), draws.integers(width)
@@ -180,20 +195,20 @@ WITHOUT_INVERT = len(NAMES) - 1  # RandAugment and TrivialAugment choose from al
 
 
 def _strongest(height: int, width: int) -> dict[str, float]:
-    """The largest magnitudes of AutoAugment and RandAugment; shifts were published for images of 331 pixels."""
+    """Return the largest magnitudes of AutoAugment and RandAugment; shifts were published for images of 331 pixels."""
     colour = {"brightness": 0.9, "color": 0.9, "contrast": 0.9, "sharpness": 0.9, "posterize": 4.0, "solarize": 0.0}
     shifts = {"translate_x": 150.0 / 331.0 * width, "translate_y": 150.0 / 331.0 * height}
     return {"shear_x": 0.3, "shear_y": 0.3, "rotate": 30.0, **shifts, **colour}
 
 
 def _strongest_wide() -> dict[str, float]:
-    """Those of TrivialAugment's wide space, where shifts are in pixels whatever the size of the image."""
+    """Return the largest magnitudes of TrivialAugment's wide space; shifts are in pixels for images of any size."""
     colour = {"brightness": 0.99, "color": 0.99, "contrast": 0.99, "sharpness": 0.99, "posterize": 2.0, "solarize": 0.0}
     return {"shear_x": 0.99, "shear_y": 0.99, "rotate": 135.0, "translate_x": 32.0, "translate_y": 32.0, **colour}
 
 
 class Step(NamedTuple):
-    """One operation for each image of a batch."""
+    """One step of a policy, which has one operation for each image of a batch."""
 
     operations: Tensor  # (n,) places in OPERATIONS
     magnitudes: Tensor  # (n,) float64, with the sign
@@ -214,7 +229,10 @@ def apply(images: Tensor, step: Step) -> Tensor:
 
 
 def _steps(strongest: dict[str, float], bins: int, operations: Tensor, levels: Tensor, draws: Draws) -> list[Step]:
-    """operations, levels: (n, steps). Magnitudes rise in equal bins; half of the signed ones are turned round."""
+    """Turn operations and levels (n, steps) into steps.
+
+    Magnitudes rise with the level in equal bins; half of those that go either way become negative.
+    """
     scales = [torch.linspace(op.weakest, strongest.get(name, op.weakest), bins) for name, op in OPERATIONS.items()]
     scales[NAMES.index("posterize")].round_()
     magnitudes = torch.stack(scales).double()[operations, levels]
@@ -225,7 +243,7 @@ def _steps(strongest: dict[str, float], bins: int, operations: Tensor, levels: T
 
 
 def autoaugment(_settings: AugmentSettings, draws: Draws, height: int, width: int) -> list[Step]:
-    """The CIFAR-10 policy (arXiv:1805.09501): a sub-policy per image, whose two operations each have a probability."""
+    """Draw a sub-policy of CIFAR-10 for each image (arXiv:1805.09501); each of its two operations has a probability."""
     names = torch.tensor([[NAMES.index(name) for name, _, _ in pair] for pair in SUB_POLICIES])
     probabilities = torch.tensor([[probability for _, probability, _ in pair] for pair in SUB_POLICIES])
     levels = torch.tensor([[level for _, _, level in pair] for pair in SUB_POLICIES])
@@ -236,14 +254,14 @@ def autoaugment(_settings: AugmentSettings, draws: Draws, height: int, width: in
 
 
 def randaugment(settings: AugmentSettings, draws: Draws, height: int, width: int) -> list[Step]:
-    """Any operations, one after the other, all of the same strength (arXiv:1909.13719)."""
+    """Draw any operations, one after the other, all of the same strength (arXiv:1909.13719)."""
     operations = draws.integers(WITHOUT_INVERT, shape=(settings.randaugment_ops,))
     levels = torch.full_like(operations, settings.randaugment_magnitude)
     return _steps(_strongest(height, width), 31, operations, levels, draws)
 
 
 def trivialaugment(_settings: AugmentSettings, draws: Draws, _height: int, _width: int) -> list[Step]:
-    """One operation of any strength (TrivialAugmentWide, arXiv:2103.10158)."""
+    """Draw one operation of any strength (TrivialAugmentWide, arXiv:2103.10158)."""
     operations = draws.integers(WITHOUT_INVERT, shape=(1,))
     return _steps(_strongest_wide(), 31, operations, draws.integers(31, shape=(1,)), draws)
 

@@ -1,4 +1,4 @@
-"""Images from outside a data set, made like the packed ones: a photograph, a scan, a drawing.
+"""Image files from outside a data set, made like the packed images: a photograph, a scan, a drawing.
 
 Numpy is imported where it is used, so that a command which refuses its file names does not wait for it.
 """
@@ -16,14 +16,18 @@ from common.files import expanded
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL import Image
 
 BRIGHT = 127  # a mean above it, out of 255, means a light background
 READ_AT_ONCE = 64  # images; decoding releases Python's lock, so threads share the work
 PROBLEMS_SHOWN = 20
 
 
+# --- one file ---------------------------------------------------------------------------------------------------
+
+
 def load_outside(path: Path, manifest: Mapping[str, Any]) -> "np.ndarray":
-    """uint8 (channels, height, width) of the packed set that the manifest describes; Refused if it is no image.
+    """Read an image as uint8 (channels, height, width) of the packed set that the manifest describes; or Refused.
 
     For sets of bright objects on black (see Published.dark_background), an image with a light background is inverted.
     """
@@ -32,27 +36,78 @@ def load_outside(path: Path, manifest: Mapping[str, Any]) -> "np.ndarray":
     return 255 - image if manifest["dark_background"] and image.mean() > BRIGHT else image
 
 
+def read_image(path: Path, shape: tuple[int, int, int]) -> "np.ndarray":
+    """Read an image as uint8 (channels, height, width); Refused if it is none.
+
+    It is turned upright and resized until its shorter side fits; then its middle is cut out.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    channels, height, width = shape
+    try:
+        with Image.open(path) as image:
+            plain = _plain(ImageOps.exif_transpose(image), channels)
+            # Pillow's resampling widens with the reduction, so it does not alias.
+            fitted = ImageOps.fit(plain, (width, height), Image.Resampling.BICUBIC)
+    except UnidentifiedImageError:
+        raise Refused([f"{path}: not an image of a kind Pillow can read"]) from None
+    except OSError as error:
+        raise Refused([f"{path}: cannot be read: {error.strerror or error}"]) from None
+    except Exception as error:  # noqa: BLE001 - on damaged files Pillow's decoders raise nearly anything
+        raise Refused([f"{path}: cannot be read as an image: {error or type(error).__name__}"]) from None
+
+    # Pillow's own memory is read-only, hence the copy.
+    return np.asarray(fitted).reshape(height, width, channels).transpose(2, 0, 1).copy()
+
+
+def _plain(image: "Image.Image", channels: int) -> "Image.Image":
+    """Convert any mode to 8 bits, grey or RGB; what is transparent lies on white."""
+    from PIL import Image
+
+    if image.mode == "F":
+        raise ValueError("its pixels are fractions, which have no fixed range; convert it to 8 or 16 bits first")
+    if image.mode.startswith("I"):
+        image = _eight_bits(image)
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _eight_bits(image: "Image.Image") -> "Image.Image":
+    """Map 0..65535 to 0..255, rounded: 257 steps become one. Pillow reads some 16-bit files into 32 bits."""
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.asarray(image).astype(np.int64)
+    if pixels.min() < 0 or pixels.max() > 65535:
+        raise ValueError(f"its pixels run from {pixels.min()} to {pixels.max()}; convert it to 8 or 16 bits first")
+    return Image.fromarray(((pixels + 128) // 257).astype(np.uint8))
+
+
 # --- many of them -----------------------------------------------------------------------------------------------
 
 
-def find_images(given: Sequence[str]) -> list[Path]:
-    """The files that names, folders and patterns (`photos/*.png`, `**/*.png`) stand for, each once; or Refused.
+def find_images(names: Sequence[str]) -> list[Path]:
+    """List the files that names, folders and patterns (`photos/*.png`, `**/*.png`) stand for, each once; or Refused.
 
-    Of a folder: every file in it and in its folders, by name, but for hidden ones.
+    A folder stands for every file in it and in its folders, in the order of their names, except hidden ones.
     """
-    found: dict[str, Path] = {}  # absolute name -> as it was given
+    paths: dict[str, Path] = {}  # absolute name -> as the user wrote it
     problems: list[str] = []
-    for name in given:
+    for name in names:
         try:
             for path in _files_of(name):
-                found.setdefault(os.path.abspath(path), path)  # noqa: PTH100 - resolve() would take a link for its target
+                paths.setdefault(os.path.abspath(path), path)  # noqa: PTH100 - resolve() would take a link for its target
         except Refused as refused:
             problems += refused.problems
         except (OSError, ValueError) as error:  # a name too long for any file, or with a null in it
             problems.append(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}")
+
+    # Only now, so that the user sees the problems of all names at once.
     if problems:
-        raise Refused(_shortened(problems))
-    return list(found.values())
+        raise Refused(shortened(problems))
+    return list(paths.values())
 
 
 def _files_of(name: str) -> list[Path]:
@@ -75,34 +130,35 @@ def _files_in(folder: Path) -> list[Path]:
 
     files = []
     for parent, folders, names in os.walk(folder, onerror=cannot_be_read):
-        folders[:] = sorted(each for each in folders if not each.startswith("."))
-        files += [Path(parent, each) for each in sorted(names) if not each.startswith(".")]
+        # os.walk goes into what is left in its own list, in this order.
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files += [Path(parent, name) for name in sorted(names) if not name.startswith(".")]
+
     if problems or not files:
         raise Refused(problems or [f"{folder}: holds no files (hidden ones do not count); expected images"])
     return files
 
 
 def load_all_outside(paths: Sequence[Path], manifest: Mapping[str, Any]) -> "np.ndarray":
-    """uint8 (n, channels, height, width), or Refused with every file that is no image.
+    """Read images as uint8 (n, channels, height, width); Refused with every file that is no image.
 
-    They lie in a temporary file which is only mapped: however many images there are, each is decoded once, and few
-    are in memory.
+    The images go into a temporary file that is mapped: each is decoded once, and few are in memory at any time.
     """
     import numpy as np
 
     problems: list[str] = []
     with tempfile.TemporaryFile() as file:
-        for image in _each(paths, manifest, problems):
+        for image in _images(paths, manifest, problems):
             if not problems:
                 file.write(image.tobytes())
         if problems:
-            raise Refused(_shortened(problems))
+            raise Refused(shortened(problems))
         file.flush()
         return np.memmap(file, dtype=np.uint8, mode="r", shape=(len(paths), *manifest["shape"]))
 
 
-def _each(paths: Sequence[Path], manifest: Mapping[str, Any], problems: list[str]) -> Iterator["np.ndarray"]:
-    """The images in order; in place of one that cannot be read there is a problem."""
+def _images(paths: Sequence[Path], manifest: Mapping[str, Any], problems: list[str]) -> Iterator["np.ndarray"]:
+    """Yield the images in order; one that cannot be read is left out and adds to the problems."""
     from tqdm import tqdm
 
     def read(path: Path) -> "np.ndarray | Refused":
@@ -123,58 +179,7 @@ def _each(paths: Sequence[Path], manifest: Mapping[str, Any], problems: list[str
                 bar.update()
 
 
-def _shortened(problems: Sequence[str]) -> list[str]:
+def shortened(problems: Sequence[str]) -> list[str]:
+    """Keep the first problems, and say how many there are beyond them."""
     hidden = len(problems) - PROBLEMS_SHOWN
     return [*problems[:PROBLEMS_SHOWN], *([f"... and {hidden:,} more like these"] if hidden > 0 else [])]
-
-
-# --- one image file of any kind ---------------------------------------------------------------------------------------
-
-
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL import Image
-
-
-def read_image(path: Path, shape: tuple[int, int, int]) -> "np.ndarray":
-    """uint8 (channels, height, width): upright, its shorter side resized to fit, its middle cut out; or Refused."""
-    import numpy as np
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    channels, height, width = shape
-    try:
-        with Image.open(path) as image:
-            plain = _plain(ImageOps.exif_transpose(image), channels)
-            # Pillow's resampling widens with the reduction, so it does not alias.
-            fitted = ImageOps.fit(plain, (width, height), Image.Resampling.BICUBIC)
-    except UnidentifiedImageError:
-        raise Refused([f"{path}: not an image of a kind Pillow can read"]) from None
-    except OSError as error:
-        raise Refused([f"{path}: cannot be read: {error.strerror or error}"]) from None
-    except Exception as error:  # noqa: BLE001 - on damaged files Pillow's decoders raise nearly anything
-        raise Refused([f"{path}: cannot be read as an image: {error or type(error).__name__}"]) from None
-    return np.asarray(fitted).reshape(height, width, channels).transpose(2, 0, 1).copy()  # Pillow's own is read-only
-
-
-def _plain(image: "Image.Image", channels: int) -> "Image.Image":
-    """8 bits, grey or RGB, whatever the file's mode; what is transparent lies on white."""
-    from PIL import Image
-
-    if image.mode == "F":
-        raise ValueError("its pixels are fractions, which have no fixed range; convert it to 8 or 16 bits first")
-    if image.mode.startswith("I"):
-        image = _eight_bits(image)
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return image.convert("L" if channels == 1 else "RGB")
-
-
-def _eight_bits(image: "Image.Image") -> "Image.Image":
-    """0..65535 to 0..255, rounded: 257 steps become one. Pillow reads some 16-bit files into 32 bits."""
-    import numpy as np
-    from PIL import Image
-
-    pixels = np.asarray(image).astype(np.int64)
-    if pixels.min() < 0 or pixels.max() > 65535:
-        raise ValueError(f"its pixels run from {pixels.min()} to {pixels.max()}; convert it to 8 or 16 bits first")
-    return Image.fromarray(((pixels + 128) // 257).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""A folder of images with one folder per class: the user's own data.
+"""Reading the user's own data: a folder of images with one folder per class.
 
     DIR/train/<class>/*  and  DIR/test/<class>/*       the split that is there is kept; or
     DIR/<class>/*                                      a share of every class becomes the test set
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.data.image_files import read_image
+from common.data.image_files import READ_AT_ONCE, read_image, shortened
 from common.data.packing import Part
 from common.failures import Refused
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 SETS = ("train", "test")
 VALIDATION_NAMES = ("val", "valid", "validation")
-PROBLEMS_SHOWN = 20
-READ_AT_ONCE = 64  # images; decoding releases Python's lock, so threads share the work
 
 
 @dataclass(frozen=True)
@@ -41,18 +39,25 @@ class Listing:
 
 
 def list_images(source: Path, settings: FolderSettings) -> Listing:
+    """List the images of both sets with their classes; Refused if the folder is laid out in another way."""
     if not source.is_dir():
         raise Refused([f"source: {source} is not a folder; expected one with a folder of images per class"])
     names = {folder.name for folder in _subfolders(source)}
-    if "train" not in names:
-        by_class = _by_class(source)
-        single = [name for name, files in by_class.items() if len(files) == 1]
-        if single:
-            raise Refused(
-                [f"source: class {name} has 1 image; expected one to train on, one to test on" for name in single]
-            )
-        return _listing({name: _split(name, files, settings) for name, files in by_class.items()})
-    _check_split_folders(source, names)
+    if "train" in names:
+        _check_split_folders(source, names)
+        return _listing(_already_split(source))
+
+    # No split is there: a share of every class becomes the test set.
+    by_class = _by_class(source)
+    single = [name for name, files in by_class.items() if len(files) == 1]
+    if single:
+        raise Refused(
+            [f"source: class {name} has 1 image; expected one to train on, one to test on" for name in single]
+        )
+    return _listing({name: _split(name, files, settings) for name, files in by_class.items()})
+
+
+def _already_split(source: Path) -> dict[str, dict[str, list[Path]]]:
     train, test = _by_class(source / "train"), _by_class(source / "test")
     unpaired = [f"source: {source / 'test'} has no class folder {name}" for name in sorted(train.keys() - test.keys())]
     unpaired += [
@@ -60,11 +65,11 @@ def list_images(source: Path, settings: FolderSettings) -> Listing:
     ]
     if unpaired:
         raise Refused(unpaired)
-    return _listing({name: {"train": train[name], "test": test[name]} for name in train})
+    return {name: {"train": train[name], "test": test[name]} for name in train}
 
 
 def as_parts(listing: Listing, settings: FolderSettings) -> dict[str, Part]:
-    """Nothing is read before the blocks are asked for."""
+    """Return the sets as parts; no image is read before its block is asked for."""
     import numpy as np
 
     shape = (settings.channels, settings.size, settings.size)
@@ -86,6 +91,8 @@ def _check_split_folders(source: Path, names: set[str]) -> None:
             f"source: {source} has train but no test; expected both, or source={source / 'train'}, "
             "of which test_fraction then becomes the test set"
         )
+
+    # The suite splits validation itself, so a folder of it would be left unused without a word.
     problems += [
         f"source: {source / name}: validation is split from train when a model is trained; "
         f"move its images into train, or rename it to test if it is what results are to be reported on"
@@ -107,7 +114,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _by_class(folder: Path) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
+    by_class: dict[str, list[Path]] = {}
     problems: list[str] = []
     for class_folder in _subfolders(folder):
         entries = _entries(class_folder)
@@ -118,19 +125,22 @@ def _by_class(folder: Path) -> dict[str, list[Path]]:
         ]
         if not entries:
             problems.append(f"source: {class_folder} is empty; expected the images of class {class_folder.name}")
-        found[class_folder.name] = entries
-    if len(found) < 2:
-        names = ", ".join(found) or "none"
+        by_class[class_folder.name] = entries
+
+    # There is nothing to tell apart in a single class.
+    if len(by_class) < 2:
+        names = ", ".join(by_class) or "none"
         problems.append(
             f"source: {folder} has too few class folders ({names}); expected at least 2, named as the classes"
         )
+
     if problems:
-        raise Refused(_shortened(problems))
-    return found
+        raise Refused(shortened(problems))
+    return by_class
 
 
 def _split(class_name: str, files: Sequence[Path], settings: FolderSettings) -> dict[str, list[Path]]:
-    """By a hash of the names, so that images which join the folder later move few of the others to the other side."""
+    """Divide a class by a hash of the names: images that join the folder later move few others to the other set."""
 
     def place(path: Path) -> str:
         return hashlib.sha256(f"{settings.split_seed}/{class_name}/{path.name}".encode()).hexdigest()
@@ -150,7 +160,7 @@ def _listing(by_class: dict[str, dict[str, list[Path]]]) -> Listing:
 
 
 def _blocks(paths: Sequence[Path], shape: tuple[int, int, int], name: str) -> Iterator["np.ndarray"]:
-    """Goes on to the end in spite of unreadable images, so that all of them are known at once."""
+    """Yield the images block by block; Refused only after the last one, with every image that cannot be read."""
     import numpy as np
     from tqdm import tqdm
 
@@ -163,15 +173,12 @@ def _blocks(paths: Sequence[Path], shape: tuple[int, int, int], name: str) -> It
             problems.extend(refused.problems)
             return np.zeros(shape, dtype=np.uint8)
 
+    # Reading goes on after a bad image, with a black one in its place, so that all bad ones are reported together.
     with ThreadPoolExecutor() as pool, tqdm(total=len(paths), desc=name, unit=" images", disable=None) as bar:
         for start in range(0, len(paths), READ_AT_ONCE):
             block = np.stack(list(pool.map(read, paths[start : start + READ_AT_ONCE])))
             yield block
             bar.update(len(block))
+
     if problems:
-        raise Refused(_shortened(sorted(problems)))
-
-
-def _shortened(problems: Sequence[str]) -> list[str]:
-    hidden = len(problems) - PROBLEMS_SHOWN
-    return [*problems[:PROBLEMS_SHOWN], *([f"... and {hidden:,} more like these"] if hidden > 0 else [])]
+        raise Refused(shortened(sorted(problems)))

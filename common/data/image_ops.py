@@ -1,4 +1,4 @@
-"""Operations on a batch of images in which every image has its own parameters.
+"""Operations on a batch of images, in which every image has its own parameters.
 
 Images are uint8 (n, c, h, w) with one or three channels. Parameters are CPU tensors of n rows, in float64 where they
 are not whole numbers: arithmetic on them is done there, and only the result goes to the images' device, without
@@ -20,12 +20,12 @@ from torch import Tensor
 
 
 def on_device(values: Tensor, images: Tensor) -> Tensor:
-    """Parameters where the images are. Pageable memory is copied before the call returns, so this is safe."""
+    """Put parameters where the images are. Pageable memory is read before the call returns, so this is safe."""
     return values.to(images.device, non_blocking=True)
 
 
 def per_image(values: Tensor, images: Tensor) -> Tensor:
-    """One parameter of each image as (n, 1, 1, 1) on the device, in single precision if it is a fraction."""
+    """Shape one parameter of each image as (n, 1, 1, 1) on the device, in single precision if it is a fraction."""
     values = values.float() if values.is_floating_point() else values
     return on_device(values, images)[:, None, None, None]
 
@@ -50,7 +50,7 @@ def crop(images: Tensor, padding: int, top: Tensor, left: Tensor, border: str = 
 
 
 def _mirrored(side: int, padding: int, device: torch.device) -> Tensor:
-    """Which pixel of a side each pixel of the padded side is. Torch's own padding knows no uint8."""
+    """Say for each pixel of a padded side which pixel of the side it copies. Torch's own padding knows no uint8."""
     period = max(2 * (side - 1), 1)  # there and back again
     place = torch.arange(-padding, side + padding, device=device) % period
     return torch.minimum(place, period - place)
@@ -62,7 +62,7 @@ def flip(images: Tensor, chosen: Tensor, dim: int) -> Tensor:
 
 
 def warp(images: Tensor, sources: Tensor, mode: str = "nearest") -> Tensor:
-    """Each pixel from where its image's matrix says, zero from outside.
+    """Take each pixel from where its image's matrix says; from outside the image comes zero.
 
     sources: (n, 2, 3); a row is the x (or y) of the source as (times x, times y, plus), in pixels from the centre.
     The grid is added up element by element: a matrix product would lose whole pixels of it to TF32.
@@ -77,7 +77,7 @@ def warp(images: Tensor, sources: Tensor, mode: str = "nearest") -> Tensor:
 
 
 def _sources(*entries: Tensor | float, like: Tensor) -> Tensor:
-    """Matrices for `warp` from their six entries in reading order, numbers or one value per image."""
+    """Build the matrices of `warp` from their six entries in reading order: numbers, or one value per image."""
     columns = [torch.as_tensor(entry, dtype=torch.float64).expand(len(like)) for entry in entries]
     return torch.stack(columns, 1).view(-1, 2, 3)
 
@@ -123,7 +123,7 @@ def _to_uint8(values: Tensor) -> Tensor:
 
 
 def _blend(images: Tensor, others: Tensor, factor: Tensor) -> Tensor:
-    """factor * images + (1 - factor) * others. addcmul rounds as torchvision's scalar version does."""
+    """Compute factor * images + (1 - factor) * others. addcmul rounds as torchvision's scalar version does."""
     return _to_uint8(torch.addcmul(images * per_image(factor, images), others, per_image(1 - factor, images)))
 
 
@@ -139,7 +139,10 @@ def brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the mean grey of the image. Rows, then doubles: no sum is rounded, so its order cannot matter."""
+    """Blend with the mean grey of the image.
+
+    Grey levels are summed by row, and the rows in float64: no sum is rounded, so its order cannot matter.
+    """
     height, width = images.shape[-2:]
     total = _grey(images).sum(3).sum((1, 2), dtype=torch.float64)
     mean = (total / (height * width)).float()
@@ -151,12 +154,11 @@ def saturation(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def hue(images: Tensor, turn: Tensor) -> Tensor:
-    """Turn the colour circle by a share of it, with lightest and darkest channel (HSV's value and chroma) kept.
-
-    The sixths of the circle need no cases on the way back: going round it, a channel is a trapezoid.
-    """
+    """Turn the colour circle by a share of it; the lightest and the darkest channel keep their values."""
     if images.shape[1] == 1:
         return images
+
+    # The place on the circle, counted in sixths from red; chroma as HSV has it.
     low, high = images.amin(1).float(), images.amax(1).float()
     red, green, blue = images.float().unbind(1)
     chroma = high - low
@@ -167,6 +169,8 @@ def hue(images: Tensor, turn: Tensor) -> Tensor:
         torch.where(high == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
     )
     sixths = sixths + 6 * per_image(turn, images)[:, 0]
+
+    # The way back needs no cases: along the circle, the value of a channel is a trapezoid.
     offsets = on_device(torch.tensor([5.0, 3.0, 1.0]), images)[:, None, None]
     along = (sixths[:, None] + offsets).remainder_(6)
     away = torch.minimum(along, 4 - along).clamp_(0, 1)
@@ -228,8 +232,11 @@ def invert(images: Tensor) -> Tensor:
 
 
 def inside_boxes(images: Tensor, boxes: Tensor) -> Tensor:
-    """Where each image's box lies, as (n, 1, h, w) booleans. boxes: (n, 4) whole top, left, bottom, right;
-    the last two are the first row and column outside, and what lies beyond the borders is ignored."""
+    """Mark the pixels inside each image's box, as (n, 1, h, w) booleans.
+
+    boxes: (n, 4) whole numbers top, left, bottom, right; the last two are the first row and column outside. What lies
+    beyond the image is ignored.
+    """
     height, width = images.shape[-2:]
     top, left, bottom, right = on_device(boxes, images)[..., None, None].unbind(1)
     row = torch.arange(height, device=images.device)[:, None]

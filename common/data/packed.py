@@ -1,7 +1,7 @@
 """A packed data set, its split, and the batches drawn from it.
 
 The images are uint8 files that are only ever mapped (common/data/prepare.py wrote them). A set that fits the
-budget is kept on the device; a larger one streams from the map, a batch ahead. The batches are the same.
+budget is kept on the device; a larger one is read from the map, one batch ahead. The batches are the same.
 """
 
 import copy
@@ -49,7 +49,7 @@ class PackedSet:
         return self.manifest["task"]
 
     def facts(self) -> dict[str, Any]:
-        """What whoever uses a model trained on this set has to know of it."""
+        """Return what must be known of this set to use a model that was trained on it."""
         names = ("name", "digest", "task", "classes", "shape", "mean", "std", "dark_background")
         return {name: self.manifest[name] for name in names}
 
@@ -75,12 +75,11 @@ class Split:
 
 
 def split_rows(labels: np.ndarray, val_fraction: float, split_seed: int) -> Split:
-    """A stratified split: of every class the same share, drawn by its own seed, whatever the run's seed is.
+    """Split off the same share of every class for validation, by a seed that is not the run's.
 
     Images with several labels, (n, classes), are drawn as if of one class: their combinations are too many to balance.
-    RandomState, because numpy promises that its stream never changes.
     """
-    random = np.random.RandomState(split_seed)
+    random = np.random.RandomState(split_seed)  # numpy promises that its stream never changes
     strata = labels if labels.ndim == 1 else np.zeros(len(labels), dtype=np.int64)
     val = [
         random.permutation(rows)[: int(len(rows) * val_fraction + 0.5)]
@@ -100,11 +99,11 @@ def digest_of_rows(rows: np.ndarray) -> str:
 
 class Images(Protocol):
     def take(self, batches: Iterable[np.ndarray]) -> Iterator[Tensor]:
-        """For each array of row numbers, those images: uint8 on the device."""
+        """Yield, for each array of row numbers, those images: uint8 on the device."""
 
 
 class ResidentImages:
-    """All images in the device's memory."""
+    """Images that are all in the device's memory."""
 
     def __init__(self, images: np.ndarray, device: torch.device) -> None:
         self._images = torch.from_numpy(np.array(images)).to(device)
@@ -115,7 +114,7 @@ class ResidentImages:
 
 
 class StreamedImages:
-    """Images read from the map by one thread, a batch ahead of its use."""
+    """Images that one thread reads from the map, a batch ahead of its use."""
 
     def __init__(self, images: np.ndarray, device: torch.device) -> None:
         self._images, self._device = images, device
@@ -141,7 +140,9 @@ class StreamedImages:
 
 def place_images(images: np.ndarray, compute: Compute, budget_gb: float | None) -> Images:
     budget_bytes = compute.free_memory_bytes() / 2 if budget_gb is None else budget_gb * 1e9
-    return (ResidentImages if images.nbytes <= budget_bytes else StreamedImages)(images, compute.device)
+    if images.nbytes <= budget_bytes:
+        return ResidentImages(images, compute.device)
+    return StreamedImages(images, compute.device)
 
 
 # --- batches ----------------------------------------------------------------------------------------------------
@@ -149,7 +150,7 @@ def place_images(images: np.ndarray, compute: Compute, budget_gb: float | None) 
 
 @dataclass(frozen=True)
 class Batch:
-    """This process's share of one step's images."""
+    """One process's share of the images of a step."""
 
     step: int
     images: Tensor  # (n, channels, height, width) normalised floats
@@ -161,7 +162,7 @@ class Batch:
         return len(self.labels)
 
     def parts(self, count: int) -> Iterator["Batch"]:
-        """The share in `count` nearly equal parts, for less memory."""
+        """Yield the share in `count` nearly equal parts, which need less memory one after the other."""
         pieces = [tensor.tensor_split(count) for tensor in (self.images, self.labels, self.targets)]
         for images, labels, targets in zip(*pieces, strict=True):
             if len(labels):
@@ -171,7 +172,7 @@ class Batch:
 class Batches:
     """Some rows of a packed set as normalised batches on the device: shuffled and augmented, or in order.
 
-    `like` is what is known of the set that the model is trained on: its classes, and the statistics to normalise by.
+    `like` has the facts of the set that the model is trained on: its classes, and the statistics to normalise by.
     """
 
     def __init__(
@@ -194,17 +195,19 @@ class Batches:
 
     @property
     def steps(self) -> int:
-        """Steps per training epoch. An incomplete last batch is left out; shuffling leaves out others every time."""
+        """Count the steps of a training epoch. Images too few for a last batch are left out, others in every epoch."""
         return len(self.rows) // self.batch_size
 
     def shuffled(self, augmentation: AugmentSettings, seed: int, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of a training epoch from `first_step` on: a function of (seed, epoch, step) alone."""
+        """Yield the batches of a training epoch from `first_step` on: a function of (seed, epoch, step) alone."""
+        # The rows of all steps are known in advance, so that images can be read ahead.
         order = self.rows[Draws(seed, "order", epoch, 0, total=len(self.rows)).permutation().numpy()]
         share = self.compute.share(self.batch_size)
         starts = range(first_step * self.batch_size, self.steps * self.batch_size, self.batch_size)
         wanted = [order[start : start + self.batch_size][share] for start in starts]
         flips = alternating_flips(augmentation, seed, epoch, total=len(self.labels))
         fill = (self.mean.flatten() * 255).round().to(torch.uint8)
+
         for step, (rows, raw) in enumerate(zip(wanted, self.images.take(wanted), strict=True), first_step):
             draws = Draws(seed, "augment", epoch, step, total=self.batch_size, rows=share)
             flipped = None if flips is None else flips[rows]
@@ -215,7 +218,7 @@ class Batches:
             yield Batch(step, images, labels, targets, epoch)
 
     def in_order(self) -> Iterator[Batch]:
-        """This process's share of all rows, as they are."""
+        """Yield this process's share of all rows, not augmented."""
         rows = self.rows[self.compute.share(len(self.rows))]
         wanted = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
         for step, (part, raw) in enumerate(zip(wanted, self.images.take(wanted), strict=True)):
@@ -223,7 +226,7 @@ class Batches:
             yield Batch(step, self.normalise(raw), labels, self._targets(labels))
 
     def first(self, count: int) -> Tensor:
-        """The first `count` rows, the same ones in every process, as they are."""
+        """Return the images of the first `count` rows, not augmented: the same ones in every process."""
         (raw,) = self.images.take([self.rows[:count]])
         return self.normalise(raw)
 
@@ -231,7 +234,7 @@ class Batches:
         return labels.float() if self.multi_label else F.one_hot(labels, self.classes).float()
 
     def only(self, rows: np.ndarray) -> "Batches":
-        """The same images, but of them these rows alone."""
+        """Return batches of the same images that have only these rows."""
         fewer = copy.copy(self)
         fewer.rows, fewer.batch_size = rows, min(self.batch_size, len(rows))
         return fewer
@@ -242,7 +245,7 @@ class Batches:
 
 @dataclass(frozen=True)
 class Data:
-    """What a training entry needs of its data set."""
+    """All that a training entry needs of its data set."""
 
     packed: PackedSet
     train: Batches
@@ -251,7 +254,7 @@ class Data:
     split_digest: str
 
     def facts(self) -> dict[str, Any]:
-        """For result.json: enough to use the model, and to see whether two runs learned from the same images."""
+        """Return facts for result.json: to use the model, and to see whether two runs learned from the same images."""
         return {
             **self.packed.facts(),
             "train_images": len(self.train.rows),
@@ -261,30 +264,32 @@ class Data:
 
 
 def open_data(folder: Path, settings: TrainingSettings, compute: Compute) -> Data:
-    """The packed set, its split and its batches. `digits` packs itself on first use."""
+    """Open the packed set, split it, and make its batches. `digits` is packed here if it is not yet."""
     if settings.data.name == "digits" and not (folder / "manifest.json").exists():
         prepare("digits", folder.parent)
     packed = PackedSet.open(folder)
+
+    # Every process takes the same number of images, and no pair that is mixed is divided between two.
     size = settings.recipe.batch_size
-    pairs = 2 if settings.augment.mixup or settings.augment.cutmix else 1  # both halves of a pair in one process
-    if compute.world > 1 and size % (compute.world * pairs):
-        allowed = (
-            f"a multiple of {compute.world * pairs} for {compute.world} processes{' that mix pairs' * (pairs - 1)}"
-        )
-        raise Refused([f"recipe.batch_size: given {size}, allowed: {allowed}"])
+    mixing = bool(settings.augment.mixup or settings.augment.cutmix)
+    unit = compute.world * 2 if mixing else compute.world
+    if compute.world > 1 and size % unit:
+        processes = f"{compute.world} processes{' that mix pairs' if mixing else ''}"
+        raise Refused([f"recipe.batch_size: given {size}, allowed: a multiple of {unit} for {processes}"])
 
     part = partial(open_part, packed, packed.facts(), batch_size=size, compute=compute)
     train, test = part("train"), partial(part, "test")
     if settings.data.validation == "published":
         val = part("val")
         return Data(packed, train, val, test, digest_of_rows(val.rows))
+
     split = split_rows(packed.labels("train"), settings.data.val_fraction, settings.data.split_seed)
     held_out = train.only(split.val) if len(split.val) else None
     return Data(packed, train.only(split.train), held_out, test, split.digest)
 
 
 def open_part(packed: PackedSet, like: Mapping[str, Any], name: str, *, batch_size: int, compute: Compute) -> Batches:
-    """All images of one part of a packed set, to be normalised like those of the set that a model was trained on."""
+    """Open all images of one part of a packed set, to be normalised like those that the model is trained on."""
     images = packed.images(name)
     placed = place_images(images, compute, compute.settings.data_budget_gb)
     return Batches(placed, packed.labels(name), np.arange(len(images)), like, batch_size, compute)

@@ -6,8 +6,8 @@
         ...                                     two such files for every part the set has
         manifest.json                           written last: the set is whole
 
-Images pass through block by block, so a set may be far larger than the memory. numpy is imported where it is
-used, here and in the rooms beside this one: a command that only answers a question does not wait for it.
+Images are written block by block, so a set may be far larger than the memory. numpy is imported where it is
+used, here and in the modules beside this one: a command that only answers a question does not wait for it.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ BLOCK = 1024  # images
 
 @dataclass(frozen=True)
 class Part:
-    """The training images, the test images or any others that belong together, with their labels."""
+    """Images that belong together, such as those for training or for the test, with their labels."""
 
     labels: "np.ndarray"  # int64 (n,) class numbers; of a multi-label set (n, classes) of 0 and 1
     shape: tuple[int, int, int]  # channels, height, width
@@ -50,7 +50,7 @@ class Part:
 
 
 class PixelSums:
-    """Mean and standard deviation per channel, in whole numbers up to the last division: exact however many images."""
+    """Sums for mean and standard deviation per channel, in whole numbers: exact, however many images there are."""
 
     def __init__(self, channels: int) -> None:
         self.pixels = 0
@@ -58,6 +58,7 @@ class PixelSums:
         self.squares = [0] * channels
 
     def passing(self, blocks: Iterable["np.ndarray"]) -> Iterator["np.ndarray"]:
+        """Yield the blocks as they come, and count each."""
         for block in blocks:
             self.add(block)
             yield block
@@ -75,7 +76,7 @@ class PixelSums:
         return [total / self.pixels / 255 for total in self.total]
 
     def std(self) -> list[float]:
-        """Of all pixels (divided by n, not n - 1), as the published figures are."""
+        """Return the deviation over all pixels, divided by n, not n - 1, as the published figures are."""
         return [
             math.sqrt(squares * self.pixels - total**2) / self.pixels / 255
             for total, squares in zip(self.total, self.squares, strict=True)
@@ -89,11 +90,13 @@ def is_packed(folder: Path) -> bool:
 def pack(folder: Path, parts: Mapping[str, Part], classes: Sequence[str], about: Mapping[str, Any]) -> dict[str, Any]:
     """Write the arrays of all parts, then the manifest; the problems of all parts are Refused together.
 
-    Mean and deviation are those of the training images; of a set without any, of all its images, for information.
+    Mean and deviation are those of the training images; in a set without any, those of all images, for information.
     """
     shapes = {part.shape for part in parts.values()}
     if len(shapes) > 1:
         raise Refused([f"{' and '.join(parts)} images differ in shape: {' and '.join(map(str, sorted(shapes)))}"])
+
+    # All parts are checked, and so read to their end, before any problem is reported.
     shape = list(shapes.pop())
     sums = PixelSums(shape[0])
     sets: dict[str, Any] = {}
@@ -107,6 +110,8 @@ def pack(folder: Path, parts: Mapping[str, Part], classes: Sequence[str], about:
             problems += refused.problems
     if problems:
         raise Refused(problems)
+
+    # The manifest comes last: a folder that has it is whole.
     manifest = {
         "format": FORMAT,
         **about,
@@ -122,7 +127,7 @@ def pack(folder: Path, parts: Mapping[str, Part], classes: Sequence[str], about:
 
 
 def fingerprint(classes: Sequence[str], shape: Sequence[int], sets: Mapping[str, Any]) -> str:
-    """Other images, labels, order or class names give another one."""
+    """Return a digest that differs for other images, labels, class names, or another order of them."""
     content = [list(classes), list(shape), {name: entry["sha256"] for name, entry in sets.items()}]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -146,7 +151,7 @@ def _label_shape(about: Mapping[str, Any], n: int, n_classes: int) -> tuple[int,
 
 
 def _label_problem(labels: "np.ndarray", n_classes: int) -> str:
-    """What is wrong with their values; nothing where they are right."""
+    """Say what is wrong with the values of labels; empty where they are right."""
     highest = n_classes - 1 if labels.ndim == 1 else 1
     if not labels.size or (labels.min() >= 0 and labels.max() <= highest):
         return ""
@@ -154,7 +159,7 @@ def _label_problem(labels: "np.ndarray", n_classes: int) -> str:
 
 
 def _per_class(labels: "np.ndarray", n_classes: int) -> list[int]:
-    """Images of each class; an image of several counts for each of them."""
+    """Count the images of each class; an image of several classes counts for each of them."""
     import numpy as np
 
     counts = np.bincount(labels, minlength=n_classes) if labels.ndim == 1 else labels.sum(axis=0)
@@ -173,9 +178,10 @@ def _write_set(folder: Path, name: str, part: Part, n_classes: int, sums: PixelS
 
 
 def _write_array(path: Path, shape: tuple[int, ...], kind: str, blocks: Iterable["np.ndarray"]) -> str:
-    """The .npy format in one pass, with its checksum. Plain writes: on a full disk a mapped file dies of SIGBUS."""
+    """Write a .npy file in one pass and return its checksum; ValueError if the blocks do not have as many rows."""
     import numpy as np
 
+    # Plain writes, because on a full disk a write to a mapped file ends the process with SIGBUS.
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": DTYPES[kind], "fortran_order": False, "shape": shape})
     digest = hashlib.sha256(header.getvalue())
@@ -188,25 +194,27 @@ def _write_array(path: Path, shape: tuple[int, ...], kind: str, blocks: Iterable
             digest.update(content)
             rows += len(block)
         if rows != shape[0]:
-            raise ValueError(f"{path.name}: {rows} rows were given, {shape[0]} announced")
+            raise ValueError(f"{path.name}: {rows} rows were written, expected {shape[0]}")
     return digest.hexdigest()
 
 
 def differences(folder: Path) -> list[str]:
-    """Everything in which a packed set is not what its manifest says; empty is good."""
+    """List everything in which a packed set is not what its manifest says; empty is good."""
     manifest = read_json(folder / MANIFEST)
     if manifest is None:
         return [f"{folder / MANIFEST}: not readable as JSON"]
     if manifest.get("format") != FORMAT:
         return [f"{folder / MANIFEST}: format is {manifest.get('format')}, expected {FORMAT}"]
+
+    # The manifest may be anybody's JSON: a key that is missing or of another type is a difference too.
     try:
-        found = [line for name in manifest["sets"] for line in _set_differences(folder, name, manifest)]
+        lines = [line for name in manifest["sets"] for line in _set_differences(folder, name, manifest)]
         digest = fingerprint(manifest["classes"], manifest["shape"], manifest["sets"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return [f"{folder / MANIFEST}: not a whole manifest: {type(error).__name__} {error}"]
     if manifest.get("digest") != digest:
-        found.append(f"{folder / MANIFEST}: digest is {manifest.get('digest')}, expected {digest}")
-    return found
+        lines.append(f"{folder / MANIFEST}: digest is {manifest.get('digest')}, expected {digest}")
+    return lines
 
 
 def _set_differences(folder: Path, name: str, manifest: Mapping[str, Any]) -> list[str]:
@@ -215,7 +223,7 @@ def _set_differences(folder: Path, name: str, manifest: Mapping[str, Any]) -> li
     entry = manifest["sets"][name]
     n, n_classes = entry["n"], len(manifest["classes"])
     shapes = {"images": (n, *manifest["shape"]), "labels": _label_shape(manifest, n, n_classes)}
-    found: list[str] = []
+    lines: list[str] = []
     for kind, dtype in DTYPES.items():
         path = folder / entry[kind]
         try:
@@ -223,16 +231,18 @@ def _set_differences(folder: Path, name: str, manifest: Mapping[str, Any]) -> li
                 checksum = hashlib.file_digest(file, "sha256").hexdigest()
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            found.append(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}")
+            lines.append(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}")
             continue
+
+        # A checksum says that the bytes changed; what they hold now tells the user more.
         if checksum != entry["sha256"][kind]:
-            found.append(f"{path}: sha256 is {checksum}, expected {entry['sha256'][kind]}")
+            lines.append(f"{path}: sha256 is {checksum}, expected {entry['sha256'][kind]}")
         if (array.shape, array.dtype.str) != (shapes[kind], dtype):
-            found.append(f"{path}: holds {array.dtype.str} {array.shape}, expected {dtype} {shapes[kind]}")
+            lines.append(f"{path}: holds {array.dtype.str} {array.shape}, expected {dtype} {shapes[kind]}")
         elif kind == "labels":
             problem = _label_problem(array, n_classes) or _count_problem(array, entry["per_class"])
-            found += [f"{path}: {problem}"] if problem else []
-    return found
+            lines += [f"{path}: {problem}"] if problem else []
+    return lines
 
 
 def _count_problem(labels: "np.ndarray", per_class: list[int]) -> str:

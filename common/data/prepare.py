@@ -1,4 +1,4 @@
-"""From the publisher's files, or a folder of images, to a packed set under the data folder.
+"""Preparing a data set: the publisher's files, or a folder of images, become a packed set under the data folder.
 
 A set is packed into a scratch folder beside its place and renamed into it when it is whole: whatever interrupts a
 preparation, a folder with the set's name holds the whole set or is not there.
@@ -25,13 +25,15 @@ DOWNLOADS = ".downloads"  # under the data folder; kept, so that force=true need
 def prepare(
     name: str, data_dir: Path, *, source: Path | None = None, mirror: str | None = None, force: bool = False
 ) -> Path:
-    """The packed folder of a published set, packed now if it is not there. Several processes may ask at once."""
+    """Return the packed folder of a published set; pack it if it is not there. Several processes may ask at once."""
     published = DATASETS[name]
     folder = data_dir / name
     if _is_there(folder) and not force:
         return folder
+
+    # The source is recorded by name and checksum, of the archive or of what was found unpacked from it.
     paths = _files(name, published, data_dir, source, mirror)
-    known = {each.name: each.checksum for file in published.files for each in (file, *file.unpacked)}
+    known = {file.name: file.checksum for whole in published.files for file in (whole, *whole.unpacked)}
     about = {
         "name": name,
         "title": published.title,
@@ -42,6 +44,7 @@ def prepare(
         "licence": published.licence,
         "citation": published.citation,
     }
+
     classes = published.read_classes(paths) if published.read_classes else published.classes
     _install(folder, published.read(paths), classes, about, force=force)
     return folder
@@ -56,12 +59,17 @@ def prepare_folder(
     licence: str = "not stated",
     force: bool = False,
 ) -> Path:
-    """The packed folder of the user's own images. What is there already must have been packed with these settings."""
+    """Return the packed folder of the user's own images; pack them if it is not there.
+
+    What is there already must have been packed with these settings; else Refused.
+    """
     folder = data_dir / name
     made_with = asdict(settings)
     if _is_there(folder) and not force:
         _check_same_settings(folder, made_with)
         return folder
+
+    # A manifest has the same keys for every set; whatever a publisher would say is not known here.
     listing = image_folder.list_images(source, settings)
     about = {
         "name": name,
@@ -74,6 +82,7 @@ def prepare_folder(
         "licence": licence,
         "citation": None,
     }
+
     _install(folder, image_folder.as_parts(listing, settings), listing.classes, about, force=force)
     return folder
 
@@ -90,11 +99,12 @@ def _files(
 
 
 def _is_there(folder: Path) -> bool:
-    """Whether the set is packed already; a folder that is something else is never touched."""
+    """Say whether the set is packed already; Refused if its folder is something else, which is never touched."""
     if is_packed(folder):
         return True
     if folder.is_dir() and not any(folder.iterdir()):
         return False
+
     if folder.exists():
         raise Refused(
             [
@@ -106,7 +116,7 @@ def _is_there(folder: Path) -> bool:
 
 
 def _check_same_settings(folder: Path, asked: Mapping[str, Any]) -> None:
-    """A set of other pixels under the same name would be taken for what was asked for."""
+    """Refuse a set that was packed with other settings: it would be taken for what was asked for."""
     manifest = read_json(folder / MANIFEST) or {}
     packed = manifest.get("made_with", {})
     differing = [
@@ -140,7 +150,10 @@ def _make(data_dir: Path) -> None:
 
 
 def _put_in_place(packed: Path, folder: Path, replaced: Path, *, force: bool) -> None:
-    """A rename fails where a folder with content is: then another process was faster, or force replaces it."""
+    """Rename the packed set into its place.
+
+    That fails where a folder with content is. Then another process was faster, or force replaces what is there.
+    """
     try:
         packed.rename(folder)
     except OSError:

@@ -32,17 +32,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """The layers that a data set leads to."""
+    """The layers of a network, as they follow from a data set."""
 
     stem_width: int
     stem_stride: int
-    stem_pool: bool  # 2x2 max-pool behind the stem's convolution
+    stem_pool: bool  # 2x2 max-pool after the stem's convolution
     stages: tuple[Stage, ...]
     hidden: int  # width of the classifier's hidden layer
 
 
 def derive_plan(shape: tuple[int, int, int], classes: int) -> Plan:
-    """The layers for images of shape (channels, height, width), by the five lines above."""
+    """Derive the layers for images of shape (channels, height, width), by the rule at the top of this file."""
     channels, height, width = shape
     if channels < 1 or min(height, width) < SMALLEST_SIDE or classes < 2:
         raise ValueError(
@@ -52,6 +52,7 @@ def derive_plan(shape: tuple[int, int, int], classes: int) -> Plan:
     narrow = channels == 1 and height * width <= 32 * 32 and classes <= 32
     first_width, first_cells = (32, 16 * 16) if narrow else (64, 56 * 56)
 
+    # Large images shrink in the stem: features of full size would cost memory.
     grid, halvings = (height, width), 0
     while _cells(grid) > first_cells:
         grid, halvings = _halved(grid), halvings + 1
@@ -60,9 +61,11 @@ def derive_plan(shape: tuple[int, int, int], classes: int) -> Plan:
     while _cells(grid) > LAST_CELLS and len(stages) < MOST_STAGES:
         grid = _halved(grid)
         stages.append(Stage(stages[-1].width * 2, 2 if narrow else 3, grid))
+
+    # The pool does the last of the halvings, the stem's convolution those before it.
     return Plan(
         stem_width=first_width,
-        stem_stride=2 ** max(halvings - 1, 0),  # large images shrink before the pool: full-size features cost memory
+        stem_stride=2 ** max(halvings - 1, 0),
         stem_pool=halvings > 0,
         stages=tuple(stages),
         hidden=stages[-1].width // 2,
@@ -74,7 +77,7 @@ def _cells(grid: tuple[int, int]) -> int:
 
 
 def _halved(grid: tuple[int, int]) -> tuple[int, int]:
-    """Odd sides are rounded up, as by a padded 3x3 convolution of stride 2."""
+    """Halve the sides of a grid; odd ones are rounded up, as by a padded 3x3 convolution of stride 2."""
     return (grid[0] + 1) // 2, (grid[1] + 1) // 2
 
 
@@ -96,7 +99,7 @@ class SqueezeExcite(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """relu(shortcut(x) + SE(BN(conv(relu(BN(conv(x))))))); the shortcut is 1x1 conv + BN where the shape changes."""
+    """Computes relu(x + SE(BN(conv(relu(BN(conv(x))))))); where the shape changes, x goes through a 1x1 conv and BN."""
 
     def __init__(self, width_in: int, width: int, stride: int) -> None:
         super().__init__()
@@ -108,6 +111,8 @@ class ResidualBlock(nn.Module):
             nn.BatchNorm2d(width),
             SqueezeExcite(width),
         )
+
+        # Two tensors can only be added if they have the same shape.
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or width_in != width:
             self.shortcut = nn.Sequential(
@@ -119,11 +124,11 @@ class ResidualBlock(nn.Module):
 
 
 class AdaptiveCNN(nn.Module):
-    """Images (batch, channels, height, width) to logits (batch, classes).
+    """Maps images (batch, channels, height, width) to logits (batch, classes).
 
-    Initial weights depend on torch's global seed alone. Convolutions: He et al. 2015, normal, by fan-out.
-    Batch norms start as the identity, the last one of a block too (starting it at 0 is common, but is not the
-    reference). Linear layers keep torch's default.
+    Initial weights depend on torch's global seed alone. Convolutions start as He et al. 2015 have it (normal, by
+    fan-out), batch norms as the identity, linear layers as torch has them. The last norm of a block is no exception:
+    starting it at 0 is common, but the reference results were made without that.
     """
 
     checkpointing = False  # compute each stage's activations again in the backward pass
@@ -140,6 +145,8 @@ class AdaptiveCNN(nn.Module):
             nn.Dropout(dropout),
             nn.Linear(self.plan.hidden, classes),
         )
+
+        # By fan-out, gradients keep their size from layer to layer; by fan-in, features would.
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -155,7 +162,7 @@ class AdaptiveCNN(nn.Module):
         return features
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits, or what the classifier reads: the mean of each map."""
+        """Return logits, or with pre_logits what the classifier reads: the mean of each map."""
         embedding = self.pool(features).flatten(1)
         return embedding if pre_logits else self.classifier(embedding)
 

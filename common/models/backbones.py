@@ -1,4 +1,4 @@
-"""Networks of timm behind the suite's inputs: resized to the network's size on the device, and of any channels.
+"""Networks of timm, for images of any size and number of channels; they are resized on the device.
 
 Images come normalised by the statistics of the data set. Published weights want their own: a pretrained network first
 changes the one into the other, with factors that its checkpoints keep.
@@ -25,7 +25,7 @@ SHOWN = 3  # weights by name, where a file has others
 
 
 class Backbone(nn.Module):
-    """Images (batch, channels, height, width) of any size to logits (batch, classes)."""
+    """Maps images (batch, channels, height, width) of any size to logits (batch, classes)."""
 
     scale: Tensor
     shift: Tensor
@@ -47,11 +47,11 @@ class Backbone(nn.Module):
         return features
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        found: Tensor = self.net.forward_head(features, pre_logits=pre_logits)  # type: ignore[operator]
-        return found
+        output: Tensor = self.net.forward_head(features, pre_logits=pre_logits)  # type: ignore[operator]
+        return output
 
     def fitted(self, images: Tensor) -> Tensor:
-        """As the network wants them."""
+        """Resize and renormalise images as the network wants them."""
         if images.shape[2:] != self.size:
             images = F.interpolate(images, self.size, mode="bicubic", antialias=True)
         return images * self.scale + self.shift
@@ -81,7 +81,10 @@ def build_backbone(
     *,
     fresh: bool = True,
 ) -> Backbone:
-    """fresh=False: the weights will come from a checkpoint, so published ones need not be there."""
+    """Build a network of timm; ValueError or Refused where timm, the images and the settings do not fit together.
+
+    fresh=False: the weights will come from a checkpoint, so published ones need not be there.
+    """
     name, channels = settings.name.removeprefix("timm/"), shape[0]
     config = config_of(settings.name)
     size = _size(settings, shape, config)
@@ -90,6 +93,7 @@ def build_backbone(
         scale, shift = _renormalise(config, mean, std)
     else:
         scale, shift = torch.ones(channels), torch.zeros(channels)
+
     if settings.pretrained and fresh:
         path = Path(settings.weights).expanduser() if settings.weights else find_weights(name)
         net, knows_classes = _pretrained(name, options, config, path)
@@ -97,15 +101,18 @@ def build_backbone(
         net, knows_classes, path = _create(name, options), False, None
     if settings.stem == "small":
         _make_stem_small(net, channels)
+
+    # A size that cannot work is refused here, not by the first batch. That of a checkpoint has worked.
     if fresh and size != config.input_size[1:]:
         _try_size(net, channels, size, f"{name}: null, its own {config.input_size[-1]}")
+
     backbone = Backbone(net, size, scale, shift)
     backbone.knows_classes, backbone.weights = knows_classes, path
     return backbone
 
 
 def _size(settings: TimmSettings, shape: tuple[int, int, int], config: PretrainedCfg) -> tuple[int, int]:
-    """(height, width) that images are resized to."""
+    """Return the (height, width) that images are resized to."""
     if settings.input_size:
         return settings.input_size, settings.input_size
     return shape[1:] if settings.stem == "small" else config.input_size[1:]
@@ -124,20 +131,24 @@ def _create(name: str, options: Mapping[str, Any]) -> nn.Module:
     try:
         return timm.create_model(name, **options)
     except TypeError as error:
-        for option, ours in OPTIONS.items():
+        # A network that does not know an option says its name; timm has no other way to ask.
+        for option, setting in OPTIONS.items():
             if f"'{option}'" in str(error):
-                given = options[option][0] if option == "img_size" else options[option]
+                value = options[option][0] if option == "img_size" else options[option]
                 allowed = "null, its own" if option == "img_size" else "0"
-                raise ValueError(f"given {ours}={given}, allowed with {name}: {allowed}") from None
+                raise ValueError(f"given {setting}={value}, allowed with {name}: {allowed}") from None
         raise
     except (AssertionError, ValueError, ZeroDivisionError) as error:
-        given = ", ".join(f"{key}={value}" for key, value in options.items())
-        raise ValueError(f"timm cannot build {name} with {given}: {error or type(error).__name__}") from None
+        settings = ", ".join(f"{option}={value}" for option, value in options.items())
+        raise ValueError(f"timm cannot build {name} with {settings}: {error or type(error).__name__}") from None
 
 
 @torch.no_grad()
 def _try_size(net: nn.Module, channels: int, size: tuple[int, int], allowed: str) -> None:
-    """Many networks are built for any size and fail with their first image: grids too small, or odd to divide."""
+    """Refuse a size with which the network fails.
+
+    Many networks can be built for any size, and fail only with their first image: grids too small, or odd to divide.
+    """
     blank = torch.zeros(1, channels, *size, device=next(net.parameters()).device)
     training = net.training
     try:
@@ -151,7 +162,7 @@ def _try_size(net: nn.Module, channels: int, size: tuple[int, int], allowed: str
 
 
 def _make_stem_small(net: nn.Module, channels: int) -> None:
-    """As ResNets for CIFAR have it: a 3x3 convolution of stride 1 and no pooling."""
+    """Replace the stem by that of ResNets for CIFAR: a 3x3 convolution of stride 1 and no pooling."""
     first = getattr(net, "conv1", None)
     if not isinstance(first, nn.Conv2d) or not hasattr(net, "maxpool"):
         raise ValueError("given stem=small, allowed with this network: own (it has no first convolution with pooling)")
@@ -164,25 +175,26 @@ def _make_stem_small(net: nn.Module, channels: int) -> None:
 
 
 def _pretrained(name: str, options: dict[str, Any], config: PretrainedCfg, path: Path) -> tuple[nn.Module, bool]:
-    """The network, and whether its classifier was published for as many classes and so is kept.
+    """Return the network, and whether its classifier is kept, because it was published for as many classes.
 
     The file is first loaded for the classes that it knows, because timm is strict about the rest only then: for others
     it would take a deeper network's file without a word, as ResNet-34's for ResNet-18.
     """
     state, net = read_weights(path), _create(name, options)
-    theirs = _classes_of(state, net, config)
-    loaded = _load(name, options | {"num_classes": theirs}, state, path)
-    if theirs == options["num_classes"]:
+    classes = _classes_of(state, net, config)
+    loaded = _load(name, options | {"num_classes": classes}, state, path)
+    if classes == options["num_classes"]:
         return loaded, True
-    own, found = net.state_dict(), loaded.state_dict()
-    net.load_state_dict({key: found[key] for key in own if key in found and found[key].shape == own[key].shape}, False)
+    own, theirs = net.state_dict(), loaded.state_dict()
+    fitting = {key: theirs[key] for key in own if key in theirs and theirs[key].shape == own[key].shape}
+    net.load_state_dict(fitting, strict=False)
     return net, False
 
 
 def _classes_of(state: Mapping[str, Tensor], net: nn.Module, config: PretrainedCfg) -> int:
-    """How many classes the file's classifier knows; 0 where it has none.
+    """Count the classes of the file's classifier; 0 where it has none.
 
-    A file that names its weights in another way, which timm will translate, is taken to know what timm expects.
+    A file that names its weights in another way, which timm will translate, is taken to have as many as timm expects.
     """
     names = (config.classifier,) if isinstance(config.classifier, str) else config.classifier or ()
     heads = [state[f"{name}.weight"] for name in names if f"{name}.weight" in state]
@@ -192,24 +204,27 @@ def _classes_of(state: Mapping[str, Tensor], net: nn.Module, config: PretrainedC
 
 
 def _load(name: str, options: Mapping[str, Any], state: dict[str, Tensor], path: Path) -> nn.Module:
-    """By timm's own loader, which adapts the first convolution and positions, and translates older names."""
+    """Load by timm's own loader, which adapts the first convolution and the positions, and translates older names."""
     overlay = {"state_dict": state, "num_classes": options["num_classes"]}
+
+    # Both start from the same random weights, so that what the file does not replace stays the same in both.
     random_state = torch.get_rng_state()
     blank = _create(name, options)
-    torch.set_rng_state(random_state)  # what the file does not replace is then the same in both
+    torch.set_rng_state(random_state)
     try:
         net: nn.Module = timm.create_model(name, **options, pretrained=True, pretrained_cfg_overlay=overlay)
     except MISFITS as error:
         if classify(error) != "bug":
             raise
         raise _another_architecture(path, name, _difference(str(error) or type(error).__name__)) from None
+
     _check_replaced(net, blank, name, path)
     cast(Any, net).pretrained_cfg.pop("state_dict", None)  # a second copy of all weights
     return net
 
 
 def _difference(complaint: str) -> str:
-    """Of what load_state_dict complains about, the first few names."""
+    """Shorten a complaint of load_state_dict to the first few names."""
     line = next((line for line in complaint.splitlines() if "key(s)" in line or "size mismatch" in line), complaint)
     keys = re.findall(r'"([^"]+)"', line)
     if "key(s)" not in line or not keys:
@@ -223,7 +238,7 @@ def _few(keys: Sequence[str]) -> str:
 
 
 def _check_replaced(loaded: nn.Module, blank: nn.Module, name: str, path: Path) -> None:
-    """A few networks are never loaded strictly; but every matrix that started at random must have been replaced."""
+    """Refuse weights that leave a random matrix as it was: timm does not load every network strictly."""
     before = dict(blank.named_parameters())
     untouched = [
         key
@@ -239,7 +254,7 @@ def _another_architecture(path: Path, name: str, difference: str) -> Refused:
 
 
 def _renormalise(config: PretrainedCfg, mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Factors from (x - mean) / std to (x - m) / s, where m and s are what the weights were trained with.
+    """Return the factors from (x - mean) / std to (x - m) / s, where m and s are what the weights were trained with.
 
     A grey image stands for three equal channels, whose kernels timm adds up; m and s are then the means over colours.
     """

@@ -2,9 +2,9 @@
 
 1. The first layer is not learned: it whitens the training images' 2x2 patches. Each of the patches' principal axes
    gives two channels, one for either sign, so that the GELU after it loses nothing.
-2. Three groups of convolutions follow, with c, 4c and 4c channels. The first convolution of a group halves the grid by
-   a max-pool, as long as there is something to halve; of a residual network, the others are added to what it gives.
-3. Convolutions start as near the identity as they can: what comes in, goes through, and other channels look around.
+2. Three groups of convolutions follow, with c, 4c and 4c channels. A max-pool after the first convolution of a group
+   halves the grid, as long as there is something to halve. In a residual network a shortcut goes around the others.
+3. Convolutions start as near the identity as they can: the first filters pass on what comes in, the others are random.
 4. Batch norms shift, but do not scale. They forget quickly, for there are few steps.
 5. The maximum of each map goes through one matrix without a bias, and the logits are scaled down.
 
@@ -28,7 +28,7 @@ LOGIT_SCALE = 1 / 9
 
 
 class FastCNN(nn.Module):
-    """Images (batch, channels, height, width) to logits (batch, classes)."""
+    """Maps images (batch, channels, height, width) to logits (batch, classes)."""
 
     checkpointing = False  # compute each group's activations again in the backward pass
 
@@ -47,8 +47,11 @@ class FastCNN(nn.Module):
                 f"fast_cnn: given shape (channels, height, width) = {tuple(shape)} and {classes} classes, allowed: "
                 f"1 or more channels, {SMALLEST_SIDE}x{SMALLEST_SIDE} pixels or larger, 2 or more classes"
             )
+
         self.whitening = Whitening(image_channels)
         widths = (2 * image_channels * PATCH**2, channels, 4 * channels, 4 * channels)
+
+        # Small images shrink to a single cell before the last group, which then has nothing to pool.
         side = min(height, width) - PATCH + 1
         groups = []
         for width_in, width_out in pairwise(widths):
@@ -68,16 +71,16 @@ class FastCNN(nn.Module):
         return features
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits, or what the head reads: the maximum of each map."""
+        """Return logits, or with pre_logits what the head reads: the maximum of each map."""
         embedding = features.amax(dim=(2, 3))
         return embedding if pre_logits else self.head(embedding) * LOGIT_SCALE
 
 
 class Whitening(nn.Module):
-    """Patches in the coordinates of their principal axes, each of variance one, and the same with the sign turned.
+    """Expresses patches in coordinates of their principal axes, each of variance one, and also with the sign turned.
 
     The axes are those of the training images, kept among the model's weights as a buffer: they are saved and averaged
-    as weights are, and no optimizer moves them. Before `learn` they are the pixels themselves.
+    as weights are, and no optimizer moves them. Before `learn` the coordinates are the pixels themselves.
     """
 
     axes: Tensor
@@ -105,14 +108,16 @@ class Whitening(nn.Module):
 
 
 def _signs(axes: Tensor) -> Tensor:
-    """An axis has no direction of its own: it is given the one in which its largest entry is positive."""
+    """Return the signs that make the largest entry of each axis positive: an axis has no direction of its own."""
     largest = axes.abs().argmax(dim=0)
     return axes.gather(0, largest[None])[0].sign()
 
 
 class Group(nn.Module):
-    """Convolution, max-pool, norm, GELU; then further convolutions with norms and GELUs, around which a residual
-    network has a shortcut that joins before the last GELU."""
+    """Applies a convolution, max-pool, norm and GELU, then further convolutions, each with a norm and a GELU.
+
+    A residual network has a shortcut around the further ones, which joins before their last GELU.
+    """
 
     def __init__(self, width_in: int, width: int, convolutions: int, residual: bool, pool: bool) -> None:
         super().__init__()
@@ -142,7 +147,7 @@ class ShiftNorm(nn.BatchNorm2d):
 
 
 def _convolution(width_in: int, width: int) -> nn.Conv2d:
-    """3x3 without a bias; the first filters, as many as there are channels to pass on, are the identity."""
+    """Make a 3x3 convolution without a bias whose first filters are the identity, as many as there are channels."""
     convolution = nn.Conv2d(width_in, width, 3, padding=1, bias=False)
     with torch.no_grad():
         nn.init.dirac_(convolution.weight[:width_in])

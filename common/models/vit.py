@@ -1,11 +1,11 @@
-"""ViT and DeiT: a vision transformer behind a small convolutional stem.
+"""ViT and DeiT: a vision transformer with a small convolutional stem.
 
 The suite's reference transformer (Dosovitskiy et al. 2021, Touvron et al. 2021), with the early convolutions of Xiao et
 al. 2021. At width 192, depth 12, 3 heads it has 3,913,690 parameters for MNIST (patch 4, stem 96) and 4,338,346 for
 CIFAR-10 (patch 4, stem 192).
 
 images (batch, channels, height, width) -> stem -> tokens (batch, prefix + n, width) -> blocks -> norm -> heads
-The prefix is the CLS token and, in a DeiT, the DIST token behind it.
+The prefix is the CLS token and, in a DeiT, the DIST token after it.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ INFERENCES = ("cls", "dist", "avg")
 
 
 class Outputs(NamedTuple):
-    """What distillation reads of a forward pass."""
+    """The outputs of a forward pass that distillation reads."""
 
     logits: Tensor  # by the rule of inference
     cls: Tensor  # logits of the CLS token's head
@@ -31,7 +31,7 @@ class Outputs(NamedTuple):
 
 
 def derive_patch(shape: tuple[int, int, int]) -> int:
-    """The smallest side that divides the image and leaves at most 64 patches."""
+    """Return the smallest side of a patch that divides the image and leaves at most 64 patches."""
     _, height, width = shape
     for patch in range(1, min(height, width) + 1):
         if height % patch == 0 == width % patch and height * width <= MOST_TOKENS * patch**2:
@@ -61,7 +61,7 @@ class Attention(nn.Module):
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def weights(self, tokens: Tensor) -> Tensor:  # (batch, heads, n, n), rows sum to 1
-        """What forward mixes by, which the fused kernel never writes down."""
+        """Compute the weights that forward mixes values by; the fused kernel never writes them down."""
         query, key, _ = self._split(tokens)
         return (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(dim=-1)
 
@@ -81,7 +81,7 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm: x + attention(norm(x)), then x + mlp(norm(x))."""
+    """Computes x + attention(norm(x)), then x + mlp(norm(x)): norms come first."""
 
     def __init__(self, width: int, heads: int, hidden: int, drop_path: float) -> None:
         super().__init__()
@@ -96,18 +96,20 @@ class Block(nn.Module):
         return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
 
     def with_attention(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Nothing dropped, and beside the tokens what the attention was."""
+        """Compute the block without dropping anything; return its tokens and its attention."""
         normed = self.norm1(tokens)
         tokens = tokens + self.attention(normed)
         return tokens + self.mlp(self.norm2(tokens)), self.attention.weights(normed)
 
 
 class ViT(nn.Module):
-    """Images (batch, channels, height, width) to logits (batch, classes), by the rule `inference`.
+    """Maps images (batch, channels, height, width) to logits (batch, classes), by the rule `inference`.
 
-    cls: the CLS token's head; dist: the DIST token's; avg: the mean of both. In training, CLS dropout lets the CLS head
-    read the mean of the patch tokens in place of the CLS token, for each image with that probability: at the output, so
-    that the patches carry the class too, which is what distillation of tokens builds on.
+    The rules: cls reads the CLS token's head, dist the DIST token's, and avg takes the mean of both.
+
+    CLS dropout: in training, with this probability for each image, the CLS head reads the mean of the patch tokens in
+    place of the CLS token. So the patches carry the class too, which distillation of tokens builds on.
+
     A loss on the logits alone trains only the heads that `inference` reads. A DIST token with inference=cls is allowed
     nevertheless: a distillation reads both heads from `outputs` and trains them whatever the rule.
     """
@@ -134,6 +136,7 @@ class ViT(nn.Module):
         _check_images(shape, classes, patch)
         _check_layers(width, depth, heads, mlp_ratio, stem_width)
         _check_rules(drop_path, cls_dropout, dist_token, inference)
+
         self.patch, self.grid = patch, (shape[1] // patch, shape[2] // patch)
         self.prefix = 2 if dist_token else 1
         self.inference, self.cls_dropout = inference, cls_dropout
@@ -141,28 +144,34 @@ class ViT(nn.Module):
         self.project = nn.Conv2d(stem_width or shape[0], width, patch, stride=patch)
         self.prefix_tokens = nn.Parameter(torch.empty(1, self.prefix, width))
         self.positions = nn.Parameter(torch.empty(1, self.prefix + self.grid[0] * self.grid[1], width))
+
+        # Late blocks are skipped more often: the first ones find what all others build on (Huang et al. 2016).
         rates = [drop_path * block / max(depth - 1, 1) for block in range(depth)]
         self.blocks = nn.ModuleList(Block(width, heads, int(width * mlp_ratio), rate) for rate in rates)
         self.norm = nn.LayerNorm(width, eps=1e-6)
+
         self.cls_head = nn.Linear(width, classes)
         self.dist_head = nn.Linear(width, classes) if dist_token else None
         _initialise(self)
 
     def forward(self, images: Tensor, layers: Sequence[int] | None = None) -> Tensor | Outputs:
-        """Logits; with `layers`, even none of them, what `outputs` gives.
+        """Return logits or, with `layers`, even none of them, what `outputs` returns.
 
-        All through forward, because DistributedDataParallel synchronises the gradients of nothing else.
+        `outputs` is called through forward, because DistributedDataParallel synchronises the gradients of nothing else.
         """
         if layers is None:
             return self.forward_head(self.forward_features(images))
         return self.outputs(images, layers)
 
     def outputs(self, images: Tensor, layers: Sequence[int] = ()) -> Outputs:
-        """The logits of every head, and these blocks' patch tokens (negative: from the end), before the last norm."""
+        """Return the logits of every head, and the patch tokens after some blocks, before the last norm.
+
+        layers: those blocks; negative numbers count from the end.
+        """
         blocks = {layer: self._block(layer) for layer in layers}
-        features, behind = self._encode(images, keep=blocks.values())
+        features, kept = self._encode(images, keep=blocks.values())
         cls, dist = self._logits(*self._representations(features))
-        tokens = {layer: behind[block][:, self.prefix :] for layer, block in blocks.items()}
+        tokens = {layer: kept[block][:, self.prefix :] for layer, block in blocks.items()}
         return Outputs(self._choose(cls, dist), cls, dist, tokens)
 
     def forward_features(self, images: Tensor) -> Tensor:  # (batch, prefix + n, width)
@@ -170,15 +179,15 @@ class ViT(nn.Module):
         return features
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits, or the representation that they are read from; of both tokens their mean."""
+        """Return logits, or with pre_logits the representation that they are read from; of both tokens their mean."""
         cls, dist = self._representations(features)
         return self._choose(cls, dist) if pre_logits else self._choose(*self._logits(cls, dist))
 
     @torch.no_grad()
     def attention_maps(self, images: Tensor) -> list[Tensor]:
-        """Of every block (batch, heads, prefix + n, prefix + n): row i says what token i looks at.
+        """Return the attention of every block (batch, heads, prefix + n, prefix + n): row i says what token i looks at.
 
-        As in evaluation, whatever mode the model is in: nothing is dropped, and no batch norm learns from the images.
+        It is that of evaluation, whatever mode the model is in: nothing is dropped, and no batch norm learns.
         """
         with _evaluating(self.stem):
             tokens = self._embed(images)
@@ -191,7 +200,7 @@ class ViT(nn.Module):
     # --- parts of the way -----------------------------------------------------------------------------------------
 
     def _encode(self, images: Tensor, keep: Collection[int] = ()) -> tuple[Tensor, dict[int, Tensor]]:
-        """All tokens behind the last norm, and behind each block of `keep`."""
+        """Return all tokens after the last norm, and after each block of `keep`."""
         tokens, kept = self._embed(images), {}
         for index, block in enumerate(self.blocks):
             again = self.checkpointing and self.training
@@ -210,7 +219,7 @@ class ViT(nn.Module):
         return tokens + self._positions_for(grid)
 
     def _positions_for(self, grid: tuple[int, int]) -> Tensor:
-        """The learned positions, stretched over another grid as a picture would be."""
+        """Return the learned positions, stretched over another grid as a picture would be."""
         if grid == self.grid:
             return self.positions
         prefix, patches = self.positions[:, : self.prefix], self.positions[:, self.prefix :]
@@ -219,7 +228,7 @@ class ViT(nn.Module):
         return torch.cat([prefix, stretched.flatten(2).transpose(1, 2).to(prefix.dtype)], dim=1)
 
     def _representations(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the CLS head and the DIST head read, each (batch, width)."""
+        """Return the inputs of the CLS head and of the DIST head, each (batch, width)."""
         cls = features[:, 0]
         if self.training and self.cls_dropout:
             drop = torch.rand(len(features), 1, device=features.device) < self.cls_dropout
@@ -242,7 +251,7 @@ class ViT(nn.Module):
 
 
 def _stem(channels: int, width: int) -> nn.Module:
-    """Two 3x3 convolutions at full resolution; none with width 0."""
+    """Make two 3x3 convolutions at full resolution; none with width 0."""
     if width == 0:
         return nn.Identity()
     half = max(width // 2, 1)
@@ -254,7 +263,7 @@ def _stem(channels: int, width: int) -> nn.Module:
 
 @contextlib.contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while, and each part back in its own mode after it."""
+    """Put a network into evaluation mode for a while, and each part back into its own mode after it."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
@@ -297,21 +306,24 @@ def _check_rules(drop_path: float, cls_dropout: float, dist_token: bool, inferen
     _require(inference in allowed, f"inference={inference}{without}", ", ".join(allowed))
 
 
-def _require(fits: bool, given: str, allowed: str) -> None:
+def _require(fits: bool, choice: str, allowed: str) -> None:
     if not fits:
-        raise ValueError(f"vit: given {given}, allowed: {allowed}")
+        raise ValueError(f"vit: given {choice}, allowed: {allowed}")
 
 
 def _initialise(model: ViT) -> None:
-    """Truncated normal of deviation 0.02, zero biases; the patches too, which are a matrix product, no feature map."""
+    """Draw weights from a truncated normal of deviation 0.02, those of the stem as He et al. 2015; biases are zero."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
+
+    # The projection of patches is a convolution in form alone: it is a matrix product for each patch.
     for weight in (model.prefix_tokens, model.positions, model.project.weight):
         nn.init.trunc_normal_(weight, std=0.02)
     assert model.project.bias is not None
     nn.init.zeros_(model.project.bias)
+
     for module in model.stem.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

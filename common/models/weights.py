@@ -31,7 +31,7 @@ TORCH_FILES = (b"PK", b"\x80")  # how they begin: a zip archive, or before torch
 
 @dataclass(frozen=True)
 class Published:
-    """Where a network's weights are: in a repository of the hub, or, for a few old ones, at an address of their own."""
+    """The place of a network's weights: a repository of the hub or, for a few old ones, an address of their own."""
 
     repository: str
     files: tuple[str, ...]  # names that the file may have there
@@ -44,7 +44,7 @@ class Published:
 
 
 def config_of(name: str) -> PretrainedCfg:
-    """What timm knows of the weights of NAME or NAME.TAG, and of the images that they were trained on."""
+    """Return what timm knows of the weights of NAME or NAME.TAG, and of the images that they were trained on."""
     plain = name.removeprefix("timm/")
     architecture = plain.partition(".")[0]
     try:
@@ -67,16 +67,22 @@ def published(name: str) -> Published:
 
 
 def find_weights(name: str) -> Path:
-    """In the caches of this machine (the hub's: HF_HOME, HF_HUB_CACHE; torch's: TORCH_HOME); nothing is downloaded."""
+    """Find weights in the caches of this machine, without a download; Refused if they are in none.
+
+    The hub's cache is where HF_HOME or HF_HUB_CACHE says, torch's where TORCH_HOME says.
+    """
     from huggingface_hub import try_to_load_from_cache
 
     where, plain = published(name), name.removeprefix("timm/")
     for file in where.files if where.repository else ():
-        found = try_to_load_from_cache(where.repository, file)
-        if isinstance(found, str):
-            return Path(found)
+        path = try_to_load_from_cache(where.repository, file)
+        if isinstance(path, str):  # neither None nor the mark of a file that the hub does not have
+            return Path(path)
+
+    # What has an address of its own was fetched by torch.
     if not where.repository and where.cached.is_file():
         return where.cached
+
     raise Refused(
         [
             f"model.pretrained: the weights of {plain} ({where.source}) are not in the hub's cache here; "
@@ -86,12 +92,12 @@ def find_weights(name: str) -> Path:
 
 
 def weights_facts(path: Path) -> dict[str, str]:
-    """For result.json: which weights a run started from, and of the hub's also the repository and its revision."""
+    """Return facts for result.json: the file a run started from and, of the hub's, its repository and revision."""
     facts = {"file": str(path), "sha256": checksum_of(path, "sha256")}
-    repository, snapshots, revision = ("", "", "", *path.parts)[-4:-1]
-    if repository.startswith("models--") and snapshots == "snapshots":  # as the hub's cache is laid out
-        repository = repository.removeprefix("models--").replace("--", "/")
-        facts |= {"file": path.name, "repository": repository, "revision": revision}
+    match path.parts:  # .../models--OWNER--NAME/snapshots/REVISION/FILE, as the hub's cache is laid out
+        case (*_, folder, "snapshots", revision, file) if folder.startswith("models--"):
+            repository = folder.removeprefix("models--").replace("--", "/")
+            facts |= {"file": file, "repository": repository, "revision": revision}
     return facts
 
 
@@ -105,7 +111,10 @@ class FetchFailed(Failure):
 
 
 def fetch_weights(name: str) -> Path:
-    """Download into the cache that find_weights searches, unless it is there. HF_ENDPOINT names another hub."""
+    """Download weights into the cache that find_weights searches, unless they are there.
+
+    HF_ENDPOINT names another hub.
+    """
     where = published(name)
     return _from_hub(where) if where.repository else _from_address(where)
 
@@ -121,7 +130,7 @@ def _from_hub(where: Published) -> Path:
             reason = _first_line(error.__cause__ or error)
             raise FetchFailed(f"{where.repository}: {constants.ENDPOINT} cannot be reached: {reason}") from None
         except EntryNotFoundError:
-            continue
+            continue  # the repository may have the file by its other name
         except Exception as error:  # its transport's errors belong to a library that changes with its versions
             raise FetchFailed(f"{where.repository}/{file}: {_first_line(error)}") from error
     raise FetchFailed(f"{where.repository}: holds none of {', '.join(where.files)}")
@@ -147,9 +156,10 @@ def _first_line(error: BaseException) -> str:
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """Tensors by name, from safetensors or from a torch file that holds nothing but tensors and plain values."""
+    """Read tensors by name, from safetensors or from a torch file that holds nothing but tensors and plain values."""
     if not path.is_file():
         raise Refused([f"model.weights: {path} is no file"])
+
     content: Any
     try:
         content = load_file(path) if path.suffix == ".safetensors" else _read_torch_file(path)
@@ -159,6 +169,8 @@ def read_weights(path: Path) -> dict[str, Any]:
         raise Refused([f"model.weights: {path} is not a whole file of weights: {_first_line(error)}"]) from None
     except OSError as error:
         raise Refused([f"model.weights: {path} cannot be read: {error.strerror or error}"]) from None
+
+    # Training scripts save more than weights, and wrap the network before they do.
     if isinstance(content, dict):
         wrapped = (content[key] for key in WRAPPINGS if isinstance(content.get(key), dict))
         content = next(wrapped, content)

@@ -70,10 +70,10 @@ def build_model(
     train: "Batches | None" = None,
     checkpointing: bool = False,
 ) -> nn.Module:
-    """The network for a data set, of which `like` says shape, classes, mean and std; Refused where they do not fit.
+    """Build the network for a data set, whose shape, classes, mean and std are in `like`; Refused if they do not fit.
 
     fresh=False: other weights will be loaded into it, so published ones need not be found.
-    train: the training images, of which a new fast_cnn's first layer is made. The same images make the same layer.
+    train: the training images, of which a new fast_cnn makes its first layer. The same images make the same layer.
     """
     try:
         model = MODELS["timm" if settings.name.startswith("timm/") else settings.name](settings, like, fresh)
@@ -89,9 +89,10 @@ def build_model(
 
 
 class _EveryOperation:
-    """The sum of FLOPs over all operations; a class of its own, because torch wraps the method of a mode's own class.
+    """Adds up the FLOPs of all operations.
 
-    The wrapper keeps torch's compiler out of the method, and its first call imports all of that compiler.
+    It is a class of its own because torch would wrap the method of a mode's own class, to keep its compiler out of it;
+    the first call of that wrapper imports the whole compiler.
     """
 
     total = 0
@@ -107,7 +108,7 @@ class _EveryOperation:
 class FlopCount(_EveryOperation, TorchDispatchMode):
     """Counts two FLOPs per multiplication and addition of matrix products and convolutions.
 
-    The counts are those of torch's own counter, which also imports triton: seconds of a short run.
+    torch's own counter counts the same, but it also imports triton, which takes seconds of a short run.
     """
 
 
@@ -122,23 +123,26 @@ def _flops(operation: Any, args: tuple[Any, ...], result: Any) -> int:
 
 
 def model_facts(settings: AnyModel, model: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
-    """For result.json. FLOPs are those of one image."""
+    """Return facts for result.json; FLOPs are those of one image."""
     example = torch.zeros(1, *shape, device=next(model.parameters()).device)
     training = model.training
     with torch.no_grad(), FlopCount() as count, sdpa_kernel(SDPBackend.MATH):
         model.eval()(example)
     model.train(training)
+
     facts = {"name": settings.name, "parameters": parameter_count(model), "flops": count.total}
     started_from = getattr(model, "weights", None)
     if started_from is None:
         return facts
+
+    # Only a network of timm has published weights, and loading timm takes a second.
     from common.models.weights import weights_facts
 
     return {**facts, "weights": weights_facts(started_from)}
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Number of trainable weights."""
+    """Count the trainable weights."""
     return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
 
 
@@ -146,13 +150,18 @@ def parameter_count(model: nn.Module) -> int:
 def measure_speed(
     model: nn.Module, shape: tuple[int, ...], compute: Compute, precision: str = "fp32"
 ) -> dict[str, Any]:
-    """Inference as it is: the median time of one image, and images per second in batches, both after a first call."""
+    """Measure inference: the median time of one image, and the images per second in batches.
+
+    A first call is left out of both, because it also sets things up.
+    """
     training = model.training
     model.eval()
 
     def median_seconds(batch: int) -> float:
         images = torch.zeros(batch, *shape, device=compute.device)
         times: list[float] = []
+
+        # At least four calls, and as many as fit into SPEED_SECONDS, because short times vary more.
         while len(times) < 4 or (sum(times) < SPEED_SECONDS and len(times) < 100):
             began = time.perf_counter()
             with compute.autocast(precision):
@@ -162,8 +171,13 @@ def measure_speed(
             times.append(time.perf_counter() - began)
         return sorted(times[1:])[len(times[1:]) // 2]
 
+    # As many images as one by one take SPEED_SECONDS, at most 256.
     latency = median_seconds(1)
     batch = min(max(int(SPEED_SECONDS / latency), 1), 256)
-    found = {"latency_ms": round(latency * 1000, 3), "images_per_sec": round(batch / median_seconds(batch), 1)}
+    throughput = batch / median_seconds(batch)
     model.train(training)
-    return {**found, "speed_batch": batch}
+    return {
+        "latency_ms": round(latency * 1000, 3),
+        "images_per_sec": round(throughput, 1),
+        "speed_batch": batch,
+    }

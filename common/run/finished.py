@@ -1,7 +1,7 @@
-"""A finished run as a model to use: to evaluate, to predict, to explain, to teach.
+"""This module opens a finished run, so that it can be evaluated, make predictions, be explained, or teach.
 
-Its folder is enough: the settings say how the network is built, the result what it was trained on and which weights
-were chosen. Torch is loaded only where the model is.
+Its folder is enough: the settings say how the network is built, and the result says what it was trained on and which
+weights were chosen. Torch is not loaded here; common/models/load.py makes the model.
 """
 
 from collections.abc import Mapping
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-# --- the finished run: files alone ------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class TrainedRun:
     run: RunDir
@@ -37,23 +34,26 @@ class TrainedRun:
 
     @property
     def data(self) -> Mapping[str, Any]:
-        """Of the set it was trained on: name, digest, task, classes, shape, mean, std, dark_background."""
+        """Return what describes its training set: name, digest, task, classes, shape, mean, std, dark_background."""
         return self.result["data"]
 
     def predictions(self, name: str) -> "tuple[np.ndarray, np.ndarray] | None":
-        """Logits (n, classes) and labels of a part that the run predicted itself; None where it had none."""
+        """Return the logits (n, classes) and labels that the run left for a part of its data, or None."""
         import numpy as np
 
         path = self.run.predictions(name)
         if not path.is_file():
             return None
-        with np.load(path, allow_pickle=False) as kept:
-            return kept["logits"], kept["labels"]
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["logits"], arrays["labels"]
 
 
-def open_run(given: str, root: Path, word: str = "run") -> TrainedRun:
-    """The finished run of a folder, or of a run's name (or its hash) under root; else Refused, naming the word."""
-    run = RunDir(find_folder(given, root, word))
+def open_run(name: str, root: Path, word: str = "run") -> TrainedRun:
+    """Open a finished run by its folder, or by its name or hash under root; refuse it if its files are not whole.
+
+    word: the word of the command line that a refusal is about.
+    """
+    run = RunDir(find_folder(name, root, word))
     result = run.finished()
     if result is None:
         raise Refused([f"{word}: {run.path} is not finished ({_standing(run)}); expected a run with a result.json"])
@@ -66,22 +66,24 @@ def open_run(given: str, root: Path, word: str = "run") -> TrainedRun:
     return TrainedRun(run, _settings(run, word), result)
 
 
-def find_folder(given: str, root: Path, word: str) -> Path:
-    """Of a run, by its folder, its name or its hash."""
-    path = expanded(given)
+def find_folder(name: str, root: Path, word: str) -> Path:
+    """Return the folder of a run that is named by its folder, its name or its hash."""
+    path = expanded(name)
     if path.is_dir():
         if RunDir(path).config.is_file():
             return path
         raise Refused([f"{word}: {path} is not a run folder (it has no config.yaml)"])
-    names = {folder.name: folder for entry in ENTRIES for folder in sorted(root.glob(f"{entry}/*")) if folder.is_dir()}
-    found = [folder for name, folder in names.items() if given == name or given == name.rpartition("-")[2]]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise Refused([f"{word}: given {given}, which is {len(found)} runs: {', '.join(map(str, found))}"])
-    raise Refused(
-        [f"{word}: given {given}, which is no folder and no run under {root}" + messages.nearest(given, names)]
-    )
+
+    # A hash is the last part of a name; a run and a copy of it may share one.
+    folders = {path.name: path for entry in ENTRIES for path in sorted(root.glob(f"{entry}/*")) if path.is_dir()}
+    matches = [path for full, path in folders.items() if name in {full, full.rpartition("-")[2]}]
+    if len(matches) == 1:
+        return matches[0]
+
+    if matches:
+        raise Refused([f"{word}: given {name}, which is {len(matches)} runs: {', '.join(map(str, matches))}"])
+    advice = messages.nearest(name, folders)
+    raise Refused([f"{word}: given {name}, which is no folder and no run under {root}{advice}"])
 
 
 def _standing(run: RunDir) -> str:
@@ -99,9 +101,5 @@ def _settings(run: RunDir, word: str) -> TrainingSettings:
     try:
         return TRAININGS[entry].model_validate(tree)
     except ValidationError as error:
-        problems = error.errors(include_url=False)
-        kind = TRAININGS[entry]
-        raise Refused([f"{word}: {run.config}: {messages.problem(kind, each)}" for each in problems]) from None
-
-
-# --- its model: torch and the networks --------------------------------------------------------------------------
+        problems = [messages.problem(TRAININGS[entry], item) for item in error.errors(include_url=False)]
+        raise Refused([f"{word}: {run.config}: {problem}" for problem in problems]) from None

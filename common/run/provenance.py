@@ -1,4 +1,4 @@
-"""What a result comes from: code, versions, machine, scheduler, container, command. Torch is not imported here."""
+"""This module records what a result comes from: code, versions, machine, scheduler, container and command."""
 
 import importlib.metadata
 import os
@@ -15,13 +15,15 @@ from typing import Any
 from common.files import read_json
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pydantic", "safetensors", "scikit-learn")
-SHORT = 10  # of a commit, in sentences
+SHORT = 10  # characters of a commit in a message
 SLURM_FACTS = ("JOB_ID", "ARRAY_JOB_ID", "ARRAY_TASK_ID", "RESTART_COUNT", "JOB_PARTITION", "NODELIST", "CLUSTER_NAME")
 
 
 def provenance(words: list[str]) -> dict[str, Any]:
-    """Of a run that begins now. Devices join with torch."""
+    """Return the facts about a run that begins now. Its device is added later, by the code that loads torch."""
     repository, origin = Path(__file__).parents[2], _origin()
+    slurm = {fact: os.environ.get(f"SLURM_{fact}") for fact in SLURM_FACTS}
+
     return {
         **code_version(repository, origin),
         "started": now(),
@@ -32,39 +34,40 @@ def provenance(words: list[str]) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: _package_version(name) for name in PACKAGES},
         "container": container(repository, origin),
-        "slurm": {fact.lower(): os.environ[f"SLURM_{fact}"] for fact in SLURM_FACTS if f"SLURM_{fact}" in os.environ},
+        "slurm": {fact.lower(): value for fact, value in slurm.items() if value is not None},
     }
 
 
 def code_version(folder: Path, origin: Mapping[str, Any]) -> dict[str, Any]:
-    """The commit, and whether files differ from it.
+    """Return the commit, and whether files differ from it.
 
-    From git; of a checkout inside a container, where git is not, from who bound it there; else from the image's origin.
+    Git knows both. A container has no git: there containers/run.sh passes them for a checkout that it has bound, and
+    the image's origin has them for the code in the image.
     """
     if not (folder / ".git").exists():
         return {"commit": origin.get("commit"), "dirty": origin.get("dirty")}
     commit, changed = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain")
     if commit is None or changed is None:
-        told = {"true": True, "false": False}.get(os.environ.get("STILLHOUSE_DIRTY", ""))
-        return {"commit": os.environ.get("STILLHOUSE_COMMIT"), "dirty": told}
+        dirty = {"true": True, "false": False}.get(os.environ.get("STILLHOUSE_DIRTY", ""))
+        return {"commit": os.environ.get("STILLHOUSE_COMMIT"), "dirty": dirty}
     return {"commit": commit, "dirty": bool(changed)}
 
 
 def container(folder: Path, origin: Mapping[str, Any]) -> dict[str, Any]:
-    """Empty outside of one.
+    """Return the facts about the container that this process is in; none if it is in no container.
 
-    Its name, its digest and the commit of the checkout that started it are told by containers/run.sh. The content is a
+    containers/run.sh passes its name, its digest, and the commit of the checkout that started it. The content is a
     digest of what is installed in it, the same for an image and for a file made of it.
     """
-    told = {"image": "IMAGE", "digest": "IMAGE_DIGEST", "started_by": "COMMIT"}
-    facts: dict[str, Any] = {fact: os.environ.get(f"STILLHOUSE_{name}") or None for fact, name in told.items()}
+    variables = {"image": "IMAGE", "digest": "IMAGE_DIGEST", "started_by": "COMMIT"}
+    facts: dict[str, Any] = {fact: os.environ.get(f"STILLHOUSE_{name}") or None for fact, name in variables.items()}
     if not (facts["image"] or origin.get("content")):
         return {}
     return {**facts, "content": origin.get("content"), "bound_checkout": (folder / ".git").exists()}
 
 
 def foreign_container(provenance: Mapping[str, Any]) -> str | None:
-    """Of a run in a container of another commit than that of the checkout that started it: both, in words."""
+    """Name both commits if a run's container was made of another one than the checkout that started it; else None."""
     facts, commit = provenance.get("container"), provenance.get("commit")
     started_by = facts.get("started_by") if isinstance(facts, dict) else None
     if not commit or not started_by or commit == started_by:
@@ -73,7 +76,7 @@ def foreign_container(provenance: Mapping[str, Any]) -> str | None:
 
 
 def _origin() -> dict[str, Any]:
-    """What the image was built from (containers/suite.sh); empty outside of one."""
+    """Return what containers/suite.sh wrote down when it built the image; nothing outside of a container."""
     path = os.environ.get("STILLHOUSE_ORIGIN")
     return (read_json(Path(path)) or {}) if path else {}
 

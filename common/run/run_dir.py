@@ -1,11 +1,11 @@
-"""A run folder: the one owner of every path in it, of how files get there, and of who may write.
+"""RunDir owns every path in a run folder, writes its files, and decides who may write.
 
     runs/<entry>/<data>-<model>-s<seed>-<hash>/
         config.yaml provenance.json log.txt heartbeat.json history.csv
         checkpoints/{last,previous}.pt  checkpoints/best.safetensors
         predictions/<set>.npz figures/ lock
-        tensorboard/                  where it is wanted
-        cells.csv reliability.csv     of a test under shift, which is not trained
+        tensorboard/                  if log.tensorboard=true
+        cells.csv reliability.csv     of a test under shift, which has no training
         failure.json      an attempt failed (and no later one succeeded)
         result.json       written last: the run is finished
 
@@ -33,11 +33,11 @@ from common.settings.yaml12 import dump_yaml
 HEARTBEAT_SECONDS = 5.0  # at most one write in this time
 DEAD_AFTER_SECONDS = 300.0  # a lock holder on another machine that has not written for so long is taken for dead
 ASIDE = ".aside-"
-LOCK_PATIENCE_SECONDS = 0.5  # for who only looks at a lock, has it but not yet written a name, or removes its folder
+LOCK_PATIENCE_SECONDS = 0.5  # another process may be looking at the lock, writing its name, or removing the folder
 
 
 def headline(result: Mapping[str, Any]) -> tuple[str, float] | None:
-    """What a result says in one number, as a share: its name and its value."""
+    """Return the name and the value of the number that sums up a result, as a share; None if it has none."""
     corrupted = (result.get("shift") or {}).get("corrupted") or {}
     if corrupted.get("accuracy") is not None:
         return "mean accuracy under corruption", corrupted["accuracy"]
@@ -48,101 +48,115 @@ def headline(result: Mapping[str, Any]) -> tuple[str, float] | None:
 class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path
+
+        # How the run began, and where it stands.
         self.config = path / "config.yaml"
         self.provenance = path / "provenance.json"
         self.log = path / "log.txt"
         self.heartbeat = path / "heartbeat.json"
         self.history = path / "history.csv"
-        self.cells = path / "cells.csv"
-        self.reliability = path / "reliability.csv"
+        self.tensorboard = path / "tensorboard"
+        self._last_beat = 0.0
+
         self.checkpoints = path / "checkpoints"
         self.last = self.checkpoints / "last.pt"
         self.previous = self.checkpoints / "previous.pt"
         self.best = self.checkpoints / "best.safetensors"
+
+        # What came out of it.
+        self.cells = path / "cells.csv"
+        self.reliability = path / "reliability.csv"
         self.figures = path / "figures"
-        self.tensorboard = path / "tensorboard"
         self.failure = path / "failure.json"
         self.result = path / "result.json"
-        self._last_beat = 0.0
 
     def predictions(self, name: str) -> Path:
         return self.path / "predictions" / f"{name}.npz"
 
     def evaluation(self, name: str) -> Path:
-        """Folder of what was found out about the finished run: eval/ writes there."""
+        """Return the folder where the scripts of eval/ write what they find out about the finished run."""
         return self.path / "evaluation" / name
 
     def finished(self) -> dict[str, Any] | None:
-        """The result, if there is one: the only sign of success."""
+        """Return the result, if there is one: it is the only sign of success."""
         return read_json(self.result)
 
     # --- one writer ---------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder against every other writer, or refuse, saying who has it.
+        """Keep the folder for this process while the block runs; refuse, and say who has it, if another process does.
 
-        The kernel's lock ends with its process, however that dies, so on one machine (containers included) it is
-        exact. Some cluster file systems keep it to one node; there a foreign holder counts as alive while its
-        heartbeat is fresh, unless SLURM has requeued that very job here, which proves that it is gone.
+        The kernel's lock ends with its process, so on one machine (containers included) it is exact. Some cluster
+        file systems keep locks to one node: there a holder on another node counts as alive while its heartbeat is
+        fresh. It counts as dead if SLURM has requeued that very job here.
 
-        A refusal of the lock removes nothing. Where the work under it is Refused, the folder is taken away again if
-        it was bare when the lock was taken, so that all in it is the holder's own.
+        A process that does not get the lock removes nothing. If the block raises Refused, the folder is removed if
+        it was bare when the lock was taken, because then everything in it is this process's own.
         """
         made: set[Path] = set()
         unmade = None
+
         try:
             with self._take_lock(made) as file:
+                # The kernel has granted the lock; on a file system that keeps it to one node, that is not enough.
                 if self._foreign_and_alive():
                     raise Refused([self._holder_text()])
                 was_bare = self.is_bare()
                 _overwrite(file, json.dumps(_me()))
+
                 try:
                     yield
                 except Refused:
-                    unmade = self.set_aside() if was_bare else None  # others wait at the old name, and find it free
+                    unmade = self.set_aside() if was_bare else None  # who waits at the old name finds it free
                     raise
                 finally:
                     with contextlib.suppress(OSError):  # a full disk must not hide what went wrong before
                         _overwrite(file, "")
         finally:
-            if unmade:  # only now: a network file system keeps a file in the folder while the lock is open
+            # Not before the lock is closed: until then a network file system keeps a file in the folder.
+            if unmade:
                 self._remove(unmade, made)
 
     def _take_lock(self, made: set[Path]) -> IO[str]:
-        """The open and locked file; the folders that are made for it are added to `made`."""
+        """Return the open and locked file; add the folders that are made for it to `made`."""
         end = time.monotonic() + LOCK_PATIENCE_SECONDS
         while True:
             try:
                 made |= _make_folders(self.path)
                 return take_lock(self.path)
+
+            # Refuse at once if the holder named there is at work. One without a name may only be looking at the lock.
             except BlockingIOError:
                 if _is_there(self.holder()) or time.monotonic() > end:
                     raise Refused([self._holder_text()]) from None
+
+            # The folder may have been removed after it was made; then it is made again.
             except OSError as error:
                 if not isinstance(error, FileNotFoundError) or time.monotonic() > end:
                     raise Refused([f"root: {self.path} cannot be written: {error.strerror}"]) from None
+
             time.sleep(0.01)
 
     def is_bare(self) -> bool:
-        """Whether nothing is in the folder but its lock."""
+        """Say whether the folder holds nothing but its lock."""
         return all(path.name == LOCK for path in self.path.iterdir())
 
     def _remove(self, unmade: Path, made: set[Path]) -> None:
-        """What is left of a run that never came to be, and the folders above that were made for it alone."""
+        """Remove the folder of a run that was refused, and the folders above it that were made for it alone."""
         shutil.rmtree(unmade, ignore_errors=True)
-        with contextlib.suppress(OSError):  # by now another run lives there
+        with contextlib.suppress(OSError):  # another run is there by now
             for folder in self.path.parents:
                 if folder not in made:
                     break
                 folder.rmdir()
 
     def holder(self) -> dict[str, Any] | None:
-        """What the holder of the lock says of itself, or said before it was killed; None where it was given back."""
+        """Return what the holder of the lock wrote about itself, even if it was killed; None if nobody has the lock."""
         return read_json(self.path / LOCK)
 
     def is_locked(self) -> bool | None:
-        """Whether a process of this machine works in the folder; None where that cannot be known from here."""
+        """Say whether a process of this machine works in the folder; None if this machine cannot know."""
         holder, lock = self.holder(), self.path / LOCK
         try:
             if not lock.stat().st_size:
@@ -165,14 +179,14 @@ class RunDir:
         return f"{self.path} is locked by pid {pid} on {host} since {since}"
 
     def clear_leftovers(self) -> None:
-        """Temporary files of a killed attempt. Only for the holder of the lock."""
+        """Remove the temporary files of a killed attempt. Only the holder of the lock may do this."""
         for leftover in [*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")]:
             leftover.unlink(missing_ok=True)
 
     def set_aside(self) -> Path:
-        """Give the folder another name, so that the run can start anew and nothing is lost. Only for the holder."""
+        """Rename the folder, so that the run can start anew and nothing is lost. Only the holder of the lock may."""
         name = f"{self.path.name}{ASIDE}{time.strftime('%Y%m%d-%H%M%S')}"
-        for number in itertools.count():  # of two in the same second, one name has a number
+        for number in itertools.count():  # there may be one of the same second
             aside = self.path.with_name(f"{name}-{number}" if number else name)
             if not aside.exists():
                 break
@@ -209,17 +223,17 @@ class RunDir:
             file.write(text.getvalue().encode())
 
     def rotate_checkpoint(self, content: bytes | memoryview) -> None:
-        """Write `last`; the one before it stays as `previous`, for the day that `last` cannot be read."""
+        """Write `last`, and keep the checkpoint before it as `previous`, in case `last` cannot be read one day."""
         with atomic_write(self.last) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
             if self.last.exists():
-                self.last.replace(self.previous)  # killed here, the next attempt finds `previous`
+                self.last.replace(self.previous)  # if the run is killed here, the next attempt finds `previous`
 
 
 def finished_runs(root: Path, folders: str) -> list[RunDir]:
-    """All under a root whose folder fits the pattern `entry/name`, but for those that were set aside."""
+    """List the finished runs whose folders fit the pattern `entry/name`, without those that were set aside."""
     runs = (RunDir(folder) for folder in sorted(root.glob(folders)) if ASIDE not in folder.name)
     return [run for run in runs if run.result.is_file()]
 
@@ -239,14 +253,14 @@ def _me() -> dict[str, Any]:
 
 
 def _is_there(holder: dict[str, Any] | None) -> bool:
-    """Whether the holder of a lock is the one who is named in it: of this machine, a process that was killed is not."""
+    """Say whether the process that a lock names may still hold it: one of this machine must be running."""
     if not holder:
         return False
     return holder.get("boot") != _me()["boot"] or Path(f"/proc/{holder.get('pid')}").exists()
 
 
 def _make_folders(folder: Path) -> set[Path]:
-    """Make the folder and those above it; returns those that were made by this process and no other."""
+    """Make the folder and those above it; return those that this process has made."""
     made = set()
     for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
         with contextlib.suppress(FileExistsError):

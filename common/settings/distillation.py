@@ -1,4 +1,4 @@
-"""Who teaches a student, and what: the settings of the entries that distil (config.py)."""
+"""The settings of the entries that distil say who teaches a student, and what."""
 
 import math
 from typing import Literal, Self
@@ -18,7 +18,7 @@ REFERENCE_ACCURACY = {
 
 
 class TeacherSettings(Group):
-    """A finished run (teacher=RUN), or a network of timm with published weights (teacher=timm/NAME)."""
+    """The teacher is a finished run (teacher=RUN), or a network of timm with published weights (teacher=timm/NAME)."""
 
     run: str | None = setting(None, "finished run that teaches: its folder, name or hash", identity=False)
     digest: str | None = setting(None, "fingerprint of that run's weights, filled in")
@@ -32,15 +32,15 @@ class TeacherSettings(Group):
 
 class GateSettings(Group):
     gate: Literal["warn", "stop", "off"] = setting(
-        "warn", "what follows where the teacher is worse than the student alone, or than it should be", identity=False
+        "warn", "what to do if the teacher is worse than the student alone, or than published", identity=False
     )
     margin: float = setting(
-        0.01, "accuracy that a teacher may lack of its published value before the gate shuts", identity=False, ge=0
+        0.01, "how far below its published accuracy a teacher may be before the gate shuts", identity=False, ge=0
     )
 
 
 class KDSettings(GateSettings):
-    """What the student takes from the teacher's answers. A student with a DIST token reads them with that."""
+    """The student learns from the teacher's answers; if it has a DIST token, that token learns them."""
 
     labels: Literal["soft", "hard"] = setting("soft", "the teacher's probabilities, or its decision")
     temperature: float = setting(4.0, "softens both networks' probabilities", gt=0)
@@ -50,20 +50,20 @@ class KDSettings(GateSettings):
 
 
 def share_of_teacher(distill: KDSettings, done: float) -> float:
-    """alpha when a share `done` of the training is over."""
+    """Return the teacher's share in the loss (alpha) when a share `done` of the training is over."""
     way = {"constant": 1.0, "linear": done, "cosine": (1 - math.cos(math.pi * done)) / 2}[distill.schedule]
     return distill.alpha_start + (distill.alpha - distill.alpha_start) * way
 
 
 class CSTSettings(GateSettings):
-    """What the student takes from the teacher's tokens."""
+    """The student learns the teacher's tokens, and how like each other they are."""
 
     token_weight: float = setting(1.0, "weight of the distance between tokens", ge=0)
     token_from: float = setting(0.0, "share of the epochs before it counts", ge=0, lt=1)
     relation_weight: float = setting(0.1, "weight of the divergence between relations", ge=0)
     relation_from: float = setting(0.1, "share of the epochs before it counts", ge=0, lt=1)
     relation: Literal["token", "sample", "random"] = setting(
-        "token", "whose likeness: tokens of an image, images of a batch, or tokens drawn from all of it"
+        "token", "what is compared: the tokens of an image, the images of a batch, or tokens drawn from the batch"
     )
     relation_temperature: float = setting(0.1, "sharpens the likenesses", gt=0)
     student_layers: list[int] | None = setting(None, "blocks of the student that are taught; null: middle and last")

@@ -1,8 +1,8 @@
-"""Every setting of every entry: its type, its default, what it may be, and what it means.
+"""Every entry has one class here, made of shared groups: each setting with its type, default, limits and meaning.
 
-One class per entry, made of shared groups. Nothing here imports torch, so `jobs` can resolve and check
-ten thousand runs on a login node. What a setting is stands in settings.py; how a command line becomes one of these
-objects, in compose.py; named values (`recipe=cnn_cifar`) are YAML files in presets/.
+Nothing here imports torch, so `jobs` can resolve and check ten thousand runs on a login node. field.py says what a
+setting is, and common/cli/compose.py makes one of these objects from a command line. Named values
+(`recipe=cnn_cifar`) are YAML files in common/presets/.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from common.settings.shift import ShiftSettings, SubjectSettings
 
 
 class DataSettings(Group):
-    """Which images, and how they are split."""
+    """These settings choose the images and split them."""
 
     name: str = setting(
         "digits",
@@ -58,7 +58,7 @@ class DataSettings(Group):
 
 
 class AugmentSettings(Group):
-    """Each draw is made per image. Order: crop, flip, affine, jitter, policy, cutout, erasing, then mixing."""
+    """Each draw is made per image, in this order: crop, flip, affine, jitter, policy, cutout, erasing, mixing."""
 
     crop_padding: int = setting(0, "pad by this many pixels and crop back at a random place", ge=0)
     crop_border: Literal["zeros", "reflect"] = setting(
@@ -92,7 +92,7 @@ class AugmentSettings(Group):
 
 
 class RecipeSettings(Group):
-    """How it is trained."""
+    """The recipe says how the network is trained."""
 
     epochs: int = setting(30, "passes over the training set", ge=1)
     batch_size: int = setting(128, "images per optimizer step, over all processes", ge=1)
@@ -147,7 +147,7 @@ class RecipeSettings(Group):
 
 
 class ComputeSettings(Group):
-    """How a run is computed. None of it is part of the run's identity."""
+    """These settings say how a run is computed. None of them is part of the run's identity."""
 
     device: str = setting(
         "auto",
@@ -177,7 +177,7 @@ class ComputeSettings(Group):
 
 
 class LogSettings(Group):
-    """What is shown and written beside the run folder's own files. Not part of the run's identity."""
+    """These settings say what is shown, and written beside the run's own files. None is part of the run's identity."""
 
     progress: Literal["auto", "bar", "lines", "off"] = setting(
         "auto", "progress bars on a terminal, a line per epoch elsewhere", identity=False
@@ -192,11 +192,11 @@ class LogSettings(Group):
 
 
 class RunSettings(Group):
-    """What every run has."""
+    """Every run has these settings."""
 
-    MODEL_NAMES: ClassVar[tuple[str, ...]] = ()  # beside timm/...
+    MODEL_NAMES: ClassVar[tuple[str, ...]] = ()  # the networks that it takes, besides any of timm's
     PARENT: ClassVar[str] = ""  # the word, and the group, of the finished run that it builds on
-    FROM_PARENT: ClassVar[tuple[str, ...]] = ()  # settings that are that run's own
+    FROM_PARENT: ClassVar[tuple[str, ...]] = ()  # settings that it takes from that run
 
     entry: str = setting(..., "the entry that these settings are for")
     seed: int = setting(0, "seed of initial weights, order and augmentation", ge=0, le=2**32 - 1)
@@ -207,7 +207,7 @@ class RunSettings(Group):
 
 
 class TrainingSettings(RunSettings):
-    """What every training entry has."""
+    """Every entry that trains has these settings."""
 
     augment: AugmentSettings = AugmentSettings()
     recipe: RecipeSettings = RecipeSettings()
@@ -275,9 +275,10 @@ class DistillCST(TrainingSettings):
 
     @property
     def student_layers(self) -> list[int]:
-        """The blocks that are taught, counted from the start."""
-        given = self.distill.student_layers or [self.model.depth // 2, self.model.depth - 1]
-        return [layer % self.model.depth for layer in given]
+        """Return the blocks that are taught, counted from the start."""
+        depth = self.model.depth
+        layers = self.distill.student_layers or [depth // 2, depth - 1]
+        return [layer % depth for layer in layers]
 
     @model_validator(mode="after")
     def layers_exist(self) -> Self:
@@ -302,7 +303,7 @@ class EvalShift(RunSettings):
 
 
 def run_name(settings: RunSettings) -> str:
-    """`<data>-<model>-s<seed>-<hash>`: readable first, unique by the hash of the identity."""
+    """Return `<data>-<model>-s<seed>-<hash>`, where the hash is that of the settings that can change the result."""
     canonical = json.dumps(identity(settings), sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
     model = settings.model.name.removeprefix("timm/")

@@ -1,4 +1,4 @@
-"""How settings are put into words: the lines of `--help`, and one line per problem when something is refused.
+"""This module puts settings into words: the lines of `--help`, and one line for each problem of a refusal.
 
 Both are read off the settings' own classes, so that what is printed is what is checked.
 """
@@ -21,36 +21,38 @@ from common.settings.field import changes_result, every_setting, groups_of, word
 
 
 def problem(model: type[BaseModel], error: Mapping[str, Any]) -> str:
-    """One line for one of pydantic's errors: the setting, what was given, what is allowed, the nearest name."""
+    """Put one of pydantic's errors into one line: the setting, what was given, what is allowed, the nearest name."""
     key, field, choice = located(model, error["loc"])
     kind = error["type"]
+
+    # The limits of a field explain none of these: an unknown key, a rule of our own, a missing setting.
     if kind in {"extra_forbidden", "invalid_key"}:
         return _foreign(key, choice) if choice else no_such_setting(key, [model])
     if kind == "value_error":
         return f"{key}: {error['ctx']['error']}" if key else str(error["ctx"]["error"])
     if kind == "missing":
         return f"{key}: missing; {field.description if field else error['msg']}"
-    given = shown(error["input"])
+
+    value = shown(error["input"])
     if field is None:
-        return f"{key}: given {given}; {error['msg']}"
-    text = f"{key}: given {given}, allowed: {allowed(field)}"
+        return f"{key}: given {value}; {error['msg']}"
+    text = f"{key}: given {value}, allowed: {allowed(field)}"
     if kind == "string_type" and isinstance(error["input"], int | float):
-        return f"""{text}; as text it is written '"{given}"', the single quotes for the shell"""
-    return text + nearest(given, _options(field))
+        return f"""{text}; as text it is written '"{value}"', the single quotes for the shell"""
+    return text + nearest(value, _options(field))
 
 
 def located(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[str, FieldInfo | None, type[BaseModel] | None]:
-    """Where one of pydantic's errors is: its dotted key, the field, and the choice made where a group is one of many.
-
-    There pydantic's own path has a tag after the group's name, which no user ever typed.
-    """
+    """Find the place of one of pydantic's errors: its dotted key, its field, and which of several groups it is in."""
     key: list[str] = []
     field, choice, groups = None, None, {"": model}
     for step in map(str, loc):
+        # Where there are several groups, pydantic adds the tag of one to its path; the user typed no such word.
         if len(groups) > 1 and step in groups:
             choice = groups[step]
             groups = {"": choice}
             continue
+
         field = words_of(groups[""]).get(step) if "" in groups else None
         groups = groups_of(field) if field else {}
         key.append(step)
@@ -58,43 +60,46 @@ def located(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[str, Fiel
 
 
 def _foreign(key: str, choice: type[BaseModel]) -> str:
-    """For a key of a group that does not have it, though another choice of the group may: vit has no dropout."""
+    """Refuse a key that the chosen group does not have, though another choice may: vit has no dropout."""
     group, _, name = key.rpartition(".")
     members = [f"{group}.{member}" for member in every_setting(choice)]
     return f"{key}: no such setting of this {group}{nearest(name, members)}; allowed: {', '.join(members)}"
 
 
 def no_such_setting(key: str, models: Sequence[type[BaseModel]]) -> str:
-    """For a key that none of the models has, or that is a group, which is not set as a whole."""
+    """Refuse a key that none of the models has, or that is a group, which cannot be set as a whole."""
     settings = [name for model in models for name in every_setting(model)]
     members = [name for name in settings if name.startswith(f"{key}.")]
     if members:
         return f"{key}: a group of settings, allowed: {', '.join(members)}"
+
+    # A key that begins with the name of a group is told the settings of that group; any other, the first level.
     group = key.rpartition(".")[0]
     members = [name for name in settings if group and name.startswith(f"{group}.")]
     options = members or [name for model in models for name in words_of(model)]
     return f"{key}: no such setting{nearest(key, [*options, *settings])}; allowed: {', '.join(options)}"
 
 
-def unknown(what: str, given: Any, options: Iterable[str]) -> str:
+def unknown(what: str, value: Any, options: Iterable[str]) -> str:
     options = list(options)
-    return f"{what}: given {shown(given)}, allowed: {', '.join(folded(options))}" + nearest(str(given), options)
+    return f"{what}: given {shown(value)}, allowed: {', '.join(folded(options))}" + nearest(str(value), options)
 
 
 def folded(names: Sequence[str]) -> list[str]:
-    """The names, sizes of one thing sharing a word: pathmnist, pathmnist_64, pathmnist_128 -> pathmnist[_64|_128]."""
+    """Put the sizes of one thing into one word: pathmnist, pathmnist_64, pathmnist_128 -> pathmnist[_64|_128]."""
     sizes: dict[str, list[int]] = {}
     for base, _, size in (name.rpartition("_") for name in names):
         if base in names and size.isdigit():
             sizes.setdefault(base, []).append(int(size))
-    several = {base: sorted(found) for base, found in sizes.items() if len(found) > 1}
-    hidden = {f"{base}_{size}" for base, found in several.items() for size in found}
-    marks = {base: f"[{'|'.join(f'_{size}' for size in found)}]" for base, found in several.items()}
+
+    several = {base: sorted(numbers) for base, numbers in sizes.items() if len(numbers) > 1}
+    hidden = {f"{base}_{size}" for base, numbers in several.items() for size in numbers}
+    marks = {base: f"[{'|'.join(f'_{size}' for size in numbers)}]" for base, numbers in several.items()}
     return [name + marks.get(name, "") for name in names if name not in hidden]
 
 
 def shown(value: Any) -> str:
-    """A value as it is written on the command line, shortened."""
+    """Return a value as it is written on the command line, shortened."""
     if isinstance(value, dict | list):
         text = reprlib.repr(value)  # it may be huge, or contain itself
     else:
@@ -103,23 +108,25 @@ def shown(value: Any) -> str:
 
 
 def one_line(text: str) -> str:
-    """Line breaks and other control characters spelt out."""
+    """Spell out line breaks and other control characters, so that a message stays in its line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def nearest(given: str, options: Iterable[str]) -> str:
-    """The end of a refusal: the name that was probably meant, if any is like it."""
-    name = _most_similar(given, list(options))
+def nearest(word: str, options: Iterable[str]) -> str:
+    """Return the end of a refusal: the name that was probably meant, if one is similar."""
+    name = _most_similar(word, list(options))
     return f", nearest: {name}" if name else ""
 
 
-def _most_similar(given: str, options: Sequence[str]) -> str:
-    """The right field in the wrong group or without its group, else the most similar name."""
-    given, last = given.lower(), given.lower().rpartition(".")[2]
+def _most_similar(word: str, options: Sequence[str]) -> str:
+    """Return the same field in another group or in none; if there is none, the most similar name."""
+    word = word.lower()
+    last = word.rpartition(".")[2]
     fields = {option.rpartition(".")[2]: option for option in reversed(options)}
     if last in fields:
         return fields[last]
-    similar = difflib.get_close_matches(given, options, n=1, cutoff=0.5)
+
+    similar = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
     similar += [fields[name] for name in difflib.get_close_matches(last, fields, n=1, cutoff=0.7)]
     return similar[0] if similar else ""
 
@@ -131,15 +138,16 @@ LIMIT_NAMES = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": 
 
 
 def allowed(field: FieldInfo) -> str:
-    """What a setting may be, in words: the same for `--help` and for a refusal."""
+    """Say what a setting may be, in the same words for `--help` and for a refusal."""
     groups = groups_of(field)
     if groups:
-        return (
-            f"a mapping of {', '.join(dict.fromkeys(name for group in groups.values() for name in group.model_fields))}"
-        )
+        names = dict.fromkeys(name for group in groups.values() for name in group.model_fields)
+        return f"a mapping of {', '.join(names)}"
     form = _form(field)
     if form:
         return form if isinstance(form, str) else " | ".join(form)
+
+    # Limits belong to the first type: "number, above 0, or null".
     first, *others = [_type_name(kind) for kind in _alternatives(field.annotation)]
     limits = _limits(field)
     return (", or " if limits else " or ").join([f"{first}, {limits}" if limits else first, *others])
@@ -171,7 +179,7 @@ def _literals(annotation: Any) -> list[str]:
 
 
 def _options(field: FieldInfo) -> list[str]:
-    """The single values that a setting may have, where they can be listed."""
+    """List the single values that a setting may have; none if they cannot be listed."""
     form = _form(field)
     return list(form) if isinstance(form, tuple) else _literals(field.annotation)
 
@@ -192,16 +200,18 @@ def help_text(
     presets: Mapping[str, Iterable[str]],
     starting_points: Mapping[str, str],
 ) -> str:
-    """`--help`: the presets, then every key with its default, its meaning, and what it may be."""
+    """Return the text of `--help`: the presets, then every key with its default, its meaning, and what it may be."""
     lines = [f"python {command} key=value ...", "", about.strip()]
+
     if presets:
-        lines += ["", "A preset sets a whole group, group.field=value one setting of it, in any order.", ""]
+        lines += ["", "A preset sets a whole group, and group.field=value one setting of it, in any order.", ""]
         for group, names in presets.items():
             lines += _row(f"{group}=NAME", ", ".join(folded(list(names))))
     if starting_points:
-        lines += ["", "What comes with a data set where the command line names nothing else:", ""]
+        lines += ["", "A data set brings these presets with it, unless the command line names others:", ""]
         for data, chosen in starting_points.items():
             lines += _row(data, chosen)
+
     for model in models:
         lines += _help_of(model, "", model.__doc__ or "")
     lines += ["", "Exit codes: 0 done, 1 failed, 2 refused."]
@@ -209,15 +219,17 @@ def help_text(
 
 
 def _help_of(model: type[BaseModel], prefix: str, heading: str) -> list[str]:
-    """The single settings of a model, then each of its groups under its own heading."""
+    """List the single settings of a model, then each of its groups under a heading of its own."""
     lines = ["", heading.strip(), ""] if heading else [""]
     groups: list[str] = []
     last: list[str] = []  # groups that cannot change the result
+
     for name, field in words_of(model).items():
         key = prefix + name
+        # Those who choose a run's settings read from the top, so what cannot change the result comes last.
         for group in groups_of(field).values():
-            here = groups if any(map(changes_result, every_setting(group).values())) else last
-            here += _help_of(group, f"{key}.", f"{key}: {group.__doc__ or ''}")
+            place = groups if any(map(changes_result, every_setting(group).values())) else last
+            place += _help_of(group, f"{key}.", f"{key}: {group.__doc__ or ''}")
         if not groups_of(field):
             word = f"{key} (required)" if field.is_required() else f"{key}={shlex.quote(shown(field.default))}"
             lines += _row(word, f"{field.description or ''} [{allowed(field)}]")
@@ -225,6 +237,6 @@ def _help_of(model: type[BaseModel], prefix: str, heading: str) -> list[str]:
 
 
 def _row(word: str, text: str) -> list[str]:
-    """A word, and to the right of it a text, wrapped."""
+    """Return the lines of a word with its text to the right, wrapped."""
     first, *more = textwrap.wrap(text, WIDTH - INDENT)
     return [f"  {word:<{INDENT - 4}}  {first}", *(" " * INDENT + line for line in more)]

@@ -1,4 +1,4 @@
-"""What every network can be told: `model` is one of these groups, told apart by its name.
+"""The settings of every network: `model` is one of these groups, and its name says which.
 
 The short names of timm's networks are those that the model presets name: another one is another YAML file.
 """
@@ -15,6 +15,8 @@ from pydantic import Discriminator, Tag, model_validator
 from common.settings.field import Group, setting
 from common.settings.yaml12 import preset_names, read_preset
 
+SHOWN = 5  # nearest names
+DEFINED = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)  # where timm's sources define an architecture
 # What transformers call themselves in timm; where a name says nothing, the network is taken for a convolutional one.
 TRANSFORMER = re.compile(r"vit|former|^(aimv|beit|cait|coat|deit|eva|hiera|nest|pit|pvt|swin|tnt|twins|volo|xcit)")
 
@@ -44,7 +46,7 @@ class FastCNNSettings(Group):
 class ViTSettings(Group):
     """The suite's vision transformer; with a DIST token it is a DeiT."""
 
-    name: Literal["vit"] = setting("vit", "vision transformer behind a small convolutional stem")
+    name: Literal["vit"] = setting("vit", "vision transformer with a small convolutional stem")
     patch: int | None = setting(
         None, "side of a patch in pixels; null: the smallest that leaves 64 patches or less", ge=1
     )
@@ -74,7 +76,7 @@ class TimmSettings(Group):
 
     name: str
     pretrained: bool = setting(False, "start from published weights: in the hub's cache, or model.weights")
-    weights: str | None = setting(None, "file of such weights (.safetensors, .pth, .bin)", identity=False)
+    weights: str | None = setting(None, "file of published weights (.safetensors, .pth, .bin)", identity=False)
     weights_digest: str | None = setting(None, "fingerprint of that file, filled in")
     input_size: int | None = setting(
         None, "side that images are resized to, on the device; null is what the network was made for", ge=8, le=1024
@@ -109,14 +111,14 @@ AnyModel = OwnCNN | OwnViT | TimmSettings
 
 
 def _one_of(*names: str) -> dict[str, Any]:
-    """Limits of a name that is one of these, or any that timm has."""
+    """Return the limits of a name that is one of these, or any that timm has."""
     names = tuple(sorted(names))
     escaped = "|".join(name.replace(".", r"\.") for name in names)
     return {"pattern": rf"^({escaped}|timm/[A-Za-z0-9_.-]+)$", "form": (*names, "timm/NAME")}
 
 
 def _backbones() -> list[str]:
-    """The networks of timm that presets name in short; timm/NAME, which every entry takes, needs no list."""
+    """List the networks of timm that presets name in short; timm/NAME, which every entry takes, needs no list."""
     names = dict.fromkeys(str(read_preset("model", preset).get("name")) for preset in preset_names("model"))
     return [name for name in names if name not in OWN and not name.startswith("timm/")]
 
@@ -140,7 +142,7 @@ class ViTBackboneSettings(TimmSettings):
 
 
 def _told_apart_by(default: str, own: dict[str, type[Group]]) -> Discriminator:
-    """By the name: one of the suite's own networks, of which the default is also what has no name, or one of timm's."""
+    """Choose a group by the name: one of the suite's own networks, or one of timm's. No name means the default."""
 
     def kind(model: Any) -> str:
         name = model.get("name", default) if isinstance(model, dict) else getattr(model, "name", default)
@@ -166,16 +168,12 @@ class StudentBackboneSettings(TimmSettings):
 StudentModel = Annotated[OwnCNN | OwnViT | Annotated[StudentBackboneSettings, Tag("timm")], _told_apart_by("vit", OWN)]
 
 
-# --- the names that timm knows ----------------------------------------------------------------------------------------
-
-
-DEFINED = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)
-SHOWN = 5  # nearest names
+# --- the names that timm knows ----------------------------------------------------------------------------------
 
 
 @functools.cache
 def timm_names() -> frozenset[str]:
-    """Architectures, without the tags of their weights; none where timm is not installed."""
+    """Return all architectures, without the tags of their weights; none where timm is not installed."""
     spec = importlib.util.find_spec("timm")
     if spec is None or spec.origin is None:
         return frozenset()
@@ -183,13 +181,17 @@ def timm_names() -> frozenset[str]:
     return frozenset(name for path in sources for name in DEFINED.findall(path.read_text(encoding="utf-8")))
 
 
-def refuse_unknown(given: str) -> None:
-    """`given` is timm/NAME or timm/NAME.TAG; a ValueError with the nearest names where timm has no NAME."""
-    name = given.removeprefix("timm/").partition(".")[0]
+def refuse_unknown(name: str) -> None:
+    """Raise ValueError, with the nearest names, where timm has no NAME of timm/NAME or timm/NAME.TAG."""
+    architecture = name.removeprefix("timm/").partition(".")[0]
     known = timm_names()
-    if known and name not in known:
-        begun = sorted((each for each in known if name and each.startswith(name)), key=lambda each: (len(each), each))
-        close = difflib.get_close_matches(name, sorted(known), n=SHOWN, cutoff=0.5)
-        nearest = list(dict.fromkeys([*begun, *close]))[:SHOWN]
-        near = f", nearest: {', '.join(f'timm/{each}' for each in nearest)}" if nearest else ""
-        raise ValueError(f"given {given}, allowed: timm/NAME, one of the {len(known):,} names of timm{near}")
+    if not known or architecture in known:
+        return
+
+    # First what begins like it, the shortest before all: mostly a name that was left unfinished.
+    longer = [other for other in known if architecture and other.startswith(architecture)]
+    longer.sort(key=lambda other: (len(other), other))
+    close = difflib.get_close_matches(architecture, sorted(known), n=SHOWN, cutoff=0.5)
+    nearest = list(dict.fromkeys([*longer, *close]))[:SHOWN]
+    near = f", nearest: {', '.join(f'timm/{other}' for other in nearest)}" if nearest else ""
+    raise ValueError(f"given {name}, allowed: timm/NAME, one of the {len(known):,} names of timm{near}")

@@ -1,4 +1,4 @@
-"""Which run is tested under distribution shift, and on what: the settings of eval/eval_shift.py (config.py)."""
+"""The settings of eval/eval_shift.py say which run is tested under distribution shift, and on what."""
 
 from collections.abc import Iterable
 from typing import Literal, TypeVar
@@ -31,18 +31,18 @@ T = TypeVar("T", int, str)
 
 
 class SubjectSettings(Group):
-    """The finished run that is tested (run=RUN)."""
+    """run=RUN names the finished run that is tested."""
 
     run: str | None = setting(None, "finished run: its folder, name or hash", identity=False)
     digest: str | None = setting(None, "fingerprint of that run's weights, filled in")
 
 
 class ShiftSettings(Group):
-    """What it is tested on, beside its own test images, and how it may adapt to them."""
+    """The run is tested on its own test images, on corruptions of them, and on further sets; it may adapt to them."""
 
     corruptions: list[str] = setting(list(COMMON_CORRUPTIONS), "corruptions of the run's own test images")
     severities: list[int] = setting([1, 2, 3, 4, 5], "how strong each of them is, 1 to 5")
-    sets: list[str] = setting([], "packed sets with images of the same classes, or of some: cifar10_1_v6, your own")
+    sets: list[str] = setting([], "packed sets with images of the same classes or some of them: cifar10_1_v6, your own")
     digests: dict[str, str] = setting({}, "fingerprints of those sets, filled in")
     adaptations: list[str] = setting(["source"], "how the model adapts to the images it is shown; source: not at all")
     adapt_at: list[int] = setting([5], "severities at which adaptations other than source are tried")
@@ -58,47 +58,48 @@ class ShiftSettings(Group):
 
     @field_validator("corruptions")
     @classmethod
-    def corruptions_are_known(cls, given: list[str]) -> list[str]:
-        return _known(given, ALL_CORRUPTIONS)
+    def corruptions_are_known(cls, names: list[str]) -> list[str]:
+        return _known(names, ALL_CORRUPTIONS)
 
     @field_validator("adaptations")
     @classmethod
-    def adaptations_are_known(cls, given: list[str]) -> list[str]:
-        return _known(given, ADAPTATIONS, at_least_one=True)
+    def adaptations_are_known(cls, names: list[str]) -> list[str]:
+        return _known(names, ADAPTATIONS, at_least_one=True)
 
     @field_validator("views")
     @classmethod
-    def views_are_known(cls, given: list[str]) -> list[str]:
-        return _known(given, VIEWS)
+    def views_are_known(cls, names: list[str]) -> list[str]:
+        return _known(names, VIEWS)
 
     @field_validator("severities", "adapt_at")
     @classmethod
-    def severities_are_known(cls, given: list[int]) -> list[int]:
-        return _known(given, range(1, SEVERITIES + 1))
+    def severities_are_known(cls, severities: list[int]) -> list[int]:
+        return _known(severities, range(1, SEVERITIES + 1))
 
     @field_validator("batch_sizes")
     @classmethod
-    def batches_hold_images(cls, given: list[int]) -> list[int]:
-        if not given or min(given) < 1 or len(set(given)) < len(given):
-            raise ValueError(f"given {messages.shown(given)}, allowed: sizes of at least 1, each once")
-        return given
+    def batches_hold_images(cls, sizes: list[int]) -> list[int]:
+        if not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes):
+            raise ValueError(f"given {messages.shown(sizes)}, allowed: sizes of at least 1, each once")
+        return sizes
 
     @field_validator("sets")
     @classmethod
-    def sets_are_there_once(cls, given: list[str]) -> list[str]:
-        if OWN_TEST_IMAGES in given:
+    def sets_are_there_once(cls, names: list[str]) -> list[str]:
+        if OWN_TEST_IMAGES in names:
             raise ValueError(f"given {OWN_TEST_IMAGES}, allowed: other names, as this means the run's own test images")
-        return _known(given, given)
+        return _known(names, names)
 
 
-def _known(given: list[T], allowed: Iterable[T], *, at_least_one: bool = False) -> list[T]:
+def _known(values: list[T], allowed: Iterable[T], *, at_least_one: bool = False) -> list[T]:
+    """Return the values if each is allowed and there once; else raise a ValueError that lists the options."""
     allowed = list(allowed)
-    for value in given:
+    for value in values:
         if value not in allowed:
             options = ", ".join(map(str, allowed))
             raise ValueError(f"given {value}, allowed: {options}{messages.nearest(str(value), map(str, allowed))}")
-    if len(set(given)) < len(given):
-        raise ValueError(f"given {messages.shown(given)}, allowed: each once")
-    if at_least_one and not given:
+    if len(set(values)) < len(values):
+        raise ValueError(f"given {messages.shown(values)}, allowed: each once")
+    if at_least_one and not values:
         raise ValueError(f"given [], allowed: some of {', '.join(map(str, allowed))}")
-    return given
+    return values

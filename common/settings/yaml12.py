@@ -1,4 +1,4 @@
-"""YAML as words, presets, snapshots and sweeps are written: strict, and with the scalars of YAML 1.2."""
+"""This module reads and writes YAML for command lines, presets, snapshots and sweeps, with the scalars of YAML 1.2."""
 
 import functools
 import re
@@ -16,16 +16,16 @@ PRESETS = Path(__file__).parents[1] / "presets"
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML with the scalars of YAML 1.2: 1e-3 is a number, and off, no, 1:30 and 2026-01-01 are words.
+    """The loader is safe and has the scalars of YAML 1.2: 1e-3 is a number; off, no, 1:30 and 2026-01-01 are words.
 
-    Only null is nothing; ~ is a word, because it is someone's home folder. Not the loader in C, which deep
-    nesting crashes.
+    Only null is nothing; ~ is a word, because it is someone's home folder. It is not the loader in C, which crashes
+    on deep nesting.
     """
 
     yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {}  # type: ignore[misc]
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A key that is there twice is a mistake, of which PyYAML would take the second."""
+        """Refuse a key that is there twice; PyYAML would take the second one."""
         mapping = super().construct_mapping(node, deep)
         if len(mapping) < len(node.value):
             keys = Counter(self.construct_object(key) for key, _ in node.value)
@@ -35,7 +35,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts quotes around text that some reader would take for a number, be it one of YAML 1.1 or of 1.2."""
+    """The dumper puts quotes around text that a reader of YAML 1.1 or 1.2 would take for a number."""
 
 
 for _tag, _pattern, _first in (
@@ -53,7 +53,7 @@ for _tag, _pattern, _first in (
 
 
 def load_yaml(text: str) -> Any:
-    """The content, or ValueError with the reason."""
+    """Return the content; raise ValueError with the reason if there is none."""
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:
@@ -62,17 +62,17 @@ def load_yaml(text: str) -> Any:
         raise ValueError(f"{error.problem}{place}") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:  # PyYAML's for "!!bool x" and the like
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:  # PyYAML raises all these: "!!bool x"
         raise ValueError(str(error).partition("\n")[0]) from None
 
 
 def dump_yaml(content: Mapping[str, Any]) -> str:
-    """Text that load_yaml, and every other reader of YAML, reads as the same content."""
+    """Return text that load_yaml, and every other reader of YAML, reads as the same content."""
     return yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping, or Refused."""
+    """Return the mapping that a YAML file holds; refuse a file that holds none."""
     try:
         text = path.read_text()
     except (OSError, ValueError) as error:
@@ -87,11 +87,11 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def preset_names(group: str) -> list[str]:
-    """The presets of a group: every YAML file in its folder is one."""
+    """List the presets of a group: every YAML file in its folder is one."""
     return sorted(path.stem for path in (PRESETS / group).glob("*.yaml"))
 
 
 @functools.cache
 def read_preset(group: str, name: str) -> dict[str, Any]:
-    """A preset as its file has it; read once, so whoever changes it takes a copy."""
+    """Return a preset as its file has it. The file is read once, so the caller copies what it means to change."""
     return read_mapping(PRESETS / group / f"{name}.yaml")

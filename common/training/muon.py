@@ -54,7 +54,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(step: Tensor) -> Tensor:
-    """Nearly U V^T of the singular value decomposition U S V^T, by Newton-Schulz iterations, in single precision.
+    """Return nearly U V^T of a matrix U S V^T (its singular value decomposition), by Newton-Schulz iterations.
 
     Singular values come out between about 0.7 and 1.2: the published iteration is fast, not exact. A tall matrix gets
     a longer step, so that what it gives changes as much as with a square one.
@@ -62,6 +62,7 @@ def orthogonalised(step: Tensor) -> Tensor:
     The published iteration multiplies the matrix X by polynomials of X X^T, all of which commute. So they are
     multiplied with one another first, at the size of X's short side, and X only once, at the end.
     """
+    # A kernel is a matrix; of a tall one, the transpose is worked on.
     rows = len(step)
     matrix = step.float().reshape(rows, -1)
     tall = rows > matrix.shape[1]
@@ -69,11 +70,13 @@ def orthogonalised(step: Tensor) -> Tensor:
     matrix = matrix.T if tall else matrix
     matrix = matrix / matrix.norm().clamp(min=1e-7)
 
+    # After the division no singular value is above 1, as the iteration needs.
     gram, identity = matrix @ matrix.T, torch.eye(len(matrix), device=matrix.device)
     total = identity
     for _ in range(ITERATIONS):
         a, b, c = QUINTIC
         factor = a * identity + b * gram + c * gram @ gram
         total, gram = factor @ total, factor @ gram @ factor
+
     matrix = total @ matrix
     return ((matrix.T if tall else matrix) * stretch).reshape(step.shape).to(step.dtype)

@@ -1,4 +1,4 @@
-"""Test-time adaptation: methods that fit a trained classifier to the images it is tested on, without their labels.
+"""Test-time adaptation fits a trained classifier to the images it is tested on, without their labels.
 
 An adaptation wraps a model. `forward(images) -> logits` sees a batch of images and nothing else; `reset()` forgets all
 batches so far. The model itself is never changed: what adapts is kept beside it, and while a batch passes through, only
@@ -32,20 +32,20 @@ ADAPTATIONS: dict[str, type[Adaptation]] = {
 
 
 def adapt(name: str, model: nn.Module, options: Mapping[str, Any] | None = None) -> Adaptation:
-    """The method of that name around the model; ValueError for an unknown one, NotAdaptable where they do not fit."""
+    """Wrap the model in the method of that name; raise ValueError if it is unknown, NotAdaptable if they do not fit."""
     if name not in ADAPTATIONS:
         raise ValueError(f"adaptation: given {name}, allowed: {' | '.join(ADAPTATIONS)}")
-    given, method = dict(options or {}), ADAPTATIONS[name]
+    options, method = dict(options or {}), ADAPTATIONS[name]
     allowed = [option for option in inspect.signature(method).parameters if option != "model"]
-    if unknown := [option for option in given if option not in allowed]:
+    if unknown := [option for option in options if option not in allowed]:
         raise ValueError(f"{name}: given option {', '.join(unknown)}, allowed: {', '.join(allowed) or 'none'}")
-    return method(model, **given)
+    return method(model, **options)
 
 
 def run(
     adaptation: Adaptation, batches: Iterable[Tensor], protocol: Literal["episodic", "continual"] = "episodic"
 ) -> Tensor:
-    """Logits (n, classes) of all batches in their order.
+    """Return logits (n, classes) of all batches in their order.
 
     episodic: each batch meets the source model; continual: the whole set is one stream, and only its start does.
     """

@@ -1,4 +1,4 @@
-"""What every adaptation is, and the one that adapts nothing."""
+"""Every adaptation has a forward and an exact reset; the source adapts nothing."""
 
 from abc import ABC, abstractmethod
 
@@ -20,15 +20,15 @@ class Adaptation(ABC):
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (n, classes) of a batch, in evaluation of which the method may learn from the images."""
+        """Return logits (n, classes) of a batch; the method may learn from its images."""
 
     @abstractmethod
     def reset(self) -> None:
-        """As if no batch had been seen."""
+        """Forget all batches, as if none had been seen."""
 
 
 class Source(Adaptation):
-    """The model as it was trained: what every adaptation is compared with."""
+    """The model as it was trained is what every adaptation is compared with."""
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:

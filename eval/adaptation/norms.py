@@ -1,4 +1,4 @@
-"""Adaptations of normalisation layers: bn_stats, adabn, tent."""
+"""These adaptations change normalisation layers: bn_stats, adabn, tent."""
 
 import math
 from collections import Counter
@@ -131,7 +131,7 @@ def _scales_and_shifts(model: nn.Module) -> dict[str, nn.Parameter]:
 
 @contextmanager
 def _by_batch(norms: Sequence[BatchNorm]) -> Iterator[None]:
-    """While it is open, these use the batch's own statistics and do not record them."""
+    """Make these norms use the batch's own statistics while this is open, and record none."""
     before = [(norm, norm.training, norm.track_running_stats) for norm in norms]
     try:
         for norm in norms:
@@ -144,7 +144,7 @@ def _by_batch(norms: Sequence[BatchNorm]) -> Iterator[None]:
 
 @contextmanager
 def _mixed(norms: Sequence[BatchNorm], share: float) -> Iterator[None]:
-    """While it is open, `share` of the statistics that these use are the batch's, the rest their own."""
+    """Mix the batch's statistics, by `share`, into those that these norms use, while this is open."""
     sources = {norm: (norm.running_mean, norm.running_var) for norm in norms}
 
     def mix(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -152,6 +152,8 @@ def _mixed(norms: Sequence[BatchNorm], share: float) -> Iterator[None]:
         mean, variance = sources[norm]
         assert mean is not None
         assert variance is not None
+
+        # The variance is the biased one, as in training.
         features = inputs[0].float()
         others = [axis for axis in range(features.ndim) if axis != 1]
         batch_variance, batch_mean = torch.var_mean(features, dim=others, correction=0)

@@ -1,4 +1,4 @@
-"""Adaptations of what comes behind the features, which leave all weights alone: t3a, lame."""
+"""These adaptations change what comes after the features, and leave all weights alone: t3a, lame."""
 
 import math
 from typing import Any
@@ -13,7 +13,7 @@ from eval.adaptation.method import Adaptation, NotAdaptable, Source, entropy
 
 
 class T3A(Source):
-    """Classifies by the mean direction of the confident features of each class so far (Iwasawa and Matsuo 2021).
+    """T3A classifies by the mean direction of the confident features of each class so far (Iwasawa and Matsuo 2021).
 
     The support set of a class starts with its row of the linear classifier, and gains each feature that the model puts
     into the class. The `supports` of lowest entropy are kept (None: all); logits are features @ normalised mean. The
@@ -46,7 +46,7 @@ class T3A(Source):
         return features @ F.normalize(sums, dim=1).T
 
     def _features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """What the classifier reads, and what it says."""
+        """Return what the classifier reads, and what it says."""
         seen: list[tuple[Tensor, Tensor]] = []
         hook = self.head.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
         try:
@@ -55,7 +55,9 @@ class T3A(Source):
             hook.remove()
         features, said = seen[-1] if seen else (logits, None)
         if said is not logits or features.ndim != 2:
-            raise NotAdaptable("t3a: the model changes what its linear classifier says; needed: that it returns it")
+            raise NotAdaptable(
+                "t3a: the model changes the output of its linear classifier; needed: this output as logits"
+            )
         return features.to(self.head.weight.dtype), logits
 
     def _forget_unsure(self) -> None:
@@ -69,11 +71,11 @@ class T3A(Source):
 
 
 def linear_head(model: nn.Module) -> nn.Linear:
-    """The linear layer whose output is the logits; NotAdaptable where there is none, or a mean of two."""
+    """Return the linear layer whose output is the logits; raise NotAdaptable if there is none, or a mean of two."""
     head = _last_layer(model)
     if not isinstance(head, nn.Linear):
-        found = "two heads, of which it takes the mean" if isinstance(head, tuple) else type(head).__name__
-        raise NotAdaptable(f"t3a: the model ends in {found}; needed: one linear classifier")
+        ending = "two heads, of which it takes the mean" if isinstance(head, tuple) else type(head).__name__
+        raise NotAdaptable(f"t3a: the model ends in {ending}; needed: one linear classifier")
     return head
 
 
@@ -93,10 +95,10 @@ def _last_layer(model: nn.Module) -> Any:
 class LAME(Adaptation):
     """Predictions are drawn towards those of the nearest images of the batch (Boudiaf et al. 2022); no weights change.
 
-    Near are the `neighbours` of the smallest distance between normalised embeddings; 5 as in the
-    authors' best configuration. The affinity is made symmetric, an option of theirs, because the
-    objective sees no other part of it. Returns log probabilities, which are logits too. It expects batches in which
-    neighbours share a class, as in video.
+    The `neighbours` of an image have the smallest distances between normalised embeddings; 5 is the authors' best
+    configuration. The affinity is made symmetric, an option of theirs, because the objective sees no other part of it.
+    Log probabilities are returned, which are logits too. LAME expects batches in which neighbours share a class, as in
+    video.
     """
 
     def __init__(self, model: nn.Module, *, neighbours: int = 5, most_steps: int = 100) -> None:
@@ -119,7 +121,7 @@ class LAME(Adaptation):
 
 
 def knn_affinity(embedding: Tensor, neighbours: int) -> Tensor:
-    """(n, n): 1 where both are among the other's nearest, 1/2 where one is, 0 elsewhere and for an image itself."""
+    """Return (n, n): 1 where both are among the other's nearest, 1/2 where one is, 0 elsewhere and on the diagonal."""
     unit = F.normalize(embedding.float(), dim=1)
     distance = torch.cdist(unit, unit, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(math.inf)
     nearest = distance.topk(min(neighbours, len(unit) - 1), largest=False).indices
@@ -128,7 +130,7 @@ def knn_affinity(embedding: Tensor, neighbours: int) -> Tensor:
 
 
 def laplacian_assignments(log_prior: Tensor, affinity: Tensor, most_steps: int = 100) -> Tensor:
-    """log Z (n, classes) that lowers sum_i KL(z_i || q_i) - 1/2 sum_ij w_ij z_i . z_j, where q is the prior.
+    """Return log Z (n, classes) that lowers sum_i KL(z_i || q_i) - 1/2 sum_ij w_ij z_i . z_j, where q is the prior.
 
     Each step sets z_i in proportion to q_i exp(sum_j w_ij z_j), which never raises the objective where no eigenvalue of
     the symmetric affinity w is below -2. Nothing promises that of nearest neighbours: where it fails, images may change

@@ -1,4 +1,4 @@
-"""The corruptions of CIFAR-10-C (Hendrycks and Dietterich 2019, arXiv:1903.12261) for any set of images.
+"""These are the corruptions of CIFAR-10-C (Hendrycks and Dietterich 2019, arXiv:1903.12261) for any set of images.
 
 A corrupted image is a function of (corruption, severity, seed, place of the image in its set), whatever the batch and
 the device. Severities are independent draws, as the publisher's are.
@@ -7,12 +7,11 @@ Formulas and strengths are those with which the authors made CIFAR-10-C (make_ci
 https://github.com/hendrycks/robustness); each function says where ours does otherwise. Lengths are in pixels of an
 image 32 wide and grow with the shorter side, so that CIFAR's images enlarged to 224 look as corrupted as the small
 ones; below 32 pixels they stay. Shares, factors and JPEG's quality are the same at every size, and noise is in single
-pixels. Strengths are never those of ImageNet-C, which has its own. The results are alike in
-kind and strength, not pixel by pixel: put no number got from them beside one from the publisher's files. Frost is not
-even alike.
+pixels. Strengths are never those of ImageNet-C, which has its own. The results are alike in kind and strength, not
+pixel by pixel: put no number got from them beside one from the publisher's files. Frost is not even alike.
 
-Each module has the functions of its kind and, in its CORRUPTIONS, their strengths; what there is, and in what order,
-is said in common/settings/shift.py.
+Each module has the functions of its kind and, in its CORRUPTIONS, their strengths; common/settings/shift.py lists the
+names, in their order.
 """
 
 from collections.abc import Sequence
@@ -36,7 +35,7 @@ CORRUPTIONS = {name: _DEFINED[name] for name in ALL_CORRUPTIONS}
 
 @torch.no_grad()
 def corrupted(images: Tensor, index: Tensor, name: str, severity: int, seed: int) -> Tensor:
-    """Images (n, channels, h, w) of one or three channels, uint8 or fractions in [0, 1], as they come out of it.
+    """Corrupt images (n, channels, h, w) of one or three channels, which are uint8 or fractions in [0, 1].
 
     index: (n,) the place of each image in its set. Fractions are rounded to levels of 255 first, and come back as such.
     Results are cut down to whole levels, not rounded, as the publisher's are: so noise darkens by half a level.
@@ -51,7 +50,7 @@ def corrupted(images: Tensor, index: Tensor, name: str, severity: int, seed: int
 
 
 def corruptible(shape: Sequence[int]) -> bool:
-    """Whether images of these channels, height and width can be corrupted."""
+    """Say whether images of these channels, height and width can be corrupted."""
     return shape[0] in {1, 3} and min(shape[1:]) >= SMALLEST_SIDE
 
 
@@ -66,5 +65,7 @@ def _check(images: Tensor, index: Tensor, name: str, severity: int) -> None:
         )
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise ValueError(f"images: given {images.dtype}, expected uint8, or fractions in [0, 1]")
+
+    # The place of an image in its set is what makes its draws independent of the batch.
     if index.shape != images.shape[:1]:
         raise ValueError(f"index: given {tuple(index.shape)}, expected one place for each of {len(images)} images")

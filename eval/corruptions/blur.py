@@ -1,4 +1,4 @@
-"""Blurs. Images are float64 (n, c, h, w) from 0 to 1; lengths are pixels of an image 32 wide."""
+"""Blurs average near pixels. Images are float64 (n, c, h, w) from 0 to 1; lengths are pixels of an image 32 wide."""
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ def gaussian_blur(images: Tensor, _draws: ImageDraws, sigma: float) -> Tensor:
 
 
 def defocus_blur(images: Tensor, _draws: ImageDraws, radius: float, softness: float) -> Tensor:
-    """The mean over a disk whose edge is softened by a Gaussian that is cut off one pixel away."""
+    """Take the mean over a disk whose edge is softened by a Gaussian that is cut off one pixel away."""
     scale = pixel_scale(images)
     return filtered(images, soft_disk(radius * scale, softness * scale, round(scale)))
 
@@ -35,12 +35,12 @@ def soft_disk(radius: float, sigma: float, reach: int) -> Tensor:
 
 
 def glass_blur(images: Tensor, draws: ImageDraws, sigma: float, reach: int, times: int) -> Tensor:
-    """Blurred, then every pixel replaced by a near one above it and to its left, then blurred again.
+    """Blur, replace every pixel by a near one above it and to its left, and blur again.
 
     The original walks over the pixels from the last to the first and means to swap each with its partner, but what it
-    runs copies the partner and leaves that as it was. As no partner lies behind at a reach of one pixel, all copies of
-    a round can be made at once, with the same outcome. At a larger reach some partners lie behind, and there ours are
-    copies of what was before the round and the original's of what it made so far.
+    runs copies the partner and leaves that as it was. At a reach of one pixel no partner has been walked over before,
+    so all copies of a round can be made at once, with the same outcome. At a larger reach some have: there ours are
+    copies of what was before the round, and the original's of what it made so far.
     """
     scale = pixel_scale(images)
     reach = round(reach * scale)
@@ -60,13 +60,13 @@ def _far_from_edges(places: Tensor, reach: int) -> Tensor:
 
 
 def motion_blur(images: Tensor, draws: ImageDraws, radius: float, sigma: float) -> Tensor:
-    """Smeared along a line at most 45 degrees from the horizontal."""
+    """Smear along a line at most 45 degrees from the horizontal."""
     scale = pixel_scale(images)
     return streaked(images, radius * scale, sigma * scale, draws.uniform(low=-45, high=45))
 
 
 def zoom_blur(images: Tensor, _draws: ImageDraws, steps: int) -> Tensor:
-    """The mean of the image twice and of its enlargements by 1.01, 1.02, and so on.
+    """Take the mean of the image twice and of its enlargements by 1.01, 1.02, and so on.
 
     Below 32 pixels the enlargements are larger, so that the edges move by as many pixels as they do there.
     """

@@ -1,4 +1,4 @@
-"""Changes of brightness and colour. Images are float64 (n, c, h, w) from 0 to 1; results are not clipped yet.
+"""These corruptions change brightness and colour. Images are float64 (n, c, h, w) from 0 to 1; results are unclipped.
 
 An image of one channel is one of three equal channels, and what is kept of the outcome is its brightness.
 """
@@ -16,36 +16,36 @@ def as_colour(images: Tensor) -> Tensor:
 
 
 def luma(colours: Tensor) -> Tensor:
-    """How bright they look, (n, 1, h, w)."""
+    """Return how bright colours look, (n, 1, h, w)."""
     red, green, blue = colours.split(1, dim=1)
     return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
 
 
 def with_channels_of(images: Tensor, colours: Tensor) -> Tensor:
-    """Colours as they are stored in files like these images, which may have one channel only."""
+    """Return colours as files like these images store them, which may have one channel only."""
     return colours if images.shape[1] == 3 else luma(colours)
 
 
 def constant(images: Tensor, *colour: float) -> Tensor:
-    """One colour (3, 1, 1) on the device of the images."""
+    """Put one colour (3, 1, 1) on the device of the images."""
     return torch.tensor(colour, dtype=torch.float64, device=images.device)[:, None, None]
 
 
 def contrast(images: Tensor, _draws: ImageDraws, factor: float) -> Tensor:
-    """Towards the mean of each channel over the image."""
+    """Draw values towards the mean of their channel over the image."""
     means = images.mean((2, 3), keepdim=True)
     return (images - means) * factor + means
 
 
 def brightness(images: Tensor, _draws: ImageDraws, added: float) -> Tensor:
-    """HSV's value, which is the strongest channel, and `added`; hue and saturation stay. Black becomes grey."""
+    """Add to HSV's value, which is the strongest channel; hue and saturation stay. Black becomes grey."""
     value = images.amax(1, keepdim=True)
     brighter = (value + added).clamp(max=1)
     return torch.where(value > 0, images * (brighter / value.clamp(min=1e-9)), brighter)
 
 
 def saturate(images: Tensor, _draws: ImageDraws, factor: float, added: float) -> Tensor:
-    """HSV's saturation times `factor`, and `added`. What has no hue counts as red, as it does in scikit-image."""
+    """Multiply HSV's saturation by `factor`, and add `added`. What has no hue counts as red, as in scikit-image."""
     colours = as_colour(images)
     value = colours.amax(1, keepdim=True)
     chroma = value - colours.amin(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Fewer pixels, and pixels elsewhere. Images are float64 (n, c, h, w) from 0 to 1."""
+"""These corruptions leave fewer pixels, or move them. Images are float64 (n, c, h, w) from 0 to 1."""
 
 from functools import cache
 
@@ -10,7 +10,7 @@ from eval.corruptions.filters import blurred, round_levels, sampled
 
 
 def pixelate(images: Tensor, _draws: ImageDraws, share: float, fewer: int) -> Tensor:
-    """To `share` of the pixels along each side, at least `fewer` less, and back, by Pillow's box filter both ways."""
+    """Shrink each side to `share` of its pixels, at least `fewer` less, and back, by Pillow's box filter both ways."""
     levels = images * 255
     for dim in (3, 2):  # Pillow rounds in between
         side = images.shape[dim]
@@ -28,7 +28,7 @@ def _along(levels: Tensor, dim: int, matrix: Tensor) -> Tensor:
 
 @cache
 def box_matrix(old: int, new: int) -> Tensor:
-    """The mean of all old pixels whose centres lie in the new one, or the nearest where there are more new ones."""
+    """Average all old pixels whose centres lie in a new one, or take the nearest if there are more new ones."""
     scale = max(1.0, old / new)
     centres = (torch.arange(new).double()[:, None] + 0.5) * (old / new)
     distance = (torch.arange(old) + 0.5 - centres) / scale
@@ -37,7 +37,7 @@ def box_matrix(old: int, new: int) -> Tensor:
 
 
 def elastic_transform(images: Tensor, draws: ImageDraws, strength: float, sigma: float, jitter: float) -> Tensor:
-    """A random affine map, then a smooth random shift of each pixel; all parameters are shares of the shorter side."""
+    """Map the image affinely at random, then shift each pixel smoothly; parameters are shares of the shorter side."""
     height, width = images.shape[-2:]
     side = min(height, width)
     rows, columns = _grid(images)
@@ -59,7 +59,7 @@ def _grid(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _affine_sources(draws: ImageDraws, jitter: float, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each pixel comes from when three corners of the middle third are moved by up to `jitter` pixels."""
+    """Say where each pixel comes from when three corners of the middle third are moved by up to `jitter` pixels."""
     x, y = columns.shape[1] // 2, rows.shape[0] // 2
     third = min(columns.shape[1], rows.shape[0]) // 3
     corners = torch.tensor([[x + third, y + third], [x + third, y - third], [x - third, y - third]])

@@ -1,4 +1,4 @@
-"""Random numbers for each image of a batch, which depend on neither the batch nor the device.
+"""Each image of a batch has random numbers of its own, which depend on neither the batch nor the device.
 
 Every image has a stream of its own, which starts where a hash of (seed, corruption, severity, index) says. Streams are
 those of SplitMix64 (Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195): the number at place k is a hash of
@@ -23,7 +23,7 @@ class Corruption(NamedTuple):
 
 
 class ImageDraws:
-    """Numbers for n images, (n, *shape) at a time, in float64; each call goes on where the one before ended."""
+    """The draws for n images come (n, *shape) at a time, in float64; each call goes on where the one before ended."""
 
     def __init__(self, seed: int, name: str, severity: int, index: Tensor) -> None:
         key = 0
@@ -33,11 +33,11 @@ class ImageDraws:
         self._used = 0
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """From [low, high)."""
+        """Draw uniform numbers from [low, high)."""
         return self._fractions(math.prod(shape)).mul_(high - low).add_(low).view(-1, *shape)
 
     def normal(self, *shape: int) -> Tensor:
-        """Of mean 0 and variance 1, two from every two uniform numbers (Box and Muller 1958)."""
+        """Draw normal numbers of mean 0 and variance 1, two from every two uniform ones (Box and Muller 1958)."""
         size = math.prod(shape)
         pairs = -(-size // 2)
         radius = self._fractions(pairs).neg_().log1p_().mul_(-2).sqrt_()
@@ -45,7 +45,7 @@ class ImageDraws:
         return torch.cat([radius * angle.cos(), radius * angle.sin()], 1)[:, :size].reshape(-1, *shape)
 
     def integers(self, low: int, high: int, *shape: int) -> Tensor:
-        """Whole numbers from low to high - 1."""
+        """Draw whole numbers from low to high - 1."""
         return self.uniform(*shape, low=low, high=high).floor_().long()
 
     def _fractions(self, count: int) -> Tensor:
@@ -56,17 +56,17 @@ class ImageDraws:
 
 
 def hashed(values: Tensor) -> Tensor:
-    """SplitMix64's mixing of 64 bits, held in int64, whose products wrap around as unsigned ones do."""
+    """Mix 64 bits as SplitMix64 does; they are held in int64, whose products wrap around as unsigned ones do."""
     values = (values ^ _shifted(values, 30)).mul_(_signed(FIRST_FACTOR))
     values = values.bitwise_xor_(_shifted(values, 27)).mul_(_signed(SECOND_FACTOR))
     return values.bitwise_xor_(_shifted(values, 31))
 
 
 def _shifted(values: Tensor, places: int) -> Tensor:
-    """To the right with zeros coming in, as for unsigned numbers."""
+    """Shift to the right with zeros coming in, as for unsigned numbers."""
     return (values >> places).bitwise_and_((1 << (64 - places)) - 1)
 
 
 def _signed(number: int) -> int:
-    """The int64 with the same lowest 64 bits."""
+    """Return the int64 with the same lowest 64 bits."""
     return (number + 2**63) % 2**64 - 2**63

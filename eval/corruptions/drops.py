@@ -1,4 +1,4 @@
-"""Drops on the lens: of water at the lower severities, of mud at the higher ones."""
+"""Drops on the lens are of water at the lower severities, and of mud at the higher ones."""
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ def spatter(
     strength: float,
     muddy: bool,
 ) -> Tensor:
-    """Where smooth noise lies above a threshold. `strength`: how bright water is, or how blurred mud is, in pixels."""
+    """Put drops where smooth noise is above a threshold; `strength` is water's brightness, or mud's blur in pixels."""
     scale = pixel_scale(images)
     noise = blurred(mean + deviation * draws.normal(1, *images.shape[-2:]), sigma)
     liquid = enlarged(noise, scale).clamp(0, 1)
@@ -43,7 +43,7 @@ def _with_mud(images: Tensor, cover: Tensor) -> Tensor:
 
 
 def embossed(drops: Tensor, farthest: int) -> Tensor:
-    """How bright a drop is (n, 1, h, w), in levels: lit from one side, by the distance from the nearest rim.
+    """Return how bright drops are (n, 1, h, w), in levels: lit from one side, by the distance from the nearest rim.
 
     Rims are the pixels of drops that touch another, where the original has OpenCV's edge detector and its approximate
     distances; filters, rounding and the spreading of levels are the original's.
@@ -57,22 +57,23 @@ def embossed(drops: Tensor, farthest: int) -> Tensor:
 
 
 def distances_to(places: Tensor, farthest: int) -> Tensor:
-    """Euclidean distances to the nearest of the places (n, 1, h, w), at most `farthest`; along rows, then columns."""
+    """Return Euclidean distances to the nearest of the places (n, 1, h, w), at most `farthest`."""
+    # The square of a distance is a sum over the two axes, so that each can be searched by itself.
     squares = torch.where(places, 0.0, float(farthest**2)).double()
     for dim in (2, 3):
         length = squares.shape[dim]
         nearest = squares.clone()
         for step in range(1, min(farthest, length - 1) + 1):
             here, there = squares.narrow(dim, step, length - step), squares.narrow(dim, 0, length - step)
-            behind, ahead = nearest.narrow(dim, step, length - step), nearest.narrow(dim, 0, length - step)
-            torch.minimum(behind, there + step**2, out=behind)
-            torch.minimum(ahead, here + step**2, out=ahead)
+            later, earlier = nearest.narrow(dim, step, length - step), nearest.narrow(dim, 0, length - step)
+            torch.minimum(later, there + step**2, out=later)
+            torch.minimum(earlier, here + step**2, out=earlier)
         squares = nearest
     return squares.clamp(max=farthest**2).sqrt()
 
 
 def spread(levels: Tensor) -> Tensor:
-    """Whole levels spread over 0 to 255 by how many pixels lie at or below them: OpenCV's equalizeHist."""
+    """Spread whole levels over 0 to 255 by how many pixels lie at or below them, as OpenCV's equalizeHist does."""
     flat = levels.flatten(1).long()
     counts = torch.zeros(len(flat), 256, dtype=torch.int64, device=levels.device)
     at_or_below = counts.scatter_add_(1, flat, torch.ones_like(flat)).cumsum(1)

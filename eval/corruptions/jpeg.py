@@ -1,7 +1,7 @@
-"""What JPEG loses, for a whole batch: everything an encoder and a decoder do to pixels, and none of the packing.
+"""JPEG's losses are computed for a whole batch: all that an encoder and a decoder do to pixels, but no packing.
 
-Follows ITU T.81 with its example tables (annex K) and libjpeg, which Pillow uses: how quality scales the tables, chroma
-at half resolution, and the smooth enlargement of it. Images are float64 (n, c, h, w) from 0 to 1.
+The code follows ITU T.81 with its example tables (annex K) and libjpeg, which Pillow uses: how quality scales the
+tables, chroma at half resolution, and the smooth enlargement of it. Images are float64 (n, c, h, w) from 0 to 1.
 """
 
 import math
@@ -53,7 +53,7 @@ def jpeg_compression(images: Tensor, _draws: ImageDraws, quality: int) -> Tensor
 
 
 def coded(planes: Tensor, steps: tuple[tuple[int, ...], ...], quality: int) -> Tensor:
-    """Levels (n, c, h, w) after their 8 x 8 cosine transform was rounded to multiples of `steps` at that quality."""
+    """Return levels (n, c, h, w) after their 8 x 8 cosine transform is rounded to multiples of `steps` at a quality."""
     height, width = planes.shape[-2:]
     padded = F.pad(planes, (0, -width % BLOCK, 0, -height % BLOCK), mode="replicate")
     down, across = (_cosines(side // BLOCK) for side in padded.shape[-2:])
@@ -64,14 +64,14 @@ def coded(planes: Tensor, steps: tuple[tuple[int, ...], ...], quality: int) -> T
 
 
 def steps_at(steps: tuple[tuple[int, ...], ...], quality: int) -> Tensor:
-    """libjpeg's scaling: 50 leaves the table as it is, 100 makes every step one."""
+    """Scale a table as libjpeg does: 50 leaves it as it is, 100 makes every step one."""
     percent = 5000 // quality if quality < 50 else 200 - 2 * quality
     return ((torch.tensor(steps) * percent + 50) // 100).clamp(1, 255).double()
 
 
 @cache
 def _cosines(blocks: int) -> Tensor:
-    """The orthonormal cosine transform of each block along one side, as one matrix."""
+    """Return the orthonormal cosine transform of each block along one side, as one matrix."""
     place = torch.arange(BLOCK).double()
     matrix = torch.cos(math.pi / BLOCK * place[:, None] * (place + 0.5)) * math.sqrt(2 / BLOCK)
     matrix[0] /= math.sqrt(2)
@@ -87,9 +87,9 @@ def _chroma_offset(planes: Tensor) -> Tensor:
 
 
 def _halved(planes: Tensor) -> Tensor:
-    """Means of 2 x 2 pixels; halves go up in every second column and down in the others, lest colours drift.
+    """Average 2 x 2 pixels; halves go up in every second column and down in the others, lest colours drift.
 
-    Whole blocks wide, as libjpeg repeats the last column before it halves; rows it repeats after.
+    The result is whole blocks wide: libjpeg repeats the last column before it halves, and rows after that.
     """
     padded = F.pad(planes, (0, -planes.shape[3] % (2 * BLOCK), 0, planes.shape[2] % 2), mode="replicate")
     sums = F.avg_pool2d(padded, 2, divisor_override=1)
@@ -98,7 +98,7 @@ def _halved(planes: Tensor) -> Tensor:
 
 
 def _doubled(planes: Tensor) -> Tensor:
-    """Each new pixel is three quarters of the nearest and one quarter of the next, along both sides."""
+    """Double both sides: each new pixel is three quarters of the nearest and one quarter of the next."""
     down, across = (_doubling(side) for side in planes.shape[-2:])
     return round_levels(along_both(planes, down, across))
 

@@ -1,4 +1,4 @@
-"""Noise in single pixels and channels. Images are float64 (n, c, h, w) from 0 to 1; results are not clipped yet.
+"""Noise changes single pixels and channels. Images are float64 (n, c, h, w) from 0 to 1; results are not clipped yet.
 
 Deviations are in units of the whole range. Nothing here depends on the size of the images.
 """
@@ -16,19 +16,19 @@ def gaussian_noise(images: Tensor, draws: ImageDraws, deviation: float) -> Tenso
 
 
 def speckle_noise(images: Tensor, draws: ImageDraws, deviation: float) -> Tensor:
-    """In proportion to the brightness of the pixel."""
+    """Add normal noise in proportion to each value."""
     return images + images * (deviation * draws.normal(*images.shape[1:]))
 
 
 def impulse_noise(images: Tensor, draws: ImageDraws, share: float) -> Tensor:
-    """Salt and pepper, half and half, on each channel by itself, as skimage.util.random_noise does."""
+    """Scatter salt and pepper, half and half, on each channel by itself, as skimage.util.random_noise does."""
     replaced = draws.uniform(*images.shape[1:]) < share
     white = draws.uniform(*images.shape[1:]) < 0.5
     return torch.where(replaced, white.double(), images)
 
 
 def shot_noise(images: Tensor, draws: ImageDraws, photons: int) -> Tensor:
-    """A Poisson number of photons in place of each value, where white is `photons` of them on average."""
+    """Draw a Poisson number of photons in place of each value, where white is `photons` of them on average."""
     levels = (images * 255).round()
     edges = _edges_of_counts(photons).to(images.device)
     at = torch.searchsorted(edges, (draws.uniform(*images.shape[1:]) + levels).flatten(), right=True)
@@ -37,7 +37,7 @@ def shot_noise(images: Tensor, draws: ImageDraws, photons: int) -> Tensor:
 
 @cache
 def _edges_of_counts(photons: int) -> Tensor:
-    """Of every grey level g, g + P(count <= k) for k = 0, 1, ..., one after the other.
+    """List g + P(count <= k) for k = 0, 1, ..., of every grey level g, one after the other.
 
     A uniform u then has the count that is the number of g's edges at or below g + u, which one search in all of them
     finds. The highest count is more than 9 deviations above white's mean.

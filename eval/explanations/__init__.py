@@ -1,4 +1,4 @@
-"""Every kind of explanation: whether a model offers it, its pictures, and the numbers in them."""
+"""Each kind of explanation tells whether a model offers it, and finds its figures and the numbers in them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ LEFT_OUT = "no label", "several labels"  # groups of images that are not of one 
 
 
 class Wanted(NamedTuple):
-    """What the explanations may be asked for."""
+    """The explanations can be asked for these; each reads what concerns it."""
 
     layer: str | None = None  # of the feature maps
     block: int = -1  # of the attention heads
@@ -31,7 +31,7 @@ class Wanted(NamedTuple):
 
 
 class Found(NamedTuple):
-    pictures: dict[str, Figure]  # by the name of their file
+    figures: dict[str, Figure]  # by the name of their file
     facts: dict[str, Any]  # plain numbers
     arrays: dict[str, np.ndarray] = {}  # noqa: RUF012 - never written
 
@@ -58,45 +58,51 @@ def attention(subject: Subject, wanted: Wanted) -> Found:
     if not -depth <= wanted.block < depth:
         raise Refused([f"block: given {wanted.block}, allowed: 0 to {depth - 1}, or -{depth} to -1 from the end"])
     block = wanted.block % depth
+
+    # The rollout follows all blocks at once, for all heads together; beside it, each head of one block.
     maps = attribution.attention_maps(subject.model, subject.inputs)
     flow = attribution.seen_by_readers(attribution.rollout(maps), transformer).cpu().numpy()
     heads = attribution.seen_by_readers(maps[block], transformer).cpu().numpy()
+
     of_all = f"attention rollout over {depth} blocks: how much of each of {_by(flow)} patches reaches the classifier"
     of_heads = (
         f"attention in block {block} of 0 to {depth - 1}, by the tokens that answer, to each of {_by(heads)} patches"
     )
-    pictures = {
+    drawn = {
         "attention_rollout": figures.overlays(subject.images, flow, subject.titles, _heading(subject, of_all), SHARE),
         f"attention_heads_block{block}": figures.head_maps(
             subject.images, heads, subject.titles, _heading(subject, of_heads)
         ),
     }
     facts = {"blocks": depth, "heads": heads.shape[1], "block": block, "grid": list(transformer.grid)}
-    return Found(pictures, facts, {"rollout": flow, "heads": heads})
+    return Found(drawn, facts, {"rollout": flow, "heads": heads})
 
 
 def features(subject: Subject, wanted: Wanted) -> Found:
     shapes = activations.map_shapes(subject.model, subject.inputs)
     if wanted.layer is not None and wanted.layer not in shapes:
         raise Refused([messages.unknown("layer", wanted.layer, shapes)])
+
+    # A wide layer has hundreds of channels: shown are those that tell the images and places apart.
     names = activations.telling_layers(subject.model, shapes) if wanted.layer is None else [wanted.layer]
-    pictures, arrays, facts = {}, {}, {}
+    drawn, arrays, facts = {}, {}, {}
     layers = {name: module for name, module in subject.model.named_modules() if name in names}
     for name, tensor in activations.feature_maps(subject.model, subject.inputs, layers).items():
         maps = tensor.float().cpu().numpy()
         chosen = activations.liveliest(maps, CHANNELS)
         about = f"feature maps of {name}: {maps.shape[1]} channels of {_by(maps)}, the {len(chosen)} that vary most"
         heading = _heading(subject, f"{about}\nactivations, from least to greatest of the channel")
-        pictures[f"features_{name}"] = figures.channel_maps(subject.images, maps, chosen, subject.titles, heading)
+        drawn[f"features_{name}"] = figures.channel_maps(subject.images, maps, chosen, subject.titles, heading)
         arrays[name] = maps[:, chosen]
         facts[name] = {"shape": list(shapes[name]), "channels": chosen.tolist()}
-    return Found(pictures, {"layers": facts, "all_layers": list(shapes)}, arrays)
+
+    return Found(drawn, {"layers": facts, "all_layers": list(shapes)}, arrays)
 
 
 def filters(subject: Subject, _wanted: Wanted) -> Found:
-    found = activations.first_filters(subject.model)
-    assert found is not None
-    name, weights = found
+    first = activations.first_filters(subject.model)
+    assert first is not None
+    name, weights = first
     about = f"{len(weights)} filters of {weights.shape[1]}x{_by(weights)} weights: {name}, the first convolution"
     scale = f"grey is 0, black and white are ±{np.abs(weights).max():.2g}"
     heading = f"{subject.trained.name}\n{about}\n{scale}{'' if weights.shape[1] != 3 else ', per colour'}"
@@ -111,7 +117,7 @@ def gradients(subject: Subject, wanted: Wanted) -> Found:
     origin = f"n = {len(batch)} of {len(test.rows):,} test images of {subject.trained.data['name']}"
     heading = f"{subject.trained.name}\ngradient flow of one batch, input at the top; {origin}"
     figure = figures.gradient_bars(layers, means, largest, heading)
-    return Found({"gradients": figure}, {"images": len(batch), "layers": [each._asdict() for each in flow]})
+    return Found({"gradients": figure}, {"images": len(batch), "layers": [layer._asdict() for layer in flow]})
 
 
 def embeddings(subject: Subject, wanted: Wanted) -> Found:
@@ -119,9 +125,12 @@ def embeddings(subject: Subject, wanted: Wanted) -> Found:
     batches = some(test, wanted.points, wanted.seed)
     if len(batches.rows) < FEWEST_POINTS:
         raise Refused([f"what: given embeddings, which need {FEWEST_POINTS} test images; there are {len(test.rows)}"])
+
+    # Two planes of the same points: in the first, distances can be read; in the second, only neighbourhoods.
     points, labels = activations.embed(subject.model, batches.in_order()), batches.labels[batches.rows].numpy()
     principal, shares = activations.principal_plane(points)
     neighbours = activations.neighbour_plane(points, wanted.seed)
+
     groups, names = _groups(labels, subject.classes)
     origin = f"n = {len(points):,} of {len(test.rows):,} test images of {subject.trained.data['name']}"
     heading = f"{subject.trained.name}\nembeddings of {points.shape[1]} numbers by true class; {origin}"
@@ -147,7 +156,7 @@ EXPLANATIONS = {
 
 
 def _groups(labels: np.ndarray, classes: list[str]) -> tuple[np.ndarray, list[str]]:
-    """A number per image and the names of the numbers; images with none or several labels are groups of their own."""
+    """Give each image a number, and each number a name; images with no or several labels are groups of their own."""
     if labels.ndim == 1:
         return labels, classes
     counts = labels.sum(axis=1)

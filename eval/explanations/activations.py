@@ -1,6 +1,6 @@
-"""What the layers of a network hold: feature maps, filters, gradients, embeddings.
+"""These functions read what the layers of a network hold: feature maps, filters, gradients, embeddings.
 
-Pure functions; the model is left as it was. Everything is measured in evaluation mode: no dropout, batch norms with
+They are pure; the model is left as it was. Everything is measured in evaluation mode: no dropout, batch norms with
 their running statistics.
 """
 
@@ -22,14 +22,14 @@ MOST_LAYERS = 6
 
 
 def map_shapes(model: nn.Module, images: Tensor) -> dict[str, tuple[int, ...]]:
-    """Layer -> (channels, height, width) of what it puts out, for all that put out maps, in the order of the calls."""
+    """Map each layer that puts out maps to their (channels, height, width), in the order of the calls."""
     layers = {name: module for name, module in model.named_modules() if name}
-    found = feature_maps(model, images[:1], layers)
-    return {name: tuple(maps.shape[1:]) for name, maps in found.items() if maps.shape[2:].numel() > 1}
+    outputs = feature_maps(model, images[:1], layers)
+    return {name: tuple(maps.shape[1:]) for name, maps in outputs.items() if maps.shape[2:].numel() > 1}
 
 
 def telling_layers(model: nn.Module, shapes: dict[str, tuple[int, ...]]) -> list[str]:
-    """The last block of every grid size, else the last layer; of a transformer its first, middle and last block."""
+    """Choose the last block of each grid size, else the last layer; of a transformer, first, middle and last block."""
     layers = dict(model.named_modules())
     blocks_last = sorted(shapes, key=lambda name: _is_block(layers[name]))
     chosen = {shapes[name][1:]: name for name in blocks_last}
@@ -51,25 +51,25 @@ def _block_names(model: nn.Module, transformer: Transformer) -> list[str]:
 
 
 def feature_maps(model: nn.Module, images: Tensor, layers: dict[str, nn.Module]) -> dict[str, Tensor]:
-    """Layer -> maps (batch, channels, height, width), for those that put out maps."""
+    """Map each layer that puts out maps to these (batch, channels, height, width)."""
     transformer, last = transformer_of(model), has_channels_last(model)
     in_blocks = {part for block in transformer.blocks for part in block.modules()} if transformer else set()
-    found = {}
+    maps_of = {}
     for name, output in outputs_of(model, layers, images).items():
         by_heads = layers[name] in in_blocks and output.ndim == 4  # (batch, heads, tokens, dim), not a picture
         maps = None if by_heads else as_maps(output, transformer, channels_last=last)
         if maps is not None:
-            found[name] = maps
-    return found
+            maps_of[name] = maps
+    return maps_of
 
 
 def liveliest(maps: np.ndarray, count: int) -> np.ndarray:
-    """The channels that vary most over these images and places, the liveliest first."""
+    """Choose the channels that vary most over these images and places, the liveliest first."""
     return np.argsort(-maps.var(axis=(0, 2, 3)), kind="stable")[:count]
 
 
 def first_filters(model: nn.Module) -> tuple[str, np.ndarray] | None:
-    """The first convolution's name and weights (out, in, height, width); None where there is no convolution."""
+    """Return the first convolution's name and weights (out, in, height, width); None if there is no convolution."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
             return name, module.weight.detach().cpu().numpy()
@@ -86,18 +86,18 @@ class Gradient(NamedTuple):
 
 
 def gradient_flow(model: nn.Module, batch: Batch, *, multi_label: bool = False) -> list[Gradient]:
-    """Of every kernel, matrix and token, how strongly the batch's loss pulls at it; 0 where the answer does not use it.
-
-    Biases and norms, which have one dimension, are left out: they follow the layer they belong to.
-    """
+    """Measure how strongly a batch's loss pulls at every kernel, matrix and token; 0 if the answer does not use it."""
+    # Biases and norms, which have one dimension, are left out: they follow the layer they belong to.
     weights = {
         name.removesuffix(".weight"): weight
         for name, weight in model.named_parameters()
         if weight.ndim > 1 and weight.requires_grad
     }
+
     with torch.enable_grad():
         loss = label_loss(model(batch.images), batch.targets, multi_label=multi_label)
         slopes = torch.autograd.grad(loss, [*weights.values()], allow_unused=True)
+
     sizes = [None if slope is None else slope.abs() for slope in slopes]
     return [
         Gradient(name, 0.0, 0.0) if size is None else Gradient(name, size.mean().item(), size.max().item())
@@ -110,7 +110,7 @@ def gradient_flow(model: nn.Module, batch: Batch, *, multi_label: bool = False) 
 
 @torch.no_grad()
 def embed(model: nn.Module, batches: Iterable[Batch]) -> np.ndarray:  # (n, dim)
-    """What the classifier reads of each image."""
+    """Return what the classifier reads of each image."""
     read = [
         model.forward_head(model.forward_features(batch.images), pre_logits=True)  # type: ignore[operator]
         for batch in batches
@@ -119,7 +119,7 @@ def embed(model: nn.Module, batches: Iterable[Batch]) -> np.ndarray:  # (n, dim)
 
 
 def principal_plane(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points (n, 2) on the two directions of greatest variance, and each one's share of the variance."""
+    """Return points (n, 2) on the two directions of greatest variance, and each one's share of the variance."""
     from sklearn.decomposition import PCA
 
     pca = PCA(n_components=2, svd_solver="full")
@@ -127,9 +127,9 @@ def principal_plane(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def neighbour_plane(embeddings: np.ndarray, seed: int) -> np.ndarray:
-    """Points (n, 2) by t-SNE (van der Maaten and Hinton 2008), begun from the principal plane.
+    """Return points (n, 2) by t-SNE (van der Maaten and Hinton 2008), begun from the principal plane.
 
-    Near points were near; distances between groups and the size of a group mean nothing.
+    Points that are near were near; distances between groups and the size of a group mean nothing.
     """
     from sklearn.manifold import TSNE
 

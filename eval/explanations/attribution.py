@@ -1,6 +1,6 @@
-"""Which parts of an image an answer rests on: GradCAM for every network, attention for transformers.
+"""Attribution shows what parts of an image an answer rests on: GradCAM for most networks, attention for transformers.
 
-Pure functions of (model, images): weights, their gradients, mode and the kind of attention are left as they were.
+Functions are pure, of (model, images): weights, their gradients, mode and the kind of attention are left as they were.
 Neither kind of map is a proof. GradCAM is as coarse as the last grid; attention says where values were fetched from,
 not what they were used for.
 """
@@ -16,16 +16,17 @@ from eval.explanations.layers import Transformer, as_maps, has_channels_last, ho
 
 
 def gradcam(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:  # (batch, rows, columns) of the last grid
-    """relu(sum_k w_k A_k), w_k = mean over the map A_k of the gradient of the class's logit (Selvaraju et al. 2017).
+    """Return relu(sum_k w_k A_k), w_k = mean over the map A_k of the class logit's gradient (Selvaraju et al. 2017).
 
-    Of a CNN, A are its last maps. Of a transformer, the patches as the last attention reads them: behind that block, a
-    classifier that reads the CLS token alone gives patches no gradient; and in front of the block's norm, a token's
+    For a CNN, A are its last maps. For a transformer, they are the patches as the last attention reads them. After that
+    block, a classifier that reads the CLS token alone gives patches no gradient; and before the block's norm, a token's
     gradient stands at right angles to the token, because a norm does not see its length.
     """
     with torch.enable_grad():
         features, logits = _cut(model, images)
         chosen = logits.gather(1, classes[:, None]).sum()  # images do not mix in evaluation mode
         (gradient,) = torch.autograd.grad(chosen, features)
+
     transformer, last = transformer_of(model), has_channels_last(model)
     maps = as_maps(features.detach(), transformer, channels_last=last)
     slopes = as_maps(gradient, transformer, channels_last=last)
@@ -35,13 +36,15 @@ def gradcam(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:  # (ba
 
 
 def _cut(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The layer that GradCAM reads, as the start of the graph, and the logits that follow from it."""
+    """Return the layer that GradCAM reads, as the start of the graph, and the logits that follow from it."""
     transformer = transformer_of(model)
     if transformer is None:
+        # Maps of a CNN come out between its two halves, so that no hook is needed.
         with torch.no_grad():
             features = model.forward_features(images)  # type: ignore[operator]
         features = features.requires_grad_()
         return features, model.forward_head(features.clone())  # type: ignore[operator] # a head may work in place
+
     starts: list[Tensor] = []
 
     def begin_here(_name: str, output: Tensor) -> Tensor:
@@ -54,7 +57,7 @@ def _cut(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def has_maps(model: nn.Module, images: Tensor) -> bool:
-    """Whether its features lie on a grid of more than one cell, so that there is something for GradCAM to show."""
+    """Say whether features lie on a grid of more than one cell, so that there is something for GradCAM to show."""
     with torch.no_grad():
         features = model.forward_features(images[:1])  # type: ignore[operator]
     maps = as_maps(features, transformer_of(model), channels_last=has_channels_last(model))
@@ -65,7 +68,7 @@ def has_maps(model: nn.Module, images: Tensor) -> bool:
 
 
 def has_attention(model: nn.Module) -> bool:
-    """Whether it attends over all tokens at once, and in a way that can be read."""
+    """Say whether a model attends over all tokens at once, and in a way that can be read."""
     transformer = transformer_of(model)
     if transformer is None:
         return False
@@ -76,7 +79,7 @@ def has_attention(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def attention_maps(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """Of every block (batch, heads, tokens, tokens); row i is what token i reads, and sums to 1."""
+    """Return the attention of each block (batch, heads, tokens, tokens); row i is what token i reads, and sums to 1."""
     transformer = transformer_of(model)
     assert transformer is not None
     if isinstance(transformer.network, ViT):
@@ -90,7 +93,7 @@ def attention_maps(model: nn.Module, images: Tensor) -> list[Tensor]:
 
 @contextmanager
 def _written_down(transformer: Transformer) -> Iterator[None]:
-    """timm's attention step by step: the fused kernel never writes its weights down."""
+    """Make timm attend step by step while this is open: the fused kernel never writes its weights down."""
     attentions = [block.attn for block in transformer.blocks]
     before = [attention.fused_attn for attention in attentions]
     try:
@@ -103,7 +106,7 @@ def _written_down(transformer: Transformer) -> Iterator[None]:
 
 
 def rollout(maps: Sequence[Tensor]) -> Tensor:  # (batch, tokens, tokens)
-    """How much of each input token has reached each output token (Abnar and Zuidema 2020).
+    """Compute how much of each input token has reached each output token (Abnar and Zuidema 2020).
 
     Heads are averaged, the residual path counts as an attention to oneself, and the blocks' matrices are multiplied.
     """
@@ -115,6 +118,6 @@ def rollout(maps: Sequence[Tensor]) -> Tensor:  # (batch, tokens, tokens)
 
 
 def seen_by_readers(weights: Tensor, transformer: Transformer) -> Tensor:  # (..., rows, columns) of patches
-    """Of token-to-token weights (..., tokens, tokens), the rows that the classifier reads, over the patches."""
+    """Take the rows that the classifier reads, over the patches, from weights (..., tokens, tokens)."""
     rows = weights[..., transformer.readers, :].mean(dim=-2)
     return rows[..., transformer.prefix :].unflatten(-1, transformer.grid)

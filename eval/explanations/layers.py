@@ -1,6 +1,6 @@
-"""A network seen from outside: what its layers put out, and how the tokens of a transformer lie in the picture.
+"""A network is seen from outside here: what its layers put out, and how a transformer's tokens lie in the image.
 
-No hook stays behind, whatever happens while it is there.
+Hooks are removed, whatever happens while they are there.
 """
 
 import math
@@ -17,7 +17,7 @@ from common.models.vit import ViT
 
 @contextmanager
 def hooked(modules: Mapping[str, nn.Module], hook: Callable[[str, Tensor], Tensor | None]) -> Iterator[None]:
-    """While it is open, hook(name, output) sees each module's output, and what it returns takes the output's place."""
+    """Show each module's output to hook(name, output) while this is open; what it returns takes the output's place."""
 
     def about(name: str) -> Callable[[nn.Module, Any, Any], Tensor | None]:
         return lambda _module, _inputs, output: hook(name, output) if isinstance(output, Tensor) else None
@@ -30,15 +30,15 @@ def hooked(modules: Mapping[str, nn.Module], hook: Callable[[str, Tensor], Tenso
 
 @torch.no_grad()
 def outputs_of(model: nn.Module, modules: Mapping[str, nn.Module], images: Tensor) -> dict[str, Tensor]:
-    """Name -> what the module put out, in the order of the calls; of several calls of one module, the last."""
-    found: dict[str, Tensor] = {}
+    """Map names to what the modules put out, in the order of the calls; the last of several calls of one counts."""
+    outputs: dict[str, Tensor] = {}
 
     def keep(name: str, output: Tensor) -> None:
-        found[name] = output.clone()  # the next layer may work in place
+        outputs[name] = output.clone()  # the next layer may work in place
 
     with hooked(modules, keep):
         model(images)
-    return found
+    return outputs
 
 
 # --- transformers -----------------------------------------------------------------------------------------------
@@ -46,7 +46,7 @@ def outputs_of(model: nn.Module, modules: Mapping[str, nn.Module], images: Tenso
 
 @dataclass(frozen=True)
 class Transformer:
-    """A plain vision transformer inside a model: blocks of one width, over prefix tokens and a grid of patches."""
+    """A plain vision transformer inside a model has blocks of one width, over prefix tokens and a grid of patches."""
 
     network: Any  # Any, because timm's attributes have no types
     blocks: tuple[Any, ...]
@@ -59,7 +59,7 @@ class Transformer:
 
     @property
     def readers(self) -> list[int]:
-        """The tokens that the classifier reads: CLS, DIST, both, or all patches."""
+        """List the tokens that the classifier reads: CLS, DIST, both, or all patches."""
         if isinstance(self.network, ViT):
             return {"cls": [0], "dist": [1], "avg": [0, 1]}[self.network.inference]
         if self.prefix and getattr(self.network, "global_pool", "token") == "token":
@@ -68,7 +68,7 @@ class Transformer:
 
 
 def transformer_of(model: nn.Module) -> Transformer | None:
-    """Ours and timm's; None for convolutional networks and those that attend in windows."""
+    """Find the transformer, ours or timm's; None for convolutional networks and those that attend in windows."""
     network: Any
     for network in model.modules():
         if isinstance(network, ViT):
@@ -81,7 +81,7 @@ def transformer_of(model: nn.Module) -> Transformer | None:
 
 
 def as_maps(output: Tensor, transformer: Transformer | None, *, channels_last: bool = False) -> Tensor | None:
-    """A layer's output as maps (batch, channels, height, width), prefix tokens left out; None if it is none."""
+    """Return a layer's output as maps (batch, channels, height, width), without prefix tokens; None if it is no map."""
     if output.ndim == 4:
         return output.permute(0, 3, 1, 2) if channels_last else output
     if output.ndim != 3:
@@ -94,5 +94,5 @@ def as_maps(output: Tensor, transformer: Transformer | None, *, channels_last: b
 
 
 def has_channels_last(model: nn.Module) -> bool:
-    """Whether features come as (batch, height, width, channels), which timm says of Swin and its kin."""
+    """Say whether features come as (batch, height, width, channels), which timm says of Swin and its kin."""
     return any(getattr(module, "output_fmt", "NCHW") == "NHWC" for module in model.modules())

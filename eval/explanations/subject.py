@@ -1,4 +1,4 @@
-"""What is explained: a trained model, some images, and what it says of them."""
+"""The subject of explanations is a trained model with some images, and what it says of them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ class Subject:
 
     @property
     def said(self) -> list[dict[str, Any]]:
-        """Of each image: what it shows and what the model says."""
+        """Tell of each image what it shows and what the model says."""
         return [self._said(index) for index in range(len(self.images))]
 
     def _said(self, index: int) -> dict[str, Any]:
@@ -77,11 +77,11 @@ class Subject:
         return np.flatnonzero(self.labels[index]) if self.labels.ndim == 2 else self.labels[index : index + 1]
 
     def _names(self, classes: np.ndarray) -> str:
-        return ", ".join(self.classes[each] for each in classes) or "no label"
+        return ", ".join(self.classes[label] for label in classes) or "no label"
 
     @property
     def titles(self) -> list[str]:
-        """Per image: the file or the true class, then the predicted class and the probability of the explained one."""
+        """Name each image's file or true class, then the predicted class and the probability of the explained one."""
         return [_title(said) for said in self.said]
 
 
@@ -101,23 +101,25 @@ def _short(text: str, most: int = 30) -> str:
 
 
 def open_test(trained: TrainedRun, data_dir: Path, compute: Compute) -> Batches:
-    """The test part of the very set that the model was trained on."""
+    """Open the test part of the very set that the model was trained on."""
     name, folder = trained.data["name"], data_dir / trained.data["name"]
     if name == "digits":
         prepare(name, data_dir)
     if not is_packed(folder):
         raise Refused([f"data: {name} is not prepared under {data_dir}; run: python jobs/prepare.py data={name}"])
+
+    # Another set of that name may have training images of the run among its test images.
     packed = PackedSet.open(folder)
     if packed.manifest["digest"] != trained.data["digest"]:
-        found, expected = packed.manifest["digest"], trained.data["digest"]
-        raise Refused([f"data: the images packed under {folder} have {found}, the run was trained on {expected}"])
+        packed_digest, digest = packed.manifest["digest"], trained.data["digest"]
+        raise Refused([f"data: the images packed under {folder} have {packed_digest}, the run was trained on {digest}"])
     if "test" not in packed.manifest["sets"]:
         raise Refused([f"data: {folder} holds no test images; give image files instead"])
     return open_part(packed, trained.data, "test", batch_size=BATCH, compute=compute)
 
 
 def some(batches: Batches, count: int, seed: int) -> Batches:
-    """Some images drawn at random, the same for the same seed; all if there are not so many."""
+    """Draw some images at random, the same for the same seed; all if there are not so many."""
     drawn = np.random.RandomState(seed).permutation(len(batches.rows))[:count]
     return batches.only(np.sort(batches.rows[drawn]))
 
@@ -127,6 +129,7 @@ def of_test(
 ) -> Subject:
     test = open_test(trained, data_dir, compute)
     shown = some(test, count, seed)
+
     return Subject(
         trained,
         load_model(trained, compute),
@@ -143,11 +146,13 @@ def of_test(
 def of_files(
     trained: TrainedRun, compute: Compute, data_dir: Path, paths: Sequence[Path], *, chosen: int | None
 ) -> Subject:
+    # Batches must have labels; nobody reads these.
     images, rows = np.array(load_all_outside(paths, trained.data)), np.arange(len(paths))
     no_labels = np.zeros((len(images), len(trained.data["classes"])), dtype=np.int64)
     labels = no_labels if trained.data["task"] == "multi-label" else no_labels[:, 0]
     batches = Batches(ResidentImages(images, compute.device), labels, rows, trained.data, BATCH, compute)
     inputs = torch.cat([batch.images for batch in batches.in_order()])
+
     return Subject(
         trained,
         load_model(trained, compute),

@@ -1,14 +1,12 @@
-"""One run on shifted images: a measurement is one way of predicting (an adaptation, or an average over views) on one
-set of images (clean, corrupted, or another set). Each is a row of cells.csv, so that a test that is killed goes on.
+"""Each measurement is of one way of predicting on one set of images.
 
+A way is the model as it is, an adaptation, or an average over views; a set is clean, corrupted, or another data set.
 Images come in one shuffled order, the same for every measurement: a stream sorted by class would be a shift of its own.
 """
 
-import csv
-import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +18,6 @@ from torch import Tensor, nn
 from common.compute import Compute
 from common.data.packed import Batches, PackedSet, place_images
 from common.failures import NotFinite
-from common.files import atomic_write
 from common.run.finished import TrainedRun
 from common.settings.entries import EvalShift
 from common.settings.shift import PUBLISHED_CORRUPTIONS, SEVERITIES
@@ -28,15 +25,14 @@ from eval.adaptation import NotAdaptable, adapt, run
 from eval.corruptions import corrupted, corruptible
 from eval.shift import robustness
 from eval.shift.reliability import BinTable
+from eval.shift.table import CLEAN, Measurement, MeasurementTable, Place
 from eval.views import VIEWS, predict_with_views
 
-CLEAN = "clean"
 CORRUPTED_AT_ONCE = 500  # images
 CIFAR10_C = "cifar10_c"
 
 
-# --- on what ----------------------------------------------------------------------------------------------------
-
+# --- sets of images ---------------------------------------------------------------------------------------------
 
 Opening = Callable[[], tuple[np.ndarray, np.ndarray]]
 
@@ -54,15 +50,18 @@ class ImageSet:
 
 
 def image_sets(settings: EvalShift, trained: TrainedRun, data_dir: Path, compute: Compute) -> Iterator[ImageSet]:
-    """The clean test images, their corruptions from the mildest on, then the other sets."""
+    """Yield the clean test images, their corruptions from the mildest on, then the other sets."""
     packed = PackedSet.open(data_dir / trained.data["name"])
-    every = tuple(range(len(trained.data["classes"])))
-    yield ImageSet("test", CLEAN, 0, every, lambda: (packed.images("test"), packed.labels("test")))
+    all_classes = tuple(range(len(trained.data["classes"])))
+    yield ImageSet("test", CLEAN, 0, all_classes, lambda: (packed.images("test"), packed.labels("test")))
+
     too_odd = "" if corruptible(packed.shape) else f"no corruption is defined on images of {list(packed.shape)}"
     for corruption in settings.shift.corruptions:
         for severity in sorted(settings.shift.severities):
             opening = _corrupting(packed, corruption, severity, settings, compute)
-            yield ImageSet("test", corruption, severity, every, opening, too_odd)
+            yield ImageSet("test", corruption, severity, all_classes, opening, too_odd)
+
+    # A set that does not fit is listed too, with its problem: the result says what came of every set named.
     for name in settings.shift.sets:
         other = PackedSet.open(data_dir / name)
         problem = unfit(other.facts(), list(other.manifest["sets"]), trained.data)
@@ -74,7 +73,10 @@ def image_sets(settings: EvalShift, trained: TrainedRun, data_dir: Path, compute
 
 
 def unfit(other: Mapping[str, Any], parts: Sequence[str], trained: Mapping[str, Any]) -> str:
-    """Why a model of a set cannot be tested on another. Some of the classes are enough: the others are left out."""
+    """Say why a model of one set cannot be tested on another; the text is empty if it can.
+
+    Some of the run's classes are enough: the others are left out.
+    """
     foreign = [label for label in other["classes"] if label not in trained["classes"]]
     if foreign:
         return f"{other['name']} has classes that the run has not: {', '.join(foreign[:3])}"
@@ -92,22 +94,23 @@ def unfit(other: Mapping[str, Any], parts: Sequence[str], trained: Mapping[str, 
 
 
 def _corrupting(packed: PackedSet, corruption: str, severity: int, settings: EvalShift, compute: Compute) -> Opening:
+    # Images are made when they are measured, not before: a test that goes on skips the sets that are done.
     def open_corrupted() -> tuple[np.ndarray, np.ndarray]:
         clean = packed.images("test")
         changed = np.empty(clean.shape, np.uint8)
         for start in range(0, len(clean), CORRUPTED_AT_ONCE):
             part = torch.from_numpy(np.array(clean[start : start + CORRUPTED_AT_ONCE])).to(compute.device)
             index = torch.arange(start, start + len(part))
-            changed[start : start + len(part)] = (
-                corrupted(part, index, corruption, severity, settings.seed).cpu().numpy()
-            )
+            result = corrupted(part, index, corruption, severity, settings.seed)
+            changed[start : start + len(part)] = result.cpu().numpy()
+
         return changed, packed.labels("test")
 
     return open_corrupted
 
 
 def _published_corruptions(packed: PackedSet, settings: EvalShift, known: tuple[int, ...]) -> Iterator[ImageSet]:
-    """The publisher's files hold the test images at severity 1, then at 2, and so on."""
+    """Yield the corruptions of CIFAR-10-C, whose files hold the test images at severity 1, then at 2, and so on."""
     for corruption in [name for name in settings.shift.corruptions if name in PUBLISHED_CORRUPTIONS]:
         n = len(packed.labels(corruption)) // SEVERITIES
         for severity in sorted(settings.shift.severities):
@@ -119,7 +122,7 @@ def _part(packed: PackedSet, part: str, rows: slice) -> Opening:
     return lambda: (packed.images(part)[rows], packed.labels(part)[rows])
 
 
-# --- how --------------------------------------------------------------------------------------------------------
+# --- ways of predicting -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -132,79 +135,22 @@ class Way:
 
 
 def ways(settings: EvalShift, image_set: ImageSet) -> list[Way]:
-    """The model as it is comes first, whether it is asked for or not: gains are over it."""
+    """List the ways to measure; the model as it is comes first, even if not asked for: gains are over it."""
     shift = settings.shift
-    found = [Way()]
+    listed = [Way()]
     if image_set.problem:
-        return found
+        return listed
+
     if image_set.severity == 0:
-        found += [Way(view=view) for view in shift.views]
+        listed += [Way(view=view) for view in shift.views]
     if image_set.severity == 0 or image_set.severity in shift.adapt_at:
         adapting = [name for name in shift.adaptations if name != "source"]
-        found += [Way(name, size) for name in adapting for size in shift.batch_sizes]
-    return found
+        listed += [Way(name, size) for name in adapting for size in shift.batch_sizes]
+    return listed
 
 
-# --- measurements ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """A row of cells.csv. Numbers are None where there is a problem instead."""
-
-    images: str
-    corruption: str
-    severity: int
-    adaptation: str
-    batch_size: int
-    view: str
-    n: int = 0
-    accuracy: float | None = None
-    standard_error: float | None = None  # over the draw of test images
-    nll: float | None = None
-    ece: float | None = None
-    nll_cooled: float | None = None  # with the temperature that validation asks for
-    ece_cooled: float | None = None
-    gain: float | None = None  # in accuracy over the model as it is, on the same images
-    gain_standard_error: float | None = None
-    problem: str = ""
-
-    @property
-    def place(self) -> tuple[Any, ...]:
-        return self.images, self.corruption, self.severity, self.adaptation, self.batch_size, self.view
-
-
-def place_of(image_set: ImageSet, way: Way) -> tuple[Any, ...]:
+def place_of(image_set: ImageSet, way: Way) -> Place:
     return image_set.images, image_set.corruption, image_set.severity, way.adaptation, way.batch_size, way.view
-
-
-class MeasurementTable:
-    """cells.csv, written whole after each measurement."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.measurements: dict[tuple[Any, ...], Measurement] = {}
-        if path.exists():
-            with path.open(newline="") as file:
-                for measurement in map(_read, csv.DictReader(file)):
-                    self.measurements[measurement.place] = measurement
-
-    def add(self, measurement: Measurement) -> None:
-        self.measurements[measurement.place] = measurement
-        text = io.StringIO()
-        writer = csv.DictWriter(text, [field.name for field in fields(Measurement)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(each) for each in self.measurements.values())
-        with atomic_write(self.path) as file:
-            file.write(text.getvalue().encode())
-
-
-def _read(row: dict[str, str]) -> Measurement:
-    numbers: dict[str, Any] = {name: int(row[name]) for name in ("severity", "batch_size", "n")}
-    texts: dict[str, Any] = {name: row[name] for name in ("images", "corruption", "adaptation", "view", "problem")}
-    rest = [field.name for field in fields(Measurement) if field.name not in {*numbers, *texts}]
-    numbers |= {name: float(row[name]) if row[name] else None for name in rest}
-    return Measurement(**texts, **numbers)
 
 
 # --- measuring --------------------------------------------------------------------------------------------------
@@ -222,25 +168,30 @@ class ModelUnderTest:
     bins: BinTable
 
     def measure(self, image_set: ImageSet, table: MeasurementTable, between: Callable[[], None]) -> None:
-        """Add the measurements of a set of images that the table has not; `between` is called before each."""
+        """Add those measurements of a set of images that the table lacks; `between` is called before each."""
         missing = [way for way in ways(self.settings, image_set) if place_of(image_set, way) not in table.measurements]
         if not missing:
             return
+
         loaded = LoadedSet(image_set, self)
         for way in missing:
             between()
             measurement = loaded.measurement(way)
+
+            # Reliability is shown of the model as it is, on the run's own test images.
             if way == Way() and image_set.images == "test" and not measurement.problem:
                 labels = loaded.content[1]
                 self.bins.add(
                     image_set.corruption, image_set.severity, loaded.logits_as_it_is, labels, self.temperature
                 )
-            table.add(measurement)  # last: with it the set's first way is done
+
+            # The table comes last: a test that is killed before this line does both again.
+            table.add(measurement)
 
 
 @dataclass(frozen=True)
 class LoadedSet:
-    """A set of images that lie ready, and the model that is measured on them."""
+    """A set of images in memory, and the model that is measured on them."""
 
     image_set: ImageSet
     tested: ModelUnderTest
@@ -257,7 +208,7 @@ class LoadedSet:
 
     @property
     def right_as_it_is(self) -> np.ndarray | None:
-        """(n,) whether the model alone predicts each image right; None where it says nothing of some."""
+        """Say of each image (n,) whether the model alone predicts it right; None if some answers are no numbers."""
         try:
             return self._right(self.logits_as_it_is)
         except NotFinite:
@@ -268,6 +219,7 @@ class LoadedSet:
         facts |= {"severity": self.image_set.severity, **asdict(way)}
         if self.image_set.problem:
             return Measurement(**facts, problem=self.image_set.problem)
+
         facts["n"] = len(self.content[1])
         try:
             return Measurement(**facts, **self._measured(way))
@@ -276,18 +228,22 @@ class LoadedSet:
 
     def _measured(self, way: Way) -> dict[str, Any]:
         logits, labels = self.logits_as_it_is if way == Way() else self._predicted(way), self.content[1]
-        plain = robustness.calibration(logits, labels)
-        temperature = self.tested.temperature
-        cooled = robustness.calibration(logits, labels, temperature) if temperature else {}
         right = self._right(logits)
         accuracy = robustness.accuracy(right)
-        found = {"accuracy": accuracy.value, "standard_error": accuracy.standard_error, **plain}
-        found |= {f"{name}_cooled": value for name, value in cooled.items()}
+        numbers = {"accuracy": accuracy.value, "standard_error": accuracy.standard_error}
+
+        # Validation's temperature was fitted to the model as it is; it is used for every way alike.
+        numbers |= robustness.calibration(logits, labels)
+        temperature = self.tested.temperature
+        cooled = robustness.calibration(logits, labels, temperature) if temperature else {}
+        numbers |= {f"{name}_cooled": value for name, value in cooled.items()}
+
+        # A gain is paired, image by image, with what the model says without help.
         before = self.right_as_it_is if way != Way() else None
         if before is not None:
             gain = robustness.paired_difference(right, before)
-            found |= {"gain": gain.value, "gain_standard_error": gain.standard_error}
-        return found
+            numbers |= {"gain": gain.value, "gain_standard_error": gain.standard_error}
+        return numbers
 
     def _right(self, logits: np.ndarray) -> np.ndarray:
         right: np.ndarray = logits.argmax(axis=1) == self.content[1]
@@ -297,17 +253,21 @@ class LoadedSet:
         model, protocol = self.tested.model, self.tested.settings.shift.protocol
         images = self._batches(way.batch_size)
         if way.adaptation != "source":
-            logits = _adapted(way.adaptation, model, images, protocol)
+            answers = _adapted(way.adaptation, model, images, protocol)
         else:
-            logits = torch.cat([_answers(model, batch, way.view) for batch in images])
-        found = logits.float().cpu().numpy()[:, list(self.image_set.classes)]
-        if not np.isfinite(found).all():
-            wrong = int((~np.isfinite(found).all(axis=1)).sum())
-            raise NotFinite(f"what it says of {wrong} of {len(found)} images is no number")
-        return found
+            answers = torch.cat([_answers(model, batch, way.view) for batch in images])
+
+        # A set may have some of the run's classes only: the model chooses among these.
+        logits = answers.float().cpu().numpy()[:, list(self.image_set.classes)]
+        if not np.isfinite(logits).all():
+            wrong = int((~np.isfinite(logits).all(axis=1)).sum())
+            raise NotFinite(f"the model's answer is not a number for {wrong} of {len(logits)} images")
+        return logits
 
     def _batches(self, size: int) -> Iterator[Tensor]:
-        """Normalised, on the device, of nearly equal sizes: statistics of a last batch of one would say nothing."""
+        """Yield normalised batches on the device; they have nearly equal sizes, as a last one of one image has no
+        statistics.
+        """
         images, labels = self.content
         largest = size or self.tested.trained.settings.recipe.batch_size
         even = math.ceil(len(labels) / math.ceil(len(labels) / largest))

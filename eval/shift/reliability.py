@@ -1,6 +1,7 @@
-"""How sure the model is and how often it is right, on its own test images: clean, and under each corruption.
+"""Reliability compares how sure the model is with how often it is right, on its own test images.
 
-reliability.csv has fifteen bins for each set of images, as the model is and with the temperature of validation.
+reliability.csv has fifteen bins for the clean images and for each corruption, as the model is and with the temperature
+of validation.
 """
 
 import csv
@@ -25,7 +26,7 @@ KINDS = (("as it is", COLOURS[5], "-"), ("temperature from validation", COLOURS[
 
 
 class BinTable:
-    """reliability.csv, written whole each time."""
+    """The file is written whole each time, and read when a test goes on."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -41,10 +42,10 @@ class BinTable:
     def add(
         self, corruption: str, severity: int, logits: np.ndarray, labels: np.ndarray, temperature: float | None
     ) -> None:
-        for given in (AS_IT_IS, temperature):
-            if given is not None:
-                for each in one_label.reliability(logits / given, labels):
-                    self._keep({"corruption": corruption, "severity": severity, "temperature": given, **each})
+        for divisor in (AS_IT_IS, temperature):
+            if divisor is not None:
+                for row in one_label.reliability(logits / divisor, labels):
+                    self._keep({"corruption": corruption, "severity": severity, "temperature": divisor, **row})
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -60,40 +61,44 @@ def _read(name: str, text: str) -> Any:
 
 
 def pooled(rows: Iterable[dict[str, Any]], severity: int, cooled: bool) -> list[dict[str, Any]]:
-    """The filled bins of all corruptions of a severity together, each image counting once."""
+    """Join the filled bins of all corruptions of a severity; each image counts once."""
     bins: dict[float, list[dict[str, Any]]] = {}
     for row in rows:
         counted = row["corruption"] in COMMON_CORRUPTIONS or severity == 0
         if row["severity"] == severity and counted and row["n"] and (row["temperature"] != AS_IT_IS) == cooled:
             bins.setdefault(row["low"], []).append(row)
-    return [
-        {
-            "low": low,
-            "n": sum(row["n"] for row in found),
-            **{name: sum(row["n"] * row[name] for row in found) / sum(row["n"] for row in found) for name in WEIGHTED},
-        }
-        for low, found in sorted(bins.items())
-    ]
+
+    # Weighted by images: a mean of the bins' means would favour corruptions with few images in a bin.
+    joined = []
+    for low, parts in sorted(bins.items()):
+        n = sum(row["n"] for row in parts)
+        means = {name: sum(row["n"] * row[name] for row in parts) / n for name in WEIGHTED}
+        joined.append({"low": low, "n": n, **means})
+    return joined
 
 
 def reliability_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
-    """Accuracy against confidence, clean and at the highest severity, before and after the temperature."""
+    """Draw accuracy against confidence, clean and at the highest severity, before and after the temperature."""
     severities = sorted({row["severity"] for row in rows})
     shown = list(dict.fromkeys([severities[0], severities[-1]]))
     figure = new_figure(5.0 * len(shown), 4.6, title, "Reliability, bins of 10 images or more; marks grow with them")
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+
     for axes, severity in zip(panels, shown, strict=True):
         for cooled, (label, colour, dash) in enumerate(KINDS):
-            bins = [each for each in pooled(rows, severity, bool(cooled)) if each["n"] >= FEWEST]
+            bins = [row for row in pooled(rows, severity, bool(cooled)) if row["n"] >= FEWEST]
             if not bins:
                 continue  # validation tells no temperature
-            confidence, accuracy, n = (np.array([each[name] for each in bins]) for name in (*WEIGHTED, "n"))
+            confidence, accuracy, n = (np.array([row[name] for row in bins]) for name in (*WEIGHTED, "n"))
             axes.plot(100 * confidence, 100 * accuracy, dash, color=colour, label=label)
             axes.scatter(100 * confidence, 100 * accuracy, 12 + 200 * n / n.sum(), color=colour, alpha=0.6)
+
+        # On the dotted line a model is right as often as it says.
         axes.plot([0, 100], [0, 100], ":", color="black", linewidth=1)
         axes.set(xlim=(0, 102), ylim=(0, 102), xlabel="Mean confidence (%)")
         axes.set_title("clean" if severity == 0 else f"severity {severity}", loc="right", fontsize=10)
         axes.grid(alpha=0.4)
+
     panels[0].set_ylabel("Accuracy (%)")
     legend_above(panels[0])
     return figure

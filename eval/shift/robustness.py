@@ -1,6 +1,6 @@
-"""How much a model loses under shift, how far its probabilities can be trusted, and how sure one can be of both.
+"""These functions tell how much a model loses under shift, how far to trust its probabilities, and how sure both are.
 
-Pure functions of logits and labels, or of accuracies and errors as shares from 0 to 1. Needs numpy only.
+They are pure, of logits and labels, or of accuracies and errors as shares from 0 to 1, and need numpy only.
 """
 
 import math
@@ -27,18 +27,21 @@ class Temperature:
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> Temperature:
-    """The T for which logits / T have the lowest NLL (Guo et al. 2017). Give it validation data, never the test set.
+    """Return the T for which logits / T have the lowest NLL (Guo et al. 2017); 1 if T makes no difference.
 
-    NLL is convex in 1/T, so its derivative changes sign once, and halving the range of log T finds where. 1 where T
-    makes no difference.
+    Give it validation data, never the test set. NLL is convex in 1/T, so its derivative changes sign once, and halving
+    the range of log T finds where.
     """
     scores, truth = one_label.checked(logits, labels)
     if not np.ptp(scores, axis=1).any():
         return Temperature(1.0, at_limit=False)
+
+    # Without a change of sign inside the range, the lowest NLL lies at one of its ends.
     if _nll_slope(scores, truth, COOLEST) <= 0:
         return Temperature(COOLEST, at_limit=True)
     if _nll_slope(scores, truth, HOTTEST) >= 0:
         return Temperature(HOTTEST, at_limit=True)
+
     low, high = math.log(COOLEST), math.log(HOTTEST)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
@@ -50,13 +53,13 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> Temperature:
 
 
 def _nll_slope(scores: Floats, truth: Counts, temperature: float) -> float:
-    """d NLL / d (1/T): the logit that is expected at temperature T, less the label's, mean over samples."""
+    """Return d NLL / d (1/T): the logit that is expected at temperature T, less the label's, mean over samples."""
     expected = (one_label.softmax(scores / temperature) * scores).sum(axis=1)
     return float((expected - scores[np.arange(len(truth)), truth]).mean())
 
 
 def calibration(logits: ArrayLike, labels: ArrayLike, temperature: float = 1.0) -> dict[str, float]:
-    """NLL and ECE (15 bins of equal width) of logits / temperature."""
+    """Return NLL and ECE (15 bins of equal width) of logits / temperature."""
     if not temperature > 0:
         raise ValueError(f"temperature: given {temperature}, allowed: above 0")
     cooled = np.asarray(logits, dtype=np.float64) / temperature
@@ -75,18 +78,20 @@ class Estimate:
 
 
 def accuracy(correct: ArrayLike) -> Estimate:
-    """Of one model; `correct` (n,) says which images it predicts right. The error is the binomial's: sqrt(p (1-p) / n).
+    """Return the share p of `correct` (n,), which says what images were predicted right.
 
-    It is 0 at p = 0 and 1, where it says nothing: use an interval of Wilson's there.
+    The error is the binomial's, sqrt(p (1-p) / n). It is 0 at p = 0 and 1, where it says nothing: use an interval of
+    Wilson's there.
     """
     share = float(_checked_correct("correct", correct).mean())
     return Estimate(share, math.sqrt(share * (1 - share) / np.size(correct)))
 
 
 def paired_difference(correct: ArrayLike, other: ArrayLike) -> Estimate:
-    """Accuracy less the other's, both on the same images in the same order: only those count on which they differ.
+    """Return accuracy less the other's, both on the same images in the same order.
 
-    With b right alone here and c right alone there, the squared error is (b + c - (b - c)^2 / n) / n^2 (McNemar 1947).
+    Only images on which they differ count. With b right alone here and c right alone there, the squared error is
+    (b + c - (b - c)^2 / n) / n^2 (McNemar 1947).
     """
     one, two = _checked_correct("correct", correct), _checked_correct("other", other)
     if one.shape != two.shape:
@@ -96,7 +101,7 @@ def paired_difference(correct: ArrayLike, other: ArrayLike) -> Estimate:
 
 
 def drop(clean: Estimate, shifted: Estimate) -> Estimate:
-    """Clean less shifted accuracy, on two sets of different images; for two versions of one: `paired_difference`."""
+    """Return clean less shifted accuracy on two sets of different images; for the same images: `paired_difference`."""
     both = math.hypot(clean.standard_error, shifted.standard_error)
     return Estimate(clean.value - shifted.value, both)
 
@@ -114,7 +119,7 @@ Errors = Mapping[str, Sequence[float]]  # corruption -> error at each severity, 
 
 
 def mean_corruption_error(errors: Errors, baseline: Errors) -> float:
-    """Mean over corruptions of sum_s error / sum_s the baseline's error (Hendrycks and Dietterich 2019).
+    """Return the mean over corruptions of sum_s error / sum_s baseline's error (Hendrycks and Dietterich 2019).
 
     1 is as bad as the baseline; the paper prints 100 times this, against AlexNet. State the baseline with the number.
     """
@@ -125,7 +130,7 @@ def mean_corruption_error(errors: Errors, baseline: Errors) -> float:
 def relative_mean_corruption_error(
     errors: Errors, baseline: Errors, *, clean_error: float, baseline_clean_error: float
 ) -> float:
-    """The same of what each adds to its own clean error: sum_s (error - clean) / sum_s (baseline's - its clean)."""
+    """Return the same of what is added to the clean error: sum_s (error - clean) / sum_s (baseline's - its clean)."""
     _check_errors(errors, baseline)
     for name, error in {"clean_error": clean_error, "baseline_clean_error": baseline_clean_error}.items():
         _check_share(name, error)
@@ -150,8 +155,8 @@ def _check_errors(errors: Errors, baseline: Errors) -> None:
         )
     for corruption, own in errors.items():
         if len(own) != len(baseline[corruption]) or len(own) == 0:
-            found, expected = len(own), len(baseline[corruption])
-            raise ValueError(f"{corruption}: given {found} severities, the baseline {expected}; allowed: the same")
+            numbers = f"given {len(own)} severities, the baseline {len(baseline[corruption])}"
+            raise ValueError(f"{corruption}: {numbers}; allowed: the same")
         for error in (*own, *baseline[corruption]):
             _check_share(corruption, error)
 

@@ -1,6 +1,6 @@
-"""The container that a profile's runs are in: whether it is there, what it was made of, what is to be said about it.
+"""Look at a profile's container before hours are spent in the wrong one: is it there, and what was it built from?
 
-Nothing here is needed to run in it (containers/run.sh is); it is looked at before hours are spent in the wrong one.
+Nothing here is needed to run in it; containers/run.sh does that.
 """
 
 import hashlib
@@ -20,19 +20,22 @@ LABELS_S = 20
 
 
 def container_path(container: str) -> str:
-    """As apptainer is given it: a file, or an address of a registry."""
+    """Write the container as apptainer wants it: the path of a file, or an address of a registry."""
     return container if "://" in container else str(expanded(container))
 
 
 def look_at_container(container: str, code: str) -> list[str]:
-    """Sentences that the user should read before the jobs start. Refused where the container is not there."""
+    """Return sentences that the user should read before the jobs start; Refused where the container is not there."""
     if "://" in container:
         return [f"{container} is fetched by each job; on nodes without internet, give the path of a file"]
+
     path = Path(container_path(container))
     if not path.exists():
         raise Refused([f"container: there is no {path}; containers/build.sh apptainer makes one"])
     if not os.access(path, os.R_OK):
         raise Refused([f"container: {path} cannot be read"])
+
+    # A container of another commit is no mistake, but nobody sees it from the settings of a run.
     ours, origin = code_version(REPOSITORY, {})["commit"], origin_of(path)
     if code == "checkout" or not origin or not ours or origin.get("commit") == ours:
         return []
@@ -44,7 +47,7 @@ def look_at_container(container: str, code: str) -> list[str]:
 
 
 def origin_of(path: Path) -> Mapping[str, Any]:
-    """What the container says it was built from; empty where it does not say, or where no apptainer is to ask."""
+    """Ask the container what it was built from; empty where it does not say, or no apptainer is here to ask it."""
     for command in ("apptainer", "singularity"):
         try:
             done = subprocess.run(
@@ -62,11 +65,15 @@ def origin_of(path: Path) -> Mapping[str, Any]:
 
 
 def write_digest(container: str) -> list[str]:
-    """Beside the container, as sha256sum writes it, once for all runs, which name it; says so where that cannot be."""
+    """Write the container's digest into a file beside it, as sha256sum does; return a note where that cannot be.
+
+    Runs record it from there (containers/run.sh), so that a file of gigabytes is read once.
+    """
     path = Path(container_path(container))
     beside = path.with_name(f"{path.name}.sha256")
     if "://" in container or (beside.exists() and beside.stat().st_mtime_ns >= path.stat().st_mtime_ns):
         return []
+
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
-"""The sweep on this machine: several runs at a time, each in a process of its own, students after their teachers.
+"""The local engine runs a sweep on this machine: several runs at a time, each in a process, students after teachers.
 
-Every run writes its own folder, so nothing is lost when this process goes: the same command looks at the folders and
-goes on. Ctrl-C tells the runs to stop behind their next step and waits for them.
+Every run writes its own folder, so nothing is lost when this process ends: the same command looks at the folders and
+goes on. Ctrl-C tells the runs to stop after their next step, and waits for them.
 """
 
 import os
@@ -33,7 +33,7 @@ LOOK_SECONDS = 0.2
 @dataclass
 class Running:
     cell: Cell
-    run: RunDir
+    folder: RunDir
     process: subprocess.Popen[bytes]
     slot: int
     log: Path
@@ -55,17 +55,20 @@ class Engine:
     stopping: bool = False
 
     def work(self) -> bool:
-        """Run everything that can be run; whether all of it is finished now."""
+        """Run everything that can be run; say whether all of it is finished now."""
         waiting = {cell.key: cell for cell in self.plan.start}
         total = len(waiting)
         with _interrupts(self), _view(self, total) as view:
             while self.running or (waiting and not self.stopping):
                 self._give_up(waiting, view)
+
+                # The plan has parents first, so the first cell that is ready is the right one for a free slot.
                 while len(self.running) < self.slots and not self.stopping:
                     ready = next((cell for cell in waiting.values() if self._ready(cell, waiting)), None)
                     if ready is None:
                         break
                     self._start(waiting.pop(ready.key), view)
+
                 self._reap(view)
                 view.show()
                 time.sleep(LOOK_SECONDS)
@@ -75,7 +78,7 @@ class Engine:
         return cell.parent is None or (cell.parent not in waiting and cell.parent not in self.running)
 
     def _give_up(self, waiting: dict[str, Cell], view: "View") -> None:
-        """Whatever builds on a run that ended without a result, and what builds on that: parents come first."""
+        """Drop what builds on a run that ended without a result, and what builds on that: parents come first."""
         for key, cell in list(waiting.items()):
             if cell.parent in self.unfinished:
                 del waiting[key]
@@ -85,53 +88,57 @@ class Engine:
 
     def _start(self, cell: Cell, view: "View") -> None:
         try:
-            words, run, _ = command_of(lineage(self.sweep, cell), self.root, self.data_dir)
+            words, folder, _ = command_of(lineage(self.sweep, cell), self.root, self.data_dir)
         except Refused as refused:
             why = "; ".join(map(one_line, refused.problems))
             self.unfinished[cell.key] = Standing("failed", cause="config", why=why)
             view.say(f"{cell.title}: refused: {why}")
             return
-        slot = min(set(range(self.slots)) - {each.slot for each in self.running.values()})
+
+        slot = min(set(range(self.slots)) - {run.slot for run in self.running.values()})
         log = self.logs / f"{cell.key}.txt"
         self.logs.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, str(SCRIPTS[cell.entry]), *words, "log.progress=off"]
         with log.open("ab") as file:
             process = self._launch(command, cell, slot, file)
-        self.running[cell.key] = Running(cell, RunDir(run), process, slot, log)
+        self.running[cell.key] = Running(cell, RunDir(folder), process, slot, log)
 
     def _launch(self, command: list[str], cell: Cell, slot: int, file: IO[bytes]) -> subprocess.Popen[bytes]:
         threads = str(cell.resources.cpus or max(1, (os.cpu_count() or 1) // self.slots))
         environment = {**os.environ, "OMP_NUM_THREADS": threads}
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
-        # a session of its own: Ctrl-C reaches this process alone, which passes it on once
+        # In a session of its own: Ctrl-C reaches this process alone, which passes it on once.
         return subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
 
     def _reap(self, view: "View") -> None:
-        for key, each in list(self.running.items()):
-            if each.process.poll() is None:
+        """Take the runs that have ended off the list, and say how each ended."""
+        for key, run in list(self.running.items()):
+            if run.process.poll() is None:
                 continue
             del self.running[key]
-            result = each.run.finished()
+
+            # A result is the only proof of success: the exit code of a process is not.
+            result = run.folder.finished()
             if result is not None:
                 self.finished.add(key)
                 name, value = headline(result) or ("", 0.0)
-                told = f", {name} {value:.2%}" if name else ""
-                view.say(f"{each.cell.title}: finished in {time.monotonic() - each.began:.0f} s{told}")
+                score = f", {name} {value:.2%}" if name else ""
+                view.say(f"{run.cell.title}: finished in {time.monotonic() - run.began:.0f} s{score}")
             else:
-                self.unfinished[key] = end = _end_of(each)
+                self.unfinished[key] = end = _end_of(run)
                 cause = f"failed ({end.cause}): " if end.state == "failed" else ""
-                view.say(f"{each.cell.title}: {cause}{end.why}")
+                view.say(f"{run.cell.title}: {cause}{end.why}")
 
     def stop(self) -> None:
         self.stopping = True
-        for each in self.running.values():
-            each.process.send_signal(signal.SIGTERM)
+        for run in self.running.values():
+            run.process.send_signal(signal.SIGTERM)
 
 
 def _end_of(ended: Running) -> Standing:
-    """How a run ended that has no result."""
-    failure = read_json(ended.run.failure)
+    """Say how a run ended that has no result."""
+    failure = read_json(ended.folder.failure)
     if failure and failure.get("class") == "preempted":
         return Standing("waiting", cause="preempted", why="stopped after a checkpoint")
     if failure:
@@ -160,13 +167,13 @@ def _interrupts(engine: Engine) -> Iterator[None]:
 
 
 class View:
-    """On a terminal a bar for the sweep and one for each run; elsewhere a line for each run that ends."""
+    """A terminal shows a bar for the sweep and one for each run; elsewhere, a line is printed when a run ends."""
 
     def __init__(self, engine: Engine, total: int) -> None:
         self.engine = engine
         hidden = not sys.stderr.isatty()
-        self.all = tqdm(total=total, desc=engine.sweep.name, unit="run", disable=hidden, dynamic_ncols=True)
-        self.each = [
+        self.bar = tqdm(total=total, desc=engine.sweep.name, unit="run", disable=hidden, dynamic_ncols=True)
+        self.run_bars = [
             tqdm(total=1, position=1 + slot, disable=hidden, leave=False, dynamic_ncols=True, unit="epoch")
             for slot in range(engine.slots)
         ]
@@ -176,19 +183,19 @@ class View:
         sys.stdout.flush()
 
     def show(self) -> None:
-        if self.all.disable:
+        if self.bar.disable:
             return
-        self.all.n = len(self.engine.finished)
-        self.all.set_postfix_str(f"{len(self.engine.unfinished)} without a result" if self.engine.unfinished else "")
-        busy = {each.slot: each for each in self.engine.running.values()}
-        for slot, bar in enumerate(self.each):
-            beat = (read_json(busy[slot].run.heartbeat) or {}) if slot in busy else {}
+        self.bar.n = len(self.engine.finished)
+        self.bar.set_postfix_str(f"{len(self.engine.unfinished)} without a result" if self.engine.unfinished else "")
+        busy = {run.slot: run for run in self.engine.running.values()}
+        for slot, bar in enumerate(self.run_bars):
+            beat = (read_json(busy[slot].folder.heartbeat) or {}) if slot in busy else {}
             bar.set_description_str(busy[slot].cell.title if slot in busy else "-", refresh=False)
             bar.total, bar.n = beat.get("epochs", 1), beat.get("epoch", 0)
             bar.refresh()
 
     def close(self) -> None:
-        for bar in (*self.each, self.all):
+        for bar in (*self.run_bars, self.bar):
             bar.close()
 
 

@@ -1,14 +1,11 @@
-"""How a site runs a sweep: a profile is a YAML file of where, with how much, for how long, and what comes first.
+"""A profile is a YAML file that says how a site runs a sweep: where, with how much, for how long, and what comes first.
 
-Shipped ones lie in slurm/profiles; a site's own is a file anywhere, given by its path. From a profile, and from what
-a stage asks for, come the words of sbatch and the interpreter that srun starts. Nothing here asks SLURM anything.
+Shipped profiles lie in slurm/profiles; a site's own is a file anywhere, given by its path. From a profile, and from
+what a stage asks for, follows how much a run gets.
 """
 
-import math
 import re
-import shlex
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -22,10 +19,8 @@ from common.files import expanded
 from common.settings import messages
 from common.settings.field import Group, setting
 from common.settings.yaml12 import read_mapping
-from jobs.engines.container import container_path
 from jobs.planning.cell import Resources
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 LOCAL = "local"  # no profile: the engine of this machine
 PROFILES = Path(slurm.__file__).parent / "profiles"
 
@@ -55,7 +50,7 @@ NAME: dict[str, Any] = {"pattern": r"^[^\s-]\S*$", "form": "text without spaces,
 
 
 class Profile(Group):
-    """How a site runs a sweep."""
+    """A profile says how a site runs a sweep."""
 
     about: str = setting("", "one line on the site, for people")
     partition: str | None = setting(None, "partition, or several with commas; null is the cluster's default", **NAME)
@@ -104,11 +99,11 @@ class Profile(Group):
 
     @field_validator("flags", mode="before")
     @classmethod
-    def flags_are_free(cls, given: Any) -> Any:
-        problems = _flag_problems(given) if isinstance(given, dict) else []
+    def flags_are_free(cls, flags: Any) -> Any:
+        problems = _flag_problems(flags) if isinstance(flags, dict) else []
         if problems:
             raise ValueError("; ".join(problems))
-        return given
+        return flags
 
     @model_validator(mode="after")
     def settings_fit_together(self) -> Self:
@@ -122,6 +117,8 @@ def _flag_problems(flags: Mapping[Any, Any]) -> list[str]:
     problems = []
     for flag, value in flags.items():
         name = str(flag).replace("_", "-")  # as submitit writes it
+
+        # Each becomes a line of the script, so that a value must not break lines.
         if name in SETTING_OF_FLAG:
             problems.append(f"given {name}, allowed: the setting {SETTING_OF_FLAG[name]}")
         elif name in ENGINE_FLAGS:
@@ -141,6 +138,8 @@ def _problems_together(profile: Profile) -> list[str]:
         problems.append(f"gpus: given {profile.gpus} with gpus_by=none, allowed: 0")
     if profile.gpus_by == "none" and profile.gpu_type:
         problems.append(f"gpu_type: given {profile.gpu_type} with gpus_by=none, allowed: null")
+
+    # A limit below what every run gets would make nonsense of asking for more after a failure.
     mem_gb = _memory_of(profile, profile.gpus, profile.cpus)
     if mem_gb and profile.max_mem_gb and mem_gb > profile.max_mem_gb:
         problems.append(f"max_mem_gb: given {profile.max_mem_gb:g}, allowed: at least the {mem_gb:g} of a run")
@@ -148,9 +147,10 @@ def _problems_together(profile: Profile) -> list[str]:
         problems.append(f"max_time_min: given {profile.max_time_min}, allowed: at least time_min={profile.time_min}")
     if profile.signal_s >= 60 * profile.time_min:
         problems.append(f"signal_s: given {profile.signal_s}, allowed: less than time_min={profile.time_min} minutes")
+
     if not profile.container:
-        given = sorted({"binds", "code"} & profile.model_fields_set)
-        problems += [f"{name}: given without container, allowed: with a container only" for name in given]
+        names = sorted({"binds", "code"} & profile.model_fields_set)
+        problems += [f"{name}: given without container, allowed: with a container only" for name in names]
     return problems
 
 
@@ -162,7 +162,7 @@ def profile_names() -> list[str]:
 
 
 def open_profile(name_or_path: str) -> Profile:
-    """A shipped profile by its name, or one's own by its path; Refused with every problem at once."""
+    """Read a shipped profile by its name, or one's own by its path; Refused with every problem at once."""
     is_path = "/" in name_or_path or name_or_path.endswith((".yaml", ".yml"))
     if not is_path and name_or_path not in profile_names():
         problem = messages.unknown("cluster", name_or_path, profile_names())
@@ -179,7 +179,7 @@ def open_profile(name_or_path: str) -> Profile:
 
 @dataclass(frozen=True)
 class Needs:
-    """What one run is given."""
+    """One run gets this much."""
 
     gpus: int
     cpus: int  # per task
@@ -188,12 +188,15 @@ class Needs:
 
     @property
     def tasks(self) -> int:
-        """One per GPU: the processes of distributed training."""
+        """Return the number of processes: one per GPU, for distributed training."""
         return max(1, self.gpus)
 
 
 def needs(profile: Profile, stage: Resources, escalation: int = 0, cause: str | None = None) -> Needs:
-    """The stage's wishes over the profile's, and twice as much per escalation of what was lacking, up to the limits."""
+    """Return what a run gets: what its stage asks for, else what the profile gives.
+
+    What was lacking (by cause: memory or time) is doubled for each escalation, up to the profile's limits.
+    """
     gpus = 0 if profile.gpus_by == "none" else _first(stage.gpus, profile.gpus)
     cpus = _first(stage.cpus, profile.cpus)
     mem_gb = _memory_of(profile, gpus, cpus) if stage.mem_gb is None else stage.mem_gb
@@ -203,12 +206,12 @@ def needs(profile: Profile, stage: Resources, escalation: int = 0, cause: str | 
     return Needs(gpus, cpus, mem_gb, int(_capped(time_min, profile.max_time_min)))
 
 
-def at_cap(profile: Profile, given: Needs, cause: str | None) -> bool:
-    """Whether a run that failed for want of memory or time cannot be given more of it."""
+def at_cap(profile: Profile, need: Needs, cause: str | None) -> bool:
+    """Say whether a run that failed for want of memory or time cannot get more of it."""
     if cause == "oom":  # the cluster's default is not known, so it cannot be doubled
-        return given.mem_gb is None or (profile.max_mem_gb is not None and given.mem_gb >= profile.max_mem_gb)
+        return need.mem_gb is None or (profile.max_mem_gb is not None and need.mem_gb >= profile.max_mem_gb)
     if cause == "timeout":
-        return profile.max_time_min is not None and given.time_min >= profile.max_time_min
+        return profile.max_time_min is not None and need.time_min >= profile.max_time_min
     return False
 
 
@@ -224,116 +227,3 @@ def _first(asked: int | None, otherwise: int) -> int:
 
 def _capped(amount: float, limit: float | None) -> float:
     return amount if limit is None else min(amount, limit)
-
-
-# --- the words of sbatch ----------------------------------------------------------------------------------------
-
-
-def sbatch_parameters(
-    profile: Profile, given: Needs, name: str, folder: Path, dependency: str | None = None
-) -> dict[str, Any]:
-    """Keyword arguments for the update_parameters of submitit's SlurmExecutor; each task has a folder in `folder`."""
-    # srun has not inherited --cpus-per-task from sbatch since SLURM 22.05 (23.11 takes it up again): without it,
-    # a run would get one core of those it has. One dead task of several ends the others, which would wait for it.
-    srun_args = [f"--cpus-per-task={given.cpus}", *(["--kill-on-bad-exit=1"] if given.tasks > 1 else [])]
-    where = profile.model_dump(include={"partition", "account", "qos", "constraint", "exclude"}, exclude_none=True)
-    return {
-        "job_name": name,
-        **where,
-        "time": given.time_min,
-        "nodes": 1,
-        "ntasks_per_node": given.tasks,
-        "cpus_per_task": given.cpus,
-        **_memory_words(profile, given),
-        **_gpu_words(profile, given),
-        "signal_delay_s": min(profile.signal_s, 30 * given.time_min),  # a stage of a minute has half of it to work
-        "array_parallelism": profile.parallel,
-        "setup": [*_setup(profile, given), *_before(folder)],
-        "teardown": AFTER,
-        "srun_args": srun_args,
-        "wckey": None,  # submitit's own default is refused where such keys are checked
-        **({"dependency": dependency} if dependency else {}),
-        "additional_parameters": _more_flags(profile, dependency),
-    }
-
-
-def _memory_words(profile: Profile, given: Needs) -> dict[str, str]:
-    if given.mem_gb is None:
-        return {}
-    if profile.mem_per_cpu_gb is not None:
-        return {"mem_per_cpu": _memory(given.mem_gb / (given.cpus * given.tasks))}
-    return {"mem": _memory(given.mem_gb)}
-
-
-def _memory(gb: float) -> str:
-    """As sbatch reads it: whole units of 1024."""
-    mb = math.ceil(gb * 1024)
-    return f"{mb}M" if mb % 1024 else f"{mb // 1024}G"
-
-
-def _gpu_words(profile: Profile, given: Needs) -> dict[str, str]:
-    if not given.gpus or profile.gpus_by == "none":
-        return {}
-    count = f"{profile.gpu_type}:{given.gpus}" if profile.gpu_type else str(given.gpus)
-    return {"gres": f"gpu:{count}"} if profile.gpus_by == "gres" else {"gpus_per_node": count}
-
-
-def _setup(profile: Profile, given: Needs) -> list[str]:
-    """The profile's lines may overrule the first two. They may not hide our own modules, so PYTHONPATH comes last."""
-    first = [f"export OMP_NUM_THREADS={given.cpus}", "export HF_HUB_OFFLINE=1"]
-    path = f"export PYTHONPATH={shlex.quote(str(REPOSITORY))}${{PYTHONPATH:+:$PYTHONPATH}}"
-    return [*first, *profile.setup, path]
-
-
-def _before(folder: Path) -> list[str]:
-    return [
-        "task=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}; task=${task:-$SLURM_JOB_ID}",
-        f"export STILLHOUSE_REQUEUE={shlex.quote(str(folder))}/$task/requeue",
-        'rm -f "$STILLHOUSE_REQUEUE"',
-    ]
-
-
-# A run that wants to be started again leaves this file and ends (jobs/worker.py). SLURM may be requeuing the job itself
-# at this moment, or be too busy to answer; when it has understood, it ends this script, at the latest in its sleep.
-AFTER = [
-    "status=$?",
-    'if [ -e "$STILLHOUSE_REQUEUE" ]; then',
-    '    for _ in 1 2 3; do scontrol requeue "$task" && break; sleep 10; done',
-    "    sleep 60",
-    "fi",
-    "exit $status",
-]
-
-
-def _more_flags(profile: Profile, dependency: str | None) -> dict[str, str | int | bool]:
-    flags: dict[str, str | int | bool] = {"requeue" if profile.requeues else "no-requeue": True}
-    if dependency:  # else a run whose parent failed would wait in the queue for ever
-        flags["kill-on-invalid-dep"] = "yes"
-    return flags | {flag: value for flag, value in profile.flags.items() if value is not False}
-
-
-def python_command(profile: Profile, given: Needs, writable: Path, readable: Sequence[Path] = ()) -> str:
-    """What srun starts, up to python's own arguments, for the shell; in a container, which sees the folders."""
-    outside = str(expanded(profile.python)) if profile.python else sys.executable
-    inside = _container_words(profile, given, writable, readable)
-    return shlex.join(["sh", "-c", DEAF, "sh", *([*inside, profile.python or "python"] if inside else [outside])])
-
-
-# Before submitit listens to signals, they would end the task as a failure, for which its students are given up. A job
-# that is preempted so early is requeued by SLURM itself.
-DEAF = 'trap "" TERM USR2; exec "$@"'
-
-
-def _container_words(profile: Profile, given: Needs, writable: Path, readable: Sequence[Path]) -> list[str]:
-    if not profile.container:
-        return []
-    folders = [str(folder.absolute()) for folder in (writable, *readable)]
-    unfit = [folder for folder in folders if set(folder) & {":", ","}]
-    if unfit:  # apptainer's own separators, which it cannot escape
-        raise Refused(f"container: given {folder}, allowed: folders without : or , in their names" for folder in unfit)
-    words = [str(REPOSITORY / "containers" / "run.sh"), "--job", "--image", container_path(profile.container)]
-    words += ["--dev"] if profile.code == "checkout" else []
-    words += ["--gpu"] if given.gpus else []
-    words += ["--writable", folders[0]]
-    words += [word for bind in dict.fromkeys([*folders[1:], *profile.binds]) for word in ("--bind", bind)]
-    return [*words, "--"]

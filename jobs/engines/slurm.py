@@ -1,9 +1,9 @@
-"""The sweep on a cluster: arrays of jobs through submitit, each student behind its own teacher.
+"""The SLURM engine submits a sweep as arrays of jobs, through submitit; each student starts after its own teacher.
 
 A stage becomes arrays of cells with the same needs. Task k of a student's array starts when task k of its teachers'
 array has succeeded (aftercorr); where the numbers cannot line up, single jobs wait for single tasks (afterok). Nothing
-here waits: submission returns at once, and a last small job, the steward, submits again what the machine failed and
-what did not fit.
+here waits: submission returns at once. A last small job, the steward, submits again what the machine failed and what
+did not fit.
 """
 
 import os
@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jobs.engines.profiles import Needs, Profile, needs, python_command, sbatch_parameters
+from jobs.engines.profiles import Needs, Profile, needs
+from jobs.engines.sbatch import python_command, sbatch_parameters
 from jobs.engines.steward import Steward  # a steward queued by version 0.1 is sought here; version 0.3 may drop it
 from jobs.machine import scheduler
 from jobs.planning.cell import Cell, Sweep
@@ -39,21 +40,23 @@ class Group:
 
 
 def groups(plan: Plan, standings: Mapping[str, Standing], wanted: Mapping[str, Needs], largest: int) -> list[Group]:
-    """The plan in arrays, parents first. A student waits for a teacher that is submitted with it, or still queued."""
+    """Divide the plan into arrays, parents first; largest: the most tasks of one array."""
+    # A student waits for a teacher that is submitted with it, or is under way already.
     starting = {cell.key for cell in plan.start}
-    found: list[Group] = []
-    place: dict[str, tuple[int, int]] = {}  # key: group, number
     by_kind: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in plan.start:
         waits = cell.parent in starting or (cell.parent and standings[cell.parent].state in {"running", "queued"})
         by_kind.setdefault((cell.stage, wanted[cell.key], bool(waits)), []).append(cell)
+
+    arrays: list[Group] = []
+    place: dict[str, tuple[int, int]] = {}  # key: group, number
     for (stage, need, waits), cells in by_kind.items():
-        for some in _layers(cells, place) if waits else _chunks(cells, largest):
-            parents = tuple(str(cell.parent) for cell in some) if waits else ()
-            for number, cell in enumerate(some):
-                place[cell.key] = (len(found), number)
-            found.append(Group(stage, tuple(some), need, parents))
-    return found
+        for tasks in _layers(cells, place) if waits else _chunks(cells, largest):
+            parents = tuple(str(cell.parent) for cell in tasks) if waits else ()
+            for number, cell in enumerate(tasks):
+                place[cell.key] = (len(arrays), number)
+            arrays.append(Group(stage, tuple(tasks), need, parents))
+    return arrays
 
 
 def _chunks(cells: Sequence[Cell], largest: int) -> Iterator[list[Cell]]:
@@ -62,7 +65,8 @@ def _chunks(cells: Sequence[Cell], largest: int) -> Iterator[list[Cell]]:
 
 
 def _layers(cells: Sequence[Cell], place: Mapping[str, tuple[int, int]]) -> Iterator[list[Cell]]:
-    """Arrays whose numbers are those of the teachers' array; what does not line up comes one by one."""
+    """Yield arrays whose numbers are those of the teachers' array; cells that do not line up come one by one."""
+    # A teacher's first child goes into the first layer, its second into another: a number stands for one cell alone.
     layers: dict[tuple[int, int], dict[int, Cell]] = {}  # (teachers' group, which child of its teacher): number: cell
     alone: list[Cell] = []
     children: dict[str, int] = {}
@@ -75,6 +79,8 @@ def _layers(cells: Sequence[Cell], place: Mapping[str, tuple[int, int]]) -> Iter
             layers.setdefault((group, which), {})[number] = cell
         else:
             alone.append(cell)
+
+    # An array begins at 0 and has no gaps.
     for layer in layers.values():
         if sorted(layer) == list(range(len(layer))):
             yield [layer[number] for number in range(len(layer))]
@@ -85,7 +91,7 @@ def _layers(cells: Sequence[Cell], place: Mapping[str, tuple[int, int]]) -> Iter
 
 
 def dependency(group: Group, submitted: Mapping[str, tuple[Batch, int]]) -> str | None:
-    """In SLURM's words."""
+    """Write in SLURM's words what a group waits for."""
     if not group.parents:
         return None
     tasks = [submitted[parent] for parent in group.parents]
@@ -98,7 +104,7 @@ def dependency(group: Group, submitted: Mapping[str, tuple[Batch, int]]) -> str 
 
 @dataclass(frozen=True)
 class Site:
-    """All that a submission needs to know beside the plan."""
+    """All that a submission must know besides the plan."""
 
     sweep: Sweep
     profile: Profile
@@ -112,30 +118,37 @@ class Site:
 def wanted_needs(
     plan: Plan, profile: Profile, standings: Mapping[str, Standing], batches: Sequence[Batch]
 ) -> tuple[dict[str, Needs], dict[str, int]]:
-    """Of every cell: what to ask for, more than before where memory or time ran out; and how often it was raised."""
+    """Return what to ask for each cell, more where memory or time ran out, and how often that was raised so far."""
     before = latest(batches)
-    found, escalations = {}, {}
+    wanted, escalations = {}, {}
     for cell in plan.start:
+        # More memory of the node does not help a run that lacked memory of the GPU.
         standing = standings[cell.key]
-        batch = before[cell.key][0] if cell.key in before else None
         short = standing.state == "failed" and standing.cause in {"oom", "timeout"} and "CUDA" not in standing.why
+
+        # What was raised once stays so, also after a failure of another kind.
+        batch = before[cell.key][0] if cell.key in before else None
         raised = batch.escalation if batch else 0
         resources = cell.resources
         if batch and raised:
             resources = resources.model_copy(update={name: batch.needs[name] for name in ("mem_gb", "time_min")})
-        found[cell.key] = needs(profile, resources, int(short), standing.cause if short else None)
+
+        wanted[cell.key] = needs(profile, resources, int(short), standing.cause if short else None)
         escalations[cell.key] = raised + int(short)
-    return found, escalations
+    return wanted, escalations
 
 
 def submit(
     site: Site, plan: Plan, standings: Mapping[str, Standing], batches: Sequence[Batch]
 ) -> tuple[list[Batch], int]:
-    """The batches submitted, in order, and how many cells did not fit within the cluster's limit."""
+    """Submit the plan; return the batches, in order, and how many cells are left for later."""
     wanted, escalations = wanted_needs(plan, site.profile, standings, batches)
+
+    # Students may wait for jobs of earlier submissions too.
     starting = {cell.key for cell in plan.start}  # whatever they were submitted with before has ended
     earlier = latest([batch for batch in batches if batch.job])
     known = {key: place for key, place in earlier.items() if key not in starting}
+
     made: list[Batch] = []
     room = site.limits.max_submit
     left = 0
@@ -143,6 +156,7 @@ def submit(
         if (room is not None and len(group.cells) > room) or any(parent not in known for parent in group.parents):
             left += len(group.cells)  # the steward comes back for them, and for students of a run started by hand
             continue
+
         batch = _submit_group(site, group, dependency(group, known), max(escalations[cell.key] for cell in group.cells))
         made.append(batch)
         known |= latest([batch])
@@ -154,10 +168,13 @@ def _submit_group(site: Site, group: Group, waits_for: str | None, escalation: i
     python = _python(site, group.needs)  # or a refusal, before anything is written down
     token = uuid.uuid4().hex[:8]
     keys = tuple(cell.key for cell in group.cells)
+
+    # The intent is written before the job exists: if this process is killed, the token in the job's name finds it.
     batch = Batch(
         token, site.sweep.name, group.stage, keys, asdict(group.needs), site.profile_name, time.time(), escalation
     )
     site.ledger.intend(batch)
+
     name = job_name(site.sweep.name, group.stage, token)
     works = [_job(site, cell, group.needs) for cell in group.cells]
     job = _through_submitit(site, group.needs, name, waits_for, works, python)
@@ -204,7 +221,7 @@ def _python(site: Site, need: Needs) -> str:
 
 
 def script_text(site: Site, group: Group) -> str:
-    """The sbatch script of a group, for a dry run; its teachers have no numbers yet."""
+    """Return the sbatch script of a group, for a dry run; its teachers have no numbers yet."""
     from submitit.slurm.slurm import _make_sbatch_string
 
     waits_for = None
@@ -222,19 +239,22 @@ def script_text(site: Site, group: Group) -> str:
 
 
 def mend(ledger: Ledger, batches: Sequence[Batch]) -> list[str]:
-    """Find the jobs of a submission that was killed between asking and writing down; what is still not known.
+    """Find the jobs of a submission that was killed before it wrote them down; return the tokens of those not found.
 
-    Submitit gives a job its work when sbatch has answered: one that did not live to get it is cancelled.
+    submitit gives a job its work when sbatch has answered. A job whose submitter was killed before that has none, and
+    is cancelled.
     """
     unknown = []
     for batch in batches:
         if batch.job or batch.void:
             continue
+
+        # None: the scheduler does not answer. No ids: it never had the job.
         ids = scheduler.by_name(job_name(batch.sweep, batch.stage, batch.token))
-        found = replace(batch, job=ids[0].partition("_")[0]) if ids else None
-        if found and _has_its_work(ledger, found):
-            ledger.submitted(batch.token, str(found.job))
-        elif ids == [] or (found and scheduler.cancel([str(found.job)])):
+        job = ids[0].partition("_")[0] if ids else None
+        if job and _has_its_work(ledger, replace(batch, job=job)):
+            ledger.submitted(batch.token, job)
+        elif ids == [] or (job and scheduler.cancel([job])):
             ledger.void(batch.token)
         else:
             unknown.append(batch.token)
@@ -250,7 +270,7 @@ def _has_its_work(ledger: Ledger, batch: Batch) -> bool:
 
 
 def submit_steward(site: Site, words: Sequence[str], batches: Sequence[Batch]) -> str:
-    behind = "afterany:" + ":".join(str(batch.job) for batch in batches)
+    waits_for = "afterany:" + ":".join(str(batch.job) for batch in batches)
     need = Needs(gpus=0, cpus=1, mem_gb=min(2.0, site.profile.mem_gb or 2.0), time_min=15)
     token = uuid.uuid4().hex[:8]
     site.ledger.intend(Batch(token, site.sweep.name, STEWARD, (), asdict(need), site.profile_name, time.time()))
@@ -258,6 +278,6 @@ def submit_steward(site: Site, words: Sequence[str], batches: Sequence[Batch]) -
     python = _python(site, need)
     if site.profile.container:  # where there is no sbatch
         python = shlex.quote(sys.executable)
-    job = _through_submitit(site, need, name, behind, [Steward(tuple(words))], python)
+    job = _through_submitit(site, need, name, waits_for, [Steward(tuple(words))], python)
     site.ledger.submitted(token, job)
     return job

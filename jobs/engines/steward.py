@@ -1,4 +1,4 @@
-"""The last job of a submission: it submits the same sweep again, for what failed by the machine's fault."""
+"""The steward is the last job of a submission: it submits the same sweep again, for what the machine failed."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ SUBMIT = Path(__file__).resolve().parents[1] / "submit.py"
 
 @dataclass(frozen=True)
 class Steward:
-    """An object of strings, which pickle stores by name, as it does the job of a run (jobs/worker.py)."""
+    """An object of strings, whose class pickle stores by its path, as it does that of a run's job (jobs/worker.py)."""
 
     words: tuple[str, ...]  # of the submission
 

@@ -1,6 +1,6 @@
-"""Which processes of this machine still live: who runs a sweep here.
+"""Describe processes of this machine so that others can tell later whether they still live, and tell them to stop.
 
-Of another machine nothing can be said from here, and the answer is None.
+Nothing can be said of the processes of another machine: the answer is None.
 """
 
 import os
@@ -13,12 +13,12 @@ PROCESSES = Path("/proc")
 
 
 def this_process() -> dict[str, Any]:
-    """Names this process for ever: a number alone is given to another one some day."""
+    """Describe this process for ever; its number alone will belong to another process some day."""
     return {"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot(), "started": _started(os.getpid())}
 
 
 def lives(process: dict[str, Any]) -> bool | None:
-    """Whether the process that once described itself so is still there."""
+    """Say whether the process that once described itself so is still there."""
     if process.get("boot") != _boot():
         return None
     started = _started(int(process["pid"]))
@@ -26,7 +26,7 @@ def lives(process: dict[str, Any]) -> bool | None:
 
 
 def tell(pid: int) -> bool:
-    """Ask a process to stop behind its next step; whether it was still there."""
+    """Tell a process to stop after its next step; say whether it was still there."""
     try:
         os.kill(pid, signal.SIGTERM)
     except ProcessLookupError:
@@ -42,7 +42,7 @@ def _boot() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """In clock ticks since the machine started; None where there is no such process, or no /proc."""
+    """Return its start in clock ticks since the machine's; None where there is no such process, or no /proc."""
     try:
         facts = (PROCESSES / str(pid) / "stat").read_text()
     except OSError:

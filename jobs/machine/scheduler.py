@@ -1,7 +1,7 @@
-"""What SLURM knows of our jobs, asked politely: few questions, each for many jobs, and none that waits for long.
+"""Ask SLURM what it knows of our jobs, politely: few questions, each for many jobs, and none that waits for long.
 
-Where a command is missing, fails or does not answer in time, the answer is None: then nothing is known, which is
-not the same as no jobs. Nothing here raises, because a scheduler that is busy must not end the work of others.
+Where a command is missing, fails or does not answer in time, the answer is None: nothing is known, which is not the
+same as no jobs. Nothing here raises, because a scheduler that is busy must not end the work of others.
 """
 
 import getpass
@@ -58,6 +58,9 @@ HABITS = ("SQUEUE_", "SACCT_", "SCANCEL_")  # settings of someone's shell that w
 
 def _ask(*command: str, text: str = "") -> subprocess.CompletedProcess[str] | None:
     environ = {name: value for name, value in os.environ.items() if not name.startswith(HABITS)}
+    environ["SLURM_BITSTR_LEN"] = "0"  # else the ids of a long array end in "..."
+
+    # A site's words, in any encoding, must not raise: what cannot be decoded is replaced.
     try:
         return subprocess.run(
             command,
@@ -67,14 +70,14 @@ def _ask(*command: str, text: str = "") -> subprocess.CompletedProcess[str] | No
             errors="replace",
             timeout=ANSWER_S,
             check=False,
-            env=environ | {"SLURM_BITSTR_LEN": "0"},  # else the ids of a long array end in "..."
+            env=environ,
         )
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
 
 
 def _lines(*command: str) -> list[str] | None:
-    """What the command printed, without empty lines."""
+    """Return what the command printed, without empty lines."""
     done = _ask(*command)
     if done is None or done.returncode:
         return None
@@ -91,7 +94,7 @@ def _chunks(ids: Iterable[str]) -> Iterator[list[str]]:
 
 @dataclass(frozen=True)
 class Queued:
-    """One job as the queue shows it, each task of an array by itself."""
+    """One job as the queue shows it; each task of an array is a job."""
 
     state: str
     reason: str = ""
@@ -100,40 +103,43 @@ class Queued:
 
     @property
     def live(self) -> bool:
-        """squeue remembers ended jobs for a while (MinJobAge). A state that nobody has heard of may still run."""
+        """Say whether it waits or runs: squeue shows ended jobs for a while too (MinJobAge).
+
+        A job in a state that nobody has heard of may still run.
+        """
         return self.state not in FINAL
 
 
 def queue() -> dict[str, Queued] | None:
-    """Job id, or 123_4 for a task of an array -> how it stands."""
+    """Return how each of our jobs stands, by its id; that of an array's task is as in 123_4."""
     lines = _lines("squeue", "--me", "-h", "-r", "-o", "%i|%T|%r|%S|%P")
     if lines is None:
         return None
     rows = [line.split("|") for line in lines]
-    found = {
+    jobs = {
         job: Queued(_state(row[1]), *row[2:]) for row in rows if len(row) == 5 for job in _expanded_id(row[0].strip())
     }
-    return None if lines and not found else found  # words that are no queue do not mean that it is empty
+    return None if lines and not jobs else jobs  # words that are no queue do not mean that it is empty
 
 
 # --- what has ended ---------------------------------------------------------------------------------------------
 
 
 def ended(ids: Iterable[str]) -> dict[str, str] | None:
-    """Job id -> final state, of those that have one. An array's own id asks for all its tasks."""
-    found: dict[str, str] = {}
+    """Return the final state of those jobs that have one, by id; an array's own id asks for all its tasks."""
+    states: dict[str, str] = {}
     for chunk in _chunks(ids):
         lines = _lines("sacct", "-X", "-n", "-P", "-o", "JobID,State,ExitCode", "-j", ",".join(chunk))
         if lines is None:
             return None
         rows = [line.split("|") for line in lines]
         for job, state, exit_code in (row for row in rows if len(row) == 3):
-            found |= dict.fromkeys(_expanded_id(job), _final_state(state, exit_code))
-    return {job: state for job, state in found.items() if state in FINAL}
+            states |= dict.fromkeys(_expanded_id(job), _final_state(state, exit_code))
+    return {job: state for job, state in states.items() if state in FINAL}
 
 
 def _state(text: str) -> str:
-    """`CANCELLED by 0` names who did it; `OUT_OF_ME+` is cut off."""
+    """Return the state alone: `CANCELLED by 0` names who did it too, and `OUT_OF_ME+` is cut off."""
     word = (text.split() or [""])[0]
     if word.endswith("+"):
         return next((state for state in sorted(FINAL) if state.startswith(word[:-1])), word)
@@ -141,7 +147,7 @@ def _state(text: str) -> str:
 
 
 def _final_state(text: str, exit_code: str) -> str:
-    if text.strip() == "CANCELLED":  # whom it names where someone did it
+    if text.strip() == "CANCELLED":  # if somebody did it, it would say who
         return "DEPENDENCY_FAILED"
     state = _state(text)
     killed_for_memory = state == "FAILED" and exit_code.partition(":")[2] == OUT_OF_MEMORY_SIGNAL
@@ -153,7 +159,7 @@ TASKS = re.compile(r"(?P<first>\d+)(-(?P<last>\d+)(:(?P<step>\d+))?)?")
 
 
 def _expanded_id(text: str) -> list[str]:
-    """`123_[4-6,9%2]` is four tasks that have not started; anything but an id is none."""
+    """List the jobs of an id: `123_[4-6,9%2]` is four tasks that have not started; what is no id has none."""
     if re.fullmatch(r"\d+(_\d+)?", text):
         return [text]
     array = ARRAY.fullmatch(text)
@@ -167,9 +173,9 @@ def _expanded_id(text: str) -> list[str]:
 
 
 def by_name(name: str) -> list[str] | None:
-    """The ids of our jobs of that name, of the queue first: a submission whose answer got lost is found again.
+    """List the ids of our jobs of that name, those in the queue first.
 
-    None where the queue does not answer and accounting has none: that it never heard of a job proves nothing.
+    None where the queue does not answer and accounting has none: it may not have heard of a job yet.
     """
     queued = _lines("squeue", "--me", "-h", "-r", "-o", "%i", f"--name={name}")
     past = _lines("sacct", "-X", "-n", "-P", "-o", "JobID", f"--starttime=now-{SACCT_DAYS}days", f"--name={name}")
@@ -179,10 +185,10 @@ def by_name(name: str) -> list[str] | None:
 
 
 def cause_in_log(text: str) -> str | None:
-    """The class of what ended a task, by SLURM's last words in its stderr.
+    """Return the class of what ended a task, by SLURM's last words in its stderr.
 
-    The file goes on over requeues, so the last words count, and only the end is read. Tasks that are cancelled because
-    another one ran out of memory do not hide that.
+    All attempts of a job write into one file, so the last words count, and only the end is read. Tasks that are
+    cancelled because another one ran out of memory do not hide that.
     """
     lines = text[-LOG_END_CHARS:].splitlines()[-LOG_END_LINES:]
     causes = [cause for cause in map(_cause_in_line, lines) if cause]
@@ -193,7 +199,7 @@ def cause_in_log(text: str) -> str | None:
 
 
 def refused_in_log(text: str) -> str | None:
-    """The last word of a task that did not get into its container: of containers/run.sh, or of apptainer."""
+    """Return why a task did not get into its container, in the last line of containers/run.sh or apptainer."""
     lines = [
         line for line in text[-LOG_END_CHARS:].splitlines() if line and not line.startswith(("srun:", "slurmstepd"))
     ]
@@ -209,7 +215,7 @@ def _cause_in_line(line: str) -> str | None:
 
 @dataclass(frozen=True)
 class Limits:
-    """None where unknown."""
+    """The cluster's limits on what we may submit; None where one is not known."""
 
     max_array_size: int | None  # tasks of one array: indices are below it
     max_submit: int | None  # our jobs in the queue at one time, each task of an array counted
@@ -217,12 +223,14 @@ class Limits:
 
 def limits() -> Limits:
     config = _lines("scontrol", "show", "config") or []
-    sizes = [int(found[1]) for line in config if (found := re.fullmatch(r"MaxArraySize\s*=\s*(\d+)", line))]
+    matches = [re.fullmatch(r"MaxArraySize\s*=\s*(\d+)", line) for line in config]
+    sizes = [int(match[1]) for match in matches if match]
+    # Which account a job will be charged to is not known here; the least limit is safe.
     return Limits(max_array_size=min(sizes, default=None), max_submit=min(_submit_limits(), default=None))
 
 
 def _submit_limits() -> list[int]:
-    """One per account that the user may charge, of which the least is safe; no line for those without a limit."""
+    """List the limits of the accounts that the user may charge; one without a limit has no line."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a user id without a name, as in some containers
@@ -232,7 +240,7 @@ def _submit_limits() -> list[int]:
 
 
 def test_only(script_text: str) -> str | None:
-    """What sbatch says to a script without submitting it: when and where it would start, or why it cannot."""
+    """Return what sbatch says to a script without submitting it: when and where it would start, or why it cannot."""
     done = _ask("sbatch", "--test-only", text=script_text)
     return None if done is None else f"{done.stdout}{done.stderr}".strip()
 
@@ -241,7 +249,7 @@ def test_only(script_text: str) -> str | None:
 
 
 def cancel(ids: Iterable[str]) -> bool | None:
-    """True where SLURM took every id, else None; all are tried. A job that has ended or is unknown is no error."""
+    """Return True where SLURM took every id, else None; all are tried. One that has ended or is unknown is no error."""
     done = [_lines("scancel", "--quiet", *chunk) for chunk in _chunks(ids)]
     return None if None in done else True
 
@@ -257,7 +265,7 @@ JOB_NAMES = {"RANK", "WORLD_SIZE", "LOCAL_RANK"}
 
 
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """What a job may inherit from the job that submits it: nothing that says who that one is, or overrules a script."""
+    """Return what a job may inherit from the job that submits it: nothing that names it, or overrules a script."""
     return {
         name: value
         for name, value in environ.items()
@@ -267,7 +275,7 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def outside_environment() -> Iterator[None]:
-    """A job that submits jobs must not hand down its own allocation."""
+    """Hide this job's own allocation: jobs that it submits must not inherit it."""
     before = dict(os.environ)
     os.environ.clear()
     os.environ.update(clean_environment(before))

@@ -1,8 +1,8 @@
-"""What a sweep is made of: cells, one run each, and what a run is called before its parent is finished.
+"""A sweep is made of cells, one run each; each cell has a key, which names its run before the parent is finished.
 
-A run that builds on another (its teacher, or the run it tests) has the digest of that one's weights in its name, which
-nobody knows yet. Its cell is called what the run would be if the parent's key were that digest: the same cell of any
-sweep has the same key, so nothing is trained or submitted twice.
+A run that builds on another (its teacher, or the run it tests) has the digest of that run's weights in its name, which
+nobody knows yet. The key of its cell is the name that it would have if the parent's key were that digest. The same
+cell has the same key in every sweep, so nothing is trained or submitted twice.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ Lineage = tuple[tuple[str, tuple[str, ...]], ...]
 
 
 class Resources(Group):
-    """What a stage of a sweep asks for; null is what the profile gives."""
+    """A stage of a sweep asks for these; null is what the profile gives."""
 
     gpus: int | None = setting(None, "GPUs of one run, on one node", ge=0)
     cpus: int | None = setting(None, "CPU cores per task; a run on several GPUs has one task per GPU", ge=1)
@@ -45,7 +45,7 @@ class Cell:
 
     @property
     def parent_role(self) -> str:
-        """What its parent is to it, in words."""
+        """Say in words what the parent is to this cell."""
         return "the run that it tests" if self.settings.PARENT == "run" else "its teacher"
 
 
@@ -59,12 +59,12 @@ class Sweep:
 
 
 def key_of(settings: RunSettings, parent: str | None) -> str:
-    """What a cell is called before its parent is finished; without a parent, the name of its run."""
+    """Name a cell before its parent is finished; without a parent, the key is the name of the run."""
     return run_name(built_on(settings, parent) if parent else settings)
 
 
 def run_on(cell: Cell, digest: str) -> str:
-    """The name of the cell's run, now that its parent's weights are known."""
+    """Name the cell's run, now that its parent's weights are known."""
     return run_name(built_on(cell.settings, digest))
 
 

@@ -1,4 +1,4 @@
-"""What has been submitted, and what for: one file under the root of the runs, appended to, shared by all sweeps.
+"""The ledger is the memory of all submissions under one root; every sweep there appends to the same file.
 
     <root>/jobs/
         ledger.jsonl         before each submission a line with what it is for; after it, one with SLURM's number
@@ -32,7 +32,7 @@ STEWARD = "steward"  # in place of a stage, of the job that submits again; it ha
 
 @dataclass(frozen=True)
 class Batch:
-    """Cells that were submitted together: an array, or a single job."""
+    """Cells that were submitted together, as an array or a single job."""
 
     token: str  # the job's name ends with it
     sweep: str
@@ -46,7 +46,7 @@ class Batch:
     void: bool = False  # it never reached the scheduler
 
     def task(self, number: int) -> str:
-        """The scheduler's name of the cell with that number; of the steward, which has no cells, its own."""
+        """Return the scheduler's name of the cell with that number; a single job, as the steward's, has no numbers."""
         assert self.job
         return self.job if len(self.keys) <= 1 else f"{self.job}_{number}"
 
@@ -60,7 +60,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Two submissions at once would both find the same cells free."""
+        """Keep other submissions out: two at once would both find the same cells free."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = take_lock(self.folder)
@@ -74,22 +74,26 @@ class Ledger:
     # --- submissions ------------------------------------------------------------------------------------------
 
     def batches(self) -> list[Batch]:
-        found: dict[str, Batch] = {}
+        """List all submissions, the earliest first."""
+        batches: dict[str, Batch] = {}
         try:
             lines = self.path.read_text().splitlines()
         except FileNotFoundError:
             return []
+
+        # A batch has one line of intent, and later a short one with the same token: its job, or that it is void.
         for line in lines:
             try:
                 facts = json.loads(line)
             except ValueError:  # the last line of a writer that was killed
                 continue
             token = facts["token"]
-            if token in found:
-                found[token] = replace(found[token], **{name: facts[name] for name in ("job", "void") if name in facts})
+            if token in batches:
+                news = {name: facts[name] for name in ("job", "void") if name in facts}
+                batches[token] = replace(batches[token], **news)
             elif "keys" in facts:
-                found[token] = Batch(**{**facts, "keys": tuple(facts["keys"])})
-        return list(found.values())
+                batches[token] = Batch(**{**facts, "keys": tuple(facts["keys"])})
+        return list(batches.values())
 
     def intend(self, batch: Batch) -> None:
         self._append({name: value for name, value in asdict(batch).items() if name not in {"job", "void"}})
@@ -103,12 +107,12 @@ class Ledger:
     def _append(self, facts: dict[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
-            file.write(("" if self._whole() else "\n") + json.dumps(facts) + "\n")
+            file.write(("" if self._ends_line() else "\n") + json.dumps(facts) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
-    def _whole(self) -> bool:
-        """Whether the file ends with a line break; a killed writer may have left half a line."""
+    def _ends_line(self) -> bool:
+        """Say whether the file ends with a line break; a killed writer may have left half a line."""
         if not self.path.exists() or not self.path.stat().st_size:
             return True
         with self.path.open("rb") as file:
@@ -122,16 +126,16 @@ class Ledger:
             file.write(dump_yaml({"words": list(words), "asked": time.time()}).encode())
 
     def sweeps(self) -> list[str]:
-        """All that were ever submitted."""
+        """List all sweeps that were ever submitted."""
         return sorted(path.stem for path in (self.folder / "sweeps").glob("*.yaml"))
 
-    def words_of(self, sweep: str) -> list[str]:
-        """The words that the sweep was last submitted with, by its name or its file's; Refused where it never was."""
-        given, known = sweep, self.sweeps()
-        sweep = Path(given).stem if given.endswith((".yaml", ".yml")) else given
+    def words_of(self, name_or_path: str) -> list[str]:
+        """Return the words that a sweep was last submitted with; Refused where it never was."""
+        known = self.sweeps()
+        sweep = Path(name_or_path).stem if name_or_path.endswith((".yaml", ".yml")) else name_or_path
         if sweep not in known:
             there = f"; there are: {', '.join(known)}{nearest(sweep, known)}" if known else ""
-            raise Refused([f"sweep: {given} was never submitted under {self.folder.parent}{there}"])
+            raise Refused([f"sweep: {name_or_path} was never submitted under {self.folder.parent}{there}"])
         words: list[str] = read_mapping(self._sweep(sweep))["words"]
         return words
 
@@ -150,7 +154,7 @@ class Ledger:
             path.unlink(missing_ok=True)
 
     def worker_here(self, sweep: str) -> dict[str, Any] | None:
-        """The process of this machine that runs the sweep, if one does."""
+        """Return the process of this machine that runs the sweep, if one does."""
         process = read_json(self._worker(sweep))
         return process if process and lives(process) else None
 
@@ -162,12 +166,12 @@ class Ledger:
 
 
 def latest(batches: Sequence[Batch]) -> dict[str, tuple[Batch, int]]:
-    """Of every cell, the batch it was last submitted with, and its number there."""
+    """Return for every cell the batch that it was last submitted with, and its number there."""
     return {key: (batch, number) for batch in batches if not batch.void for number, key in enumerate(batch.keys)}
 
 
 def attempts(batches: Sequence[Batch]) -> dict[str, int]:
-    """How often each cell was submitted."""
+    """Count how often each cell was submitted."""
     counts: dict[str, int] = {}
     for batch in batches:
         for key in () if batch.void else batch.keys:

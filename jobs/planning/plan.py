@@ -1,4 +1,4 @@
-"""What a submission would do: which cells start, which do not and why, and what that will cost."""
+"""A plan says what a submission will do: which cells start, which do not and why, and how many hours that takes."""
 
 import statistics
 from collections import Counter
@@ -33,21 +33,26 @@ def make_plan(
     gone: Mapping[str, str] | None = None,
     chosen: Chosen | None = None,
 ) -> Plan:
-    """gone: cells that may not be tried again, and why, by key; their children wait with them.
+    """Sort the cells of a sweep into those that start, and reasons why the others do not.
 
-    chosen: whether a cell that could start is wanted, by its key and where it stands.
+    gone: cells that may not be tried again, and why, by key; their children wait with them.
+    chosen: says whether a cell that could start is wanted, by its key and where it stands.
     """
     start: list[Cell] = []
     skipped: Counter[str] = Counter()
     starting: set[str] = set()
     gone = gone or {}
+
     for key, cell in sweep.cells.items():
         standing = standings[key]
         reason = gone.get(key) or _not_started(standing, retry)
         if not reason and chosen and not chosen(key, standing):
             reason = "not asked for"
+
+        # Parents come first, so that `starting` has the parent already if it starts.
         if not reason and cell.parent and cell.parent not in starting and standings[cell.parent].state not in _COMING:
             reason = "what it builds on will not be finished"
+
         if reason:
             skipped[reason] += 1
         else:
@@ -70,7 +75,7 @@ def _not_started(standing: Standing, retry: Retry) -> str:
 
 
 def lineage(sweep: Sweep, cell: Cell) -> Lineage:
-    """The first of its forebears, ..., the cell."""
+    """Return the way to a cell: the first of its forebears, ..., the cell itself."""
     before = lineage(sweep, sweep.cells[cell.parent]) if cell.parent else ()
     return (*before, (cell.entry, cell.words))
 
@@ -79,8 +84,11 @@ def lineage(sweep: Sweep, cell: Cell) -> Lineage:
 
 
 def expected_hours(cells: Sequence[Cell], root: Path) -> tuple[float, int]:
-    """Hours, as finished runs of the same entry, data and network took; and how many cells have none."""
-    rates: dict[tuple[str, str, str], float | None] = {}
+    """Return the hours that the cells will take, by earlier runs, and how many cells have none to go by.
+
+    A run to go by is a finished one of the same entry, data set and network.
+    """
+    rates: dict[tuple[str, str, str], float | None] = {}  # seconds per epoch
     hours, unknown = 0.0, 0
     for cell in cells:
         kind = (cell.entry, cell.settings.data.name, cell.settings.model.name)
@@ -93,16 +101,17 @@ def expected_hours(cells: Sequence[Cell], root: Path) -> tuple[float, int]:
 
 
 def _epochs(cell: Cell) -> int:
-    """An evaluation counts as one."""
+    """Return the epochs of a cell; an evaluation counts as one."""
     return cell.settings.recipe.epochs if isinstance(cell.settings, TrainingSettings) else 1
 
 
 def _seconds_per_epoch(root: Path, entry: str, data: str, model: str) -> float | None:
-    found = []
+    """Return the median over finished runs; an evaluation is one epoch long."""
+    seconds = []
     for run in finished_runs(root, f"{entry}/{data}-{model.removeprefix('timm/')}-s*")[:RUNS_LOOKED_AT]:
         cost = (run.finished() or {}).get("cost", {})
         if cost.get("epochs"):
-            found.append(cost["train_seconds"] / cost["epochs"])
+            seconds.append(cost["train_seconds"] / cost["epochs"])
         elif "seconds" in cost:
-            found.append(cost["seconds"])
-    return statistics.median(found) if found else None
+            seconds.append(cost["seconds"])
+    return statistics.median(seconds) if seconds else None

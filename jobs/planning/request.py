@@ -1,4 +1,4 @@
-"""What was asked for: the words of a submission, the sweep that they lead to, and where each of its cells stands."""
+"""Read the words of a submission, open the sweep that they name, and look where its cells stand."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,8 @@ from jobs.planning.cell import Sweep
 from jobs.planning.ledger import Batch, Ledger
 from jobs.planning.plan import Chosen
 from jobs.planning.states import Outside, Standing, standings
-from jobs.planning.sweep import Overrides, open_sweep
+from jobs.planning.sweep import open_sweep
+from jobs.planning.sweep_file import Overrides
 
 
 class SubmitWords(Group):
@@ -39,19 +40,19 @@ class SubmitWords(Group):
 
 @dataclass(frozen=True)
 class Asked:
-    """A sweep as it was asked for."""
+    """A sweep, and the words in which it was asked for."""
 
     words: SubmitWords
     sweep: Sweep
     root: Path
     data_dir: Path
     ledger: Ledger
-    given: tuple[str, ...]  # as typed
-    chosen: Chosen | None = None  # what of it is to start; everything that can be
+    typed: tuple[str, ...]  # the words as they were typed
+    chosen: Chosen | None = None  # what of it is to start; None is everything that can
 
 
 def read_sweep(argv: Sequence[str]) -> Asked:
-    """The words of a submission, and the sweep they lead to; every problem at once."""
+    """Read the words of a submission, and the sweep that they name; Refused with every problem at once."""
     own = [word for word in argv if word.partition("=")[0] in SubmitWords.model_fields or "=" not in word]
     rest = tuple(word for word in argv if word not in own)
     values, problems = read_words(own, (SubmitWords,))
@@ -59,6 +60,8 @@ def read_sweep(argv: Sequence[str]) -> Asked:
     problems |= {key: problem for key, problem in wrong.items() if key not in problems}
     if words is None or problems:
         raise Refused(problems.values())
+
+    # All other words are settings: whether a stage has them, the sweep must say.
     root, data_dir = runs_root(words.root), data_root(words.data_dir)
     axes: dict[str, Any] = {"seed": words.seeds} if words.seeds is not None else {}
     axes |= {"data": words.data} if words.data is not None else {}
@@ -71,32 +74,32 @@ _TEXTS = {"seeds", "data", "only", "sweep"}
 
 
 def read_again(sweep: str, root: Path) -> Asked:
-    """A sweep as it was last submitted under that root."""
+    """Read a sweep as it was last submitted under that root."""
     return read_sweep([*Ledger(root).words_of(sweep), f"root={root}"])
 
 
 def look(asked: Asked) -> tuple[dict[str, Standing], list[Batch]]:
-    """Where every cell stands, with all that can be known."""
+    """Return where every cell stands, with all that can be known."""
     batches = asked.ledger.batches()
     if not any(batch.job for batch in batches):
         return standings(asked.sweep, asked.root, Outside(batches, queue={})), batches
     outside = Outside(batches, scheduler.queue(), logs=asked.ledger.slurm)
-    found = standings(asked.sweep, asked.root, outside)
-    gone = [each.task for each in found.values() if each.state == "failed" and each.task]
+    where = standings(asked.sweep, asked.root, outside)
+    gone = [standing.task for standing in where.values() if standing.state == "failed" and standing.task]
     if gone:  # accounting is asked for these alone: of all that ever ran it would take minutes
-        found = standings(asked.sweep, asked.root, replace(outside, ended=scheduler.ended(gone)))
-    return found, batches
+        where = standings(asked.sweep, asked.root, replace(outside, ended=scheduler.ended(gone)))
+    return where, batches
 
 
 def lasting_words(asked: Asked) -> list[str]:
-    """The words of this submission as they mean the same another day, in another folder."""
+    """Return the words of this submission such that they mean the same on another day and in another folder."""
     words = asked.words
-    folders = {"root": asked.root, "data_dir": asked.data_dir}
-    files = {name: given for name, given in (("sweep", words.sweep), ("cluster", words.cluster)) if _is_file(given)}
-    passing = {"retry", "dry_run", "ask", *folders, *files}
-    kept = [word for word in asked.given if word.partition("=")[0] not in passing]
-    return [*kept, *(f"{name}={expanded(str(path)).absolute()}" for name, path in {**files, **folders}.items())]
+    paths = {name: str(text) for name, text in (("sweep", words.sweep), ("cluster", words.cluster)) if _is_file(text)}
+    paths |= {"root": str(asked.root), "data_dir": str(asked.data_dir)}
+    passing = {"retry", "dry_run", "ask", *paths}
+    kept = [word for word in asked.typed if word.partition("=")[0] not in passing]
+    return [*kept, *(f"{name}={expanded(path).absolute()}" for name, path in paths.items())]
 
 
-def _is_file(given: str | None) -> bool:
-    return given is not None and given.endswith((".yaml", ".yml"))
+def _is_file(name_or_path: str | None) -> bool:
+    return name_or_path is not None and name_or_path.endswith((".yaml", ".yml"))

@@ -1,4 +1,4 @@
-"""Where each cell of a sweep stands: from its run folder first, the scheduler's queue second, its accounting last.
+"""Find out where each cell of a sweep stands: run folders are asked first, then the scheduler's queue and accounting.
 
 done      it has a result
 running   its heartbeat is fresh, or the scheduler runs it
@@ -40,7 +40,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Outside:
-    """What is known beside the run folders."""
+    """All that is known of a sweep beside its run folders."""
 
     batches: Sequence[Batch] = ()
     queue: Mapping[str, Queued] | None = None  # None: the scheduler does not answer
@@ -50,7 +50,7 @@ class Outside:
 
 @dataclass(frozen=True)
 class Seen:
-    """All that there is to tell where one cell stands."""
+    """All that decides where one cell stands."""
 
     run: Path | None
     parent: Standing | None  # where the run stands that it builds on
@@ -64,12 +64,14 @@ class Seen:
 
 
 def standings(sweep: Sweep, root: Path, outside: Outside) -> dict[str, Standing]:
-    """Of every cell, by key; parents come before their children in a sweep, and so they do here."""
-    found: dict[str, Standing] = {}
+    """Return where every cell stands, by key, in the order of the sweep."""
+    where: dict[str, Standing] = {}
     submitted = latest(outside.batches)
     for key, cell in sweep.cells.items():
-        parent = found[cell.parent] if cell.parent else None
+        # A sweep has parents before their children: where the parent stands is known here.
+        parent = where[cell.parent] if cell.parent else None
         name = _run_name(cell, parent)
+
         batch, number = submitted.get(key, (None, 0))
         seen = Seen(
             root / cell.entry / name if name else None,
@@ -78,20 +80,23 @@ def standings(sweep: Sweep, root: Path, outside: Outside) -> dict[str, Standing]
             batch,
             batch.task(number) if batch and batch.job else None,
         )
-        found[key] = _standing(seen, outside)
-    return found
+        where[key] = _standing(seen, outside)
+    return where
 
 
-def find_cell(sweep: Sweep, found: Mapping[str, Standing], given: str, word: str) -> str:
-    """The key of the cell whose run has that name, hash or title; else Refused, naming the word of the command."""
-    names: dict[str, str] = {}
+def find_cell(sweep: Sweep, where: Mapping[str, Standing], name: str, word: str) -> str:
+    """Return the key of the cell whose run has that name, hash or title; else Refused.
+
+    word: that of the command, for the message.
+    """
+    keys: dict[str, str] = {}
     for key, cell in sweep.cells.items():
-        run = found[key].run
-        names |= {cell.title: key, key: key, key.rpartition("-")[2]: key}
-        names |= {run.name: key, run.name.rpartition("-")[2]: key} if run else {}
-    if given not in names:
-        raise Refused([f"{word}: {given} is no run of {sweep.name}{messages.nearest(given, names)}"])
-    return names[given]
+        run = where[key].run
+        keys |= {cell.title: key, key: key, key.rpartition("-")[2]: key}
+        keys |= {run.name: key, run.name.rpartition("-")[2]: key} if run else {}
+    if name not in keys:
+        raise Refused([f"{word}: {name} is no run of {sweep.name}{messages.nearest(name, keys)}"])
+    return keys[name]
 
 
 def _run_name(cell: Cell, parent: Standing | None) -> str | None:
@@ -103,7 +108,7 @@ def _run_name(cell: Cell, parent: Standing | None) -> str | None:
 
 
 def hindrance(sweep: Sweep, cell: Cell, parent: Standing) -> str:
-    """Why the run that a cell builds on keeps it from starting; empty where that run is finished."""
+    """Say why the run that a cell builds on keeps it from starting; empty where that run is finished."""
     if parent.state == "done":
         return ""
     return f"{cell.parent_role}, {sweep.cells[str(cell.parent)].title}, {_end_in_words(parent)}"
@@ -124,6 +129,8 @@ def _standing(seen: Seen, outside: Outside) -> Standing:
     result = RunDir(run).finished() if run else None
     if result is not None:
         return Standing("done", run, result=result, task=task)
+
+    # Signs of life count before the words of an earlier end, which stay until an attempt succeeds.
     beat = read_json(RunDir(run).heartbeat) if run else None
     epoch = (beat["epoch"], beat["epochs"]) if beat and "epochs" in beat else None
     queued = (outside.queue or {}).get(task or "")
@@ -131,6 +138,7 @@ def _standing(seen: Seen, outside: Outside) -> Standing:
         return _as_queued(queued, seen, epoch)
     if run and beat and _beats(run, beat["time"]):
         return Standing("running", run, epoch=epoch, task=task)
+
     if seen.parent and seen.is_blocked:
         return Standing("blocked", run, seen.parent.cause, seen.hindrance, task=task)
     if run and (standing := _as_failed(run, seen, outside, epoch)):
@@ -151,7 +159,7 @@ def _as_queued(queued: Queued, seen: Seen, epoch: tuple[int, int] | None) -> Sta
 
 
 def _as_failed(run: Path, seen: Seen, outside: Outside, epoch: tuple[int, int] | None) -> Standing | None:
-    """What the run says of its last end, unless it has been submitted since."""
+    """Return what the run says of its last end; None if it says nothing, or has been submitted since."""
     batch, task = seen.batch, seen.task
     failure = read_json(RunDir(run).failure)
     if failure is None or (batch and not _changed(run, batch.submitted)):
@@ -165,7 +173,7 @@ def _as_failed(run: Path, seen: Seen, outside: Outside, epoch: tuple[int, int] |
 
 
 def _as_submitted(seen: Seen, outside: Outside, epoch: tuple[int, int] | None) -> Standing:
-    """Nothing in its folder tells, and the queue does not have it."""
+    """Return where a cell stands whose folder says nothing, and which the queue does not have."""
     if seen.batch is None:
         return Standing("waiting", seen.run, why=seen.hindrance, epoch=epoch)
     if seen.task is None:
@@ -178,12 +186,12 @@ def _as_submitted(seen: Seen, outside: Outside, epoch: tuple[int, int] | None) -
 
 
 def _beats(run: Path, last: float) -> bool:
-    """Whether a fresh heartbeat is of a process that may still live."""
+    """Say whether the heartbeat is fresh, and of a process that may still live."""
     return time.time() - last < DEAD_AFTER_SECONDS and not _changed(run, last) and RunDir(run).is_locked() is not False
 
 
 def _changed(run: Path, when: float) -> bool:
-    """Whether the run failed after that time."""
+    """Say whether the run failed after that time."""
     try:
         return RunDir(run).failure.stat().st_mtime >= when
     except OSError:
@@ -191,16 +199,19 @@ def _changed(run: Path, when: float) -> bool:
 
 
 def _end_of(task: str, outside: Outside) -> tuple[str, str]:
-    """Why a task is gone without a word in its run folder: from accounting, else from the end of its log."""
+    """Return why a task is gone without a word in its run folder: the cause, and a sentence."""
     state = (outside.ended or {}).get(task, "")
     if state in CAUSES:
         return CAUSES[state], f"job {task} ended as {state}"
+
+    # Accounting does not know, or there is none: the end of the task's log may tell.
     log = outside.logs / task / f"{task}_0_log.err" if outside.logs else None
     text = ""
     if log and log.is_file():
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - LOG_END))
             text = file.read().decode(errors="replace")
+
     if refusal := refused_in_log(text):
         return "node", f"job {task}: {refusal}"
     cause = cause_in_log(text)

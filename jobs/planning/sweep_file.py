@@ -1,8 +1,9 @@
-"""What a sweep file may say, and how its axes and conditions are read. What becomes of it is in sweep.py."""
+"""This module defines what a sweep file may say, and reads its axes and conditions; sweep.py makes cells of it."""
 
 import functools
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import Field
@@ -12,6 +13,7 @@ from common.settings.yaml12 import load_yaml
 from jobs.planning.cell import Resources
 
 Values = dict[str, Any]
+SHARED_AXES = {"seed", "data"}  # every sweep may be asked for these, whether its file has them or not
 
 
 # --- the file ---------------------------------------------------------------------------------------------------
@@ -29,9 +31,21 @@ class StageWords(Group):
     with_: Values = Field(default={}, alias="with", description="settings of every run of the stage")
     resources: Resources = Resources()
 
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """Name the stage that teaches this one, or those whose runs it tests."""
+        teacher = self.teacher.get("stage", "") if isinstance(self.teacher, dict) else self.teacher
+        return tuple(listed(teacher or self.of or []))
+
+    @property
+    def fixed(self) -> Values:
+        """Return the axes of the teacher that have one value, whatever this stage's is."""
+        words = self.teacher if isinstance(self.teacher, dict) else {}
+        return {axis: value for axis, value in words.items() if axis != "stage"}
+
 
 class Case(Group):
-    """Settings and resources of the cells that match."""
+    """Cells that match have these settings and resources."""
 
     when: Values = setting(..., "axis: value, or a list of values; stage: NAME")
     with_: Values = Field(default={}, alias="with", description="settings of these runs")
@@ -50,22 +64,33 @@ class SweepWords(Group):
     include: list[Values] = setting([], "cells to add, each with its stage and a value for every axis")
 
 
+@dataclass(frozen=True)
+class Overrides:
+    """The words of the command line that change a sweep file."""
+
+    axes: Values = field(default_factory=dict)
+    only: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()  # key=value, for every stage that has the setting; STAGE.key=value for one
+
+
 # --- reading its values ------------------------------------------------------------------------------------------
 
 
-def values_of(axis: str, given: Any) -> list[Any]:
-    """`0-4`, `0-4,7`, a list, or a single value. ValueError where it is none of these, or says a value twice."""
-    if isinstance(given, str) and axis == "seed":
-        found: list[Any] = [number for part in given.split(",") for number in _span(part)]
-    elif isinstance(given, str):
-        found = [load_yaml(part) for part in given.split(",")]
+def values_of(axis: str, text_or_list: Any) -> list[Any]:
+    """Read `0-4`, `0-4,7`, a list, or a single value; ValueError where it is none of these, or says a value twice."""
+    values: list[Any]
+    if isinstance(text_or_list, str) and axis == "seed":
+        values = [number for part in text_or_list.split(",") for number in _span(part)]
+    elif isinstance(text_or_list, str):
+        values = [load_yaml(part) for part in text_or_list.split(",")]
     else:
-        found = list(given) if isinstance(given, list) else [given]
-    if not found or any(isinstance(value, dict) or value is None for value in found):
+        values = listed(text_or_list)
+
+    if not values or any(isinstance(value, dict) or value is None for value in values):
         raise ValueError("allowed: a list of values")
-    if len({json.dumps(value) for value in found}) < len(found):
+    if len({json.dumps(value) for value in values}) < len(values):
         raise ValueError("which says a value twice")
-    return found
+    return values
 
 
 def _span(part: str) -> list[int]:
@@ -76,11 +101,11 @@ def _span(part: str) -> list[int]:
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{recipe: {epochs: 5}} and {recipe.epochs: 5} are the same."""
-    found: dict[str, Any] = {}
+    """Write {recipe: {epochs: 5}} as {recipe.epochs: 5}, which means the same."""
+    settings: dict[str, Any] = {}
     for name, value in tree.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
+        settings |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return settings
 
 
 def matches(when: Mapping[str, Any], stage: str, at: Mapping[str, Any]) -> bool:
@@ -93,10 +118,10 @@ def listed(value: Any) -> list[Any]:
 
 
 def as_text(value: Any) -> str:
-    """As in a word of the command line, which YAML reads back as the same value."""
-    return value if isinstance(value, str) and _as_it_is(value) else json.dumps(value)
+    """Write a value as a word of the command line has it: YAML reads it back as the same value."""
+    return value if isinstance(value, str) and _means_itself(value) else json.dumps(value)
 
 
 @functools.cache
-def _as_it_is(text: str) -> bool:
+def _means_itself(text: str) -> bool:
     return bool(text) and load_yaml(text) == text

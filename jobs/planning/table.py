@@ -1,4 +1,4 @@
-"""A sweep at a glance: a row for each stage and data set, a line for each run that is under way or has failed."""
+"""Print a sweep at a glance: a row for each stage and data set, a line for each run under way, failed or blocked."""
 
 import statistics
 import sys
@@ -15,17 +15,20 @@ from jobs.planning.states import STATES, Standing
 SHOWN = 20  # runs in a list
 
 
-def print_table(sweep: Sweep, found: Mapping[str, Standing]) -> None:
+def print_table(sweep: Sweep, standings: Mapping[str, Standing]) -> None:
     rows: list[tuple[str, ...]] = [("stage", "data", *STATES, "accuracy, %", "left")]
     for (stage, data), keys in _rows(sweep).items():
-        here = [found[key] for key in keys]
-        counts = Counter(each.state for each in here)
+        cells = [standings[key] for key in keys]
+        counts = Counter(cell.state for cell in cells)
         numbers = [str(counts[state]) if counts[state] else "-" for state in STATES]
-        rows.append((stage, data, *numbers, _accuracy(here), _time_left(here)))
+        rows.append((stage, data, *numbers, _accuracy(cells), _time_left(cells)))
+
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-    for line in (*_notable(sweep, found), *_foreign_containers(found)):
+
+    # The counts do not say which runs need a look.
+    for line in (*_notable(sweep, standings), *_foreign_containers(standings)):
         print(line)
     sys.stdout.flush()
 
@@ -38,21 +41,23 @@ def _rows(sweep: Sweep) -> dict[tuple[str, str], list[str]]:
     return rows
 
 
-def _accuracy(here: list[Standing]) -> str:
-    """Mean and standard deviation of what is finished."""
-    told = [found for each in here if each.result and (found := headline(each.result))]
-    if not told:
+def _accuracy(cells: list[Standing]) -> str:
+    """Write the mean and standard deviation of what is finished."""
+    headlines = [headline(cell.result) for cell in cells if cell.result]
+    accuracies = [line for line in headlines if line]
+    if not accuracies:
         return "-"
-    values = [100 * value for _, value in told]
+    values = [100 * value for _, value in accuracies]
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    what = "" if told[0][0] == "test accuracy" else ", under corruption"
+    what = "" if accuracies[0][0] == "test accuracy" else ", under corruption"
     return f"{statistics.mean(values):.2f}{spread} (n={len(values)}{what})"
 
 
-def _time_left(here: list[Standing]) -> str:
-    """Of the slowest run that is under way, by its last epoch."""
-    left = [seconds for each in here if each.state == "running" and (seconds := _seconds_left(each)) is not None]
-    return f"{max(left) / 60:.0f} min" if left else ""
+def _time_left(cells: list[Standing]) -> str:
+    """Write the time that the slowest run under way still needs, by its last epoch."""
+    seconds = [_seconds_left(cell) for cell in cells if cell.state == "running"]
+    known = [left for left in seconds if left is not None]
+    return f"{max(known) / 60:.0f} min" if known else ""
 
 
 def _seconds_left(standing: Standing) -> float | None:
@@ -63,24 +68,26 @@ def _seconds_left(standing: Standing) -> float | None:
     return float(rows[-1]["epoch_time_sec"]) * (epochs - done) if rows else None
 
 
-def _notable(sweep: Sweep, found: Mapping[str, Standing]) -> Iterator[str]:
+def _notable(sweep: Sweep, standings: Mapping[str, Standing]) -> Iterator[str]:
+    """Yield a line for each run that is under way, has failed or cannot start; of many, for the first ones."""
     for state in ("running", "failed", "blocked"):
-        keys = [key for key, each in found.items() if each.state == state]
+        keys = [key for key, standing in standings.items() if standing.state == state]
         for key in keys[:SHOWN]:
-            yield f"{state} {sweep.cells[key].title}: {said(found[key])}"
+            yield f"{state} {sweep.cells[key].title}: {said(standings[key])}"
         if len(keys) > SHOWN:
             yield f"{state}: and {len(keys) - SHOWN} more"
 
 
-def _foreign_containers(found: Mapping[str, Standing]) -> Iterator[str]:
-    """Runs whose code is not that of the checkout that started them, which nobody would guess from their settings."""
-    facts = (read_json(RunDir(each.run).provenance) or {} for each in found.values() if each.run)
-    for told, count in Counter(told for each in facts if (told := foreign_container(each))).items():
-        yield f"note: {count} of these runs: in {told}"
+def _foreign_containers(standings: Mapping[str, Standing]) -> Iterator[str]:
+    """Yield a note for runs whose code is not that of the checkout, which nobody would guess from their settings."""
+    runs = [standing.run for standing in standings.values() if standing.run]
+    containers = [foreign_container(read_json(RunDir(run).provenance) or {}) for run in runs]
+    for container, count in Counter(name for name in containers if name).items():
+        yield f"note: {count} of these runs: in {container}"
 
 
 def said(standing: Standing) -> str:
-    """How far it is, or why it is no further."""
+    """Say how far a run is, or why it is no further."""
     if standing.state == "running":
         unit = "cell" if standing.run and standing.run.parent.name == "eval_shift" else "epoch"
         at = f"{unit} {standing.epoch[0]} of {standing.epoch[1]}" if standing.epoch else "starting"

@@ -19,10 +19,10 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-import eval.eval_shift
+import common.models.load
 from common.files import digest_of
 from eval.eval_shift import main
-from eval.shift.measure import MeasurementTable
+from eval.shift.table import MeasurementTable
 from train.train_vit import main as train_vit
 
 QUICK = (
@@ -205,7 +205,7 @@ def test_told_to_stop_it_goes_on_from_the_next_cell(
 
 KILLED = """
 import contextlib, os, signal, sys
-import eval.shift.measure as cells
+import eval.shift.table as cells
 from eval.eval_shift import main
 whole, written = cells.atomic_write, []
 @contextlib.contextmanager
@@ -268,8 +268,8 @@ class Changed(nn.Module):
 
 
 def change_model(monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor, Tensor], Tensor]) -> None:
-    load = eval.eval_shift.load_model  # type: ignore[attr-defined]
-    monkeypatch.setattr(eval.eval_shift, "load_model", lambda trained, compute: Changed(load(trained, compute), change))
+    load = common.models.load.load_model
+    monkeypatch.setattr(common.models.load, "load_model", lambda *words: Changed(load(*words), change))
 
 
 def silent_where_bright(images: Tensor, logits: Tensor) -> Tensor:
@@ -292,8 +292,8 @@ def test_answers_that_are_no_numbers_cost_their_cells_alone(
         ("brightness", 5, "source"),
         ("brightness", 5, "bn_stats"),
     ]
-    assert silent[0]["problem"] == "what it says of 3 of 360 images is no number"  # one in each batch of 120
-    assert silent[1]["problem"] == "what it says of 6 of 360 images is no number"  # of 60
+    assert silent[0]["problem"] == "the model's answer is not a number for 3 of 360 images"  # one in each batch of 120
+    assert silent[1]["problem"] == "the model's answer is not a number for 6 of 360 images"  # of 60
     corrupted = read(folder / "result.json")["shift"]["corrupted"]
     assert list(corrupted["errors"]) == ["gaussian_noise"]  # brightness is not whole: no mean may count it
     assert corrupted["corruptions"] == 1
@@ -323,13 +323,13 @@ def test_probabilities_too_small_for_their_format_are_no_failure_of_views(
 def test_batches_of_one_are_a_problem_of_those_that_need_more(
     finished_run: Path, digits_dir: Path, packed: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torch refuses the variance of one value: batch norm behind a pooling, one image at a time."""
-    load = eval.eval_shift.load_model  # type: ignore[attr-defined]
+    """torch refuses the variance of one value: batch norm after a pooling, one image at a time."""
+    load = common.models.load.load_model
 
     def with_norm_at_the_end(trained: Any, compute: Any) -> nn.Module:
         return nn.Sequential(load(trained, compute), nn.BatchNorm1d(10)).eval()
 
-    monkeypatch.setattr(eval.eval_shift, "load_model", with_norm_at_the_end)
+    monkeypatch.setattr(common.models.load, "load_model", with_norm_at_the_end)
     few(packed, tmp_path / "data", digits_dir, {"few": "0123456789"}, most=4)
     words = "shift.sets=[few]", "shift.corruptions=[]", "shift.adaptations=[source,bn_stats,adabn]"
     folder = shifted(

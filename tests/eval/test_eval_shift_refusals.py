@@ -50,6 +50,7 @@ def test_a_run_is_needed_that_is_finished_and_whole(run_copy: Path, digits_dir: 
     (line,) = refused(main, "run=nobody", *words)
     assert line.startswith("run: given nobody, which is no folder and no run under copies")
     assert refused(main, run, "run.digest=0f3a", *words)[0].endswith("but the settings name 0f3a")
+    assert refused(main, run, "run.digest=[1]", *words)[0].endswith("but the settings name [1]")
     weights = run_copy / "checkpoints" / "best.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

@@ -150,7 +150,9 @@ def test_logits_that_are_no_numbers_fail(
     weights |= {name: tensor * float("nan") for name, tensor in weights.items() if tensor.is_floating_point()}
     replace_weights(run_copy, safetensors.torch.save(weights))
     assert main([f"run={run_copy}", f"data_dir={digits_dir}", "out=found", "compute.threads=1"]) == 1
-    assert capsys.readouterr().err.startswith("failed (nan): what the model says of some of these images is no number")
+    assert capsys.readouterr().err.startswith(
+        "failed (nan): the model's answer is not a number for some of these images"
+    )
     assert not list((tmp_path / "found").iterdir())
 
 

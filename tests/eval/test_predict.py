@@ -230,7 +230,7 @@ def test_answers_that_are_no_numbers_fail(
 ) -> None:
     monkeypatch.setattr("eval.predict.predict_with_views", lambda *_, **__: torch.full((1, 10), torch.nan))
     assert main([f"run={run_copy}", "good.png", "out=found.csv", "compute.threads=1"]) == 1
-    assert capsys.readouterr().err == "failed (nan): what the model says of some of these images is no number\n"
+    assert capsys.readouterr().err == "failed (nan): the model's answer is not a number for some of these images\n"
     assert not Path("found.csv").exists()
 
 

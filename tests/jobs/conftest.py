@@ -15,7 +15,8 @@ from common.run.run_dir import RunDir
 from jobs.planning.cell import Cell, Sweep, run_on
 from jobs.planning.ledger import Batch, Ledger
 from jobs.planning.states import Outside, Standing, standings
-from jobs.planning.sweep import Overrides, open_sweep
+from jobs.planning.sweep import open_sweep
+from jobs.planning.sweep_file import Overrides
 
 STAGES: dict[str, Any] = {
     "cnn": {"entry": "train_cnn"},

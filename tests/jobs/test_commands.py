@@ -337,7 +337,7 @@ def test_the_engine_of_this_machine_is_told_to_stop(world: Any, typed: Told) -> 
     code = "import sys, time; from pathlib import Path; from jobs.planning.ledger import Ledger\n"
     code += "with Ledger(Path(sys.argv[1])).working_here('mine'): print('works', flush=True); time.sleep(60)"
     with python(code, world.root) as engine:
-        assert typed("cancel") == (0, f"told pid {engine.pid} to stop; its runs end behind their next step\n")
+        assert typed("cancel") == (0, f"told pid {engine.pid} to stop; its runs end after their next step\n")
         assert engine.wait(20) == -signal.SIGTERM
     assert typed("cancel") == (0, "mine: nothing to cancel\n")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.engines.profiles import REPOSITORY
+from jobs.engines.sbatch import REPOSITORY
 from jobs.worker import Job, RunFailed
 
 STOPPED = """

@@ -208,6 +208,7 @@ def test_a_teacher_that_is_not_there_not_finished_or_not_itself(root: Path, digi
     digest = digest_of(teacher.best)
     changed = refusal("distill_kd", f"{words} teacher.digest=0f3a", digits_dir, root)
     assert f"has the weights {digest}, but the settings name 0f3a: the teacher has changed" in changed
+    assert "but the settings name [1]: " in refusal("distill_kd", f"{words} teacher.digest=[1]", digits_dir, root)
     content = teacher.best.read_bytes()
     teacher.best.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert "has changed since the run's result was written" in refusal("distill_kd", words, digits_dir, root)

@@ -1,7 +1,7 @@
-"""Files read where they lie: in a folder, a zip (an .npz is one) or a tar. Nothing is extracted, so no path in an
-archive can lead anywhere, and an array passes through block by block, however large it is.
+"""Reading files where they lie: in a folder, a zip (an .npz is one) or a tar.
 
-What is not as announced is Refused with the name of the file, what was found and what is expected.
+Nothing is extracted, so no path in an archive can lead anywhere, and an array is read block by block, however large it
+is. What is not as announced is Refused with the name of the file, what it holds and what is expected.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ DAMAGES = (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, tarf
 
 @contextlib.contextmanager
 def open_member(source: Path, name: str) -> Iterator[IO[bytes]]:
-    """The file `name` of a folder or of an archive, where its folder does not matter."""
+    """Open the file `name` of a folder, or of an archive, where it may lie in any folder."""
     opened = _in_folder if source.is_dir() else _in_zip if source.suffix in {".npz", ".zip"} else _in_tar
     try:
         with opened(source, name) as file:
@@ -46,37 +46,37 @@ def _in_folder(source: Path, name: str) -> Iterator[IO[bytes]]:
 @contextlib.contextmanager
 def _in_zip(source: Path, name: str) -> Iterator[IO[bytes]]:
     with zipfile.ZipFile(source) as archive:
-        found = {Path(inside).name: inside for inside in archive.namelist()}
-        if name not in found:
-            raise _missing(source, name, list(found))
-        with archive.open(found[name]) as file:
+        members = {Path(member).name: member for member in archive.namelist()}
+        if name not in members:
+            raise _missing(source, name, list(members))
+        with archive.open(members[name]) as file:
             yield file
 
 
 @contextlib.contextmanager
 def _in_tar(source: Path, name: str) -> Iterator[IO[bytes]]:
-    found = []
+    names = []
     with tarfile.open(source) as archive:
         for member in archive:
-            found.append(Path(member.name).name)
-            file = archive.extractfile(member) if found[-1] == name else None
+            names.append(Path(member.name).name)
+            file = archive.extractfile(member) if names[-1] == name else None
             if file:
                 with file:
                     yield file
                 return
-    raise _missing(source, name, found)
+    raise _missing(source, name, names)
 
 
-def _missing(source: Path, name: str, found: list[str]) -> Refused:
-    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return Refused([f"{source}: holds no {name}, but {', '.join(found[:SHOWN]) or 'nothing'}{more}"])
+def _missing(source: Path, name: str, names: list[str]) -> Refused:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return Refused([f"{source}: holds no {name}, but {', '.join(names[:SHOWN]) or 'nothing'}{more}"])
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------
 
 
 def read_labels(source: Path, name: str, columns: int | None = None) -> "np.ndarray":
-    """int64 (n,), or (n, columns) where there are several; stored as whole numbers of any size."""
+    """Read labels as int64 (n,), or (n, columns) if columns are asked for; they are stored as any whole numbers."""
     import numpy as np
 
     with open_member(source, name) as file:
@@ -84,6 +84,8 @@ def read_labels(source: Path, name: str, columns: int | None = None) -> "np.ndar
             labels = np.lib.format.read_array(io.BytesIO(file.read()), allow_pickle=False)
         except (ValueError, MemoryError) as error:  # a pickle too: it could run code
             raise Refused([f"{source}: {name} is not a whole .npy file of plain numbers: {error}"]) from None
+
+    # A column more or less would be read as other labels, without a word.
     rest = () if columns is None else (columns,)
     if labels.dtype.kind not in "iu" or labels.ndim == 0 or labels.shape[1:] != rest:
         expected = f"whole numbers of the shape {('n', *rest)}".replace("'", "")
@@ -92,7 +94,7 @@ def read_labels(source: Path, name: str, columns: int | None = None) -> "np.ndar
 
 
 def image_part(source: Path, name: str, labels: "np.ndarray", image_shape: tuple[int, ...]) -> Part:
-    """uint8 images (n, height, width) or (n, height, width, channels); the pixels are not read yet."""
+    """Make a part of uint8 images (n, height, width) or (n, height, width, channels); their pixels are read later."""
     height, width, channels = (*image_shape, 1)[:3]
     with open_member(source, name) as file:
         _check_images(source, name, file, (len(labels), *image_shape))
@@ -100,7 +102,7 @@ def image_part(source: Path, name: str, labels: "np.ndarray", image_shape: tuple
 
 
 def _check_images(source: Path, name: str, file: IO[bytes], expected: tuple[int, ...]) -> None:
-    """Reads the header, and leaves the file where the pixels begin."""
+    """Check what the header says, and leave the file where the pixels begin."""
     import numpy as np
 
     try:
@@ -123,7 +125,7 @@ def _blocks(source: Path, name: str, n: int, image_shape: tuple[int, ...]) -> It
 
 
 def read_rows(file: IO[bytes], where: str, n: int, size: int) -> Iterator["np.ndarray"]:
-    """The n images of `size` bytes that are the rest of a file: uint8 (some, size) at a time."""
+    """Yield the n images of `size` bytes that the rest of a file must hold: uint8 (some, size) at a time."""
     import numpy as np
 
     at_once = max(1, BLOCK_BYTES // size)

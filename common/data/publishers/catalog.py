@@ -1,8 +1,8 @@
 """The published data sets: what each is, where its files are, and which function reads them.
 
 A further set is one entry in DATASETS. If its format is new too, it needs a reader beside those of formats.py: a
-function of {file name: path} that returns {part name: Part}; everything else (finding, downloading, checksums,
-packing, verifying) is the same for all.
+function of {file name: path} that returns {part name: Part}. All else (finding, downloading, checksums, packing,
+verifying) is the same for every set.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,7 +42,7 @@ class Published:
 
 
 def _idx(name: str, size: int, md5: str, unpacked_md5: str) -> File:
-    """Checksums of the .gz as the publishers and torchvision list them; those of the content were taken from it."""
+    """Describe an idx file: publishers and torchvision list the checksum of its .gz; the other was taken from that."""
     return File(f"{name}.gz", md5, size, unpacked=(File(name, unpacked_md5),))
 
 
@@ -131,6 +131,7 @@ def _cifar10_1(version: str, how: str) -> Published:
             "https://github.com/modestyachts/CIFAR-10.1/raw/master/datasets/",
             "https://raw.githubusercontent.com/modestyachts/CIFAR-10.1/master/datasets/",
         ),
+        # It is a second test set for models trained on CIFAR-10, and too small to train on.
         evaluation_only=True,
     )
 
@@ -149,6 +150,7 @@ def _medmnist(name: str, size: int) -> Published:
         files=(File(f"{set_name(name, size)}.npz", medical.md5[SIZES.index(size)]),),
         mirrors=(RECORD,),
         task=medical.task,
+        # Small images and large ones have defaults of their own.
         family="medmnist" if size == SIZES[0] else "medmnist_large",
         validation=True,
     )

@@ -1,4 +1,4 @@
-"""The publishers' files: what they are called, what they must hash to, and finding them under a folder."""
+"""The publishers' files: their names, their checksums, and how they are found under a folder."""
 
 import os
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ class File:
     name: str
     md5: str = ""  # what most publishers list
     size: int | None = None  # bytes
-    unpacked: tuple["File", ...] = ()  # what it holds; all of them together stand in for it
+    unpacked: tuple["File", ...] = ()  # what it holds; all of them together can replace it
     sha256: str = ""  # in place of md5, where that is what is listed
-    # What it unpacks to, where nobody lists checksums of the content: stands in for it, and only its reader checks it.
+    # What it unpacks to, where nobody lists checksums of the content: can replace it, and only its reader checks it.
     folder: str = ""
 
     @property
@@ -31,49 +31,56 @@ class File:
 
 
 def locate(files: Sequence[File], source: Path, origin: str) -> dict[str, Path]:
-    """Name -> path of every file, or of what it unpacks to, all intact; else Refused, with where they are published."""
+    """Map the name of every file, or of what it unpacks to, to an intact copy; Refused if a file has none."""
     if not source.is_dir():
         raise Refused([f"source: {source} is not a folder; expected one that holds {_listed(files)}"])
     if not os.access(source, os.R_OK | os.X_OK):
         raise Refused([f"source: {source} cannot be read by this user"])
-    names = {each.name for file in files for each in (file, *file.unpacked)}
+
+    # One walk for all files: a folder of data can be large, and lie on a slow disk.
+    names = {file.name for whole in files for file in (whole, *whole.unpacked)}
     candidates = _candidates(source, names, {file.folder for file in files if file.folder})
-    found: dict[str, Path] = {}
+
+    paths: dict[str, Path] = {}
     problems: list[str] = []
     for file in files:
-        paths, trouble = _whole_or_unpacked(file, candidates)
-        found |= paths
-        problems += trouble or ([] if paths else [_missing(file, source, origin)])
+        intact, faults = _whole_or_unpacked(file, candidates)
+        paths |= intact
+        problems += faults or ([] if intact else [_missing(file, source, origin)])
     if problems:
         raise Refused(problems)
-    return found
+    return paths
 
 
 def _candidates(source: Path, names: set[str], folder_names: set[str]) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {name: [] for name in names | folder_names}
+    """List for each name the files, or folders, of that name under the source."""
+    candidates: dict[str, list[Path]] = {name: [] for name in names | folder_names}
     if source.resolve().name in folder_names:
-        found[source.resolve().name].append(source)
+        candidates[source.resolve().name].append(source)
     for folder, subfolders, filenames in os.walk(source, followlinks=True):
         if len(Path(folder).relative_to(source).parts) == SEARCH_DEPTH:
             subfolders.clear()
         subfolders.sort()
         for name in [*names.intersection(filenames), *folder_names.intersection(subfolders)]:
-            found[name].append(Path(folder, name))
-    return found
+            candidates[name].append(Path(folder, name))
+    return candidates
 
 
 def _whole_or_unpacked(file: File, candidates: dict[str, list[Path]]) -> tuple[dict[str, Path], list[str]]:
-    """The paths to use, or the faults of what was found; neither where nothing was found."""
+    """Return the paths to use, or the faults of the candidates; neither where there are no candidates."""
     path, problems = _intact(file, candidates[file.name])
     if path:
         return {file.name: path}, []
     if file.folder and candidates[file.folder]:
         return {file.folder: candidates[file.folder][0]}, []
+
+    # Its content replaces an archive only as a whole: with a part missing, the set would be another one.
     parts = {part.name: _intact(part, candidates[part.name]) for part in file.unpacked}
     intact = {name: path for name, (path, _) in parts.items() if path}
     if parts and len(intact) == len(parts):
         return intact, []
-    problems += [problem for _, wrong in parts.values() for problem in wrong]
+
+    problems += [problem for _, faults in parts.values() for problem in faults]
     absent = [name for name in parts if not candidates[name]]
     if absent and len(absent) < len(parts):
         problems.append(f"source: of what {file.name} holds there is no {', '.join(absent)}; expected all of it")
@@ -81,25 +88,28 @@ def _whole_or_unpacked(file: File, candidates: dict[str, list[Path]]) -> tuple[d
 
 
 def _intact(file: File, candidates: Sequence[Path]) -> tuple[Path | None, list[str]]:
-    """The checksum also tells apart equally named files of different sets, such as MNIST's and Fashion-MNIST's."""
+    """Return the first candidate that has the checksum of the file; if there is none, the faults of all."""
     problems = []
     for path in candidates:
         try:
-            found = checksum_of(path, file.algorithm)
+            checksum = checksum_of(path, file.algorithm)
         except OSError as error:
             problems.append(f"{path}: cannot be read: {error.strerror}")
             continue
-        if found == file.checksum:
+
+        # A name proves nothing: MNIST's and Fashion-MNIST's files have the same ones.
+        if checksum == file.checksum:
             return path, []
-        problems.append(
-            f"{path}: {file.algorithm} is {found}, expected {file.checksum}: a damaged copy, or another data set's file"
-        )
+        fault = f"{file.algorithm} is {checksum}, expected {file.checksum}"
+        problems.append(f"{path}: {fault}: a damaged copy, or another data set's file")
     return None, problems
 
 
 def _missing(file: File, source: Path, origin: str) -> str:
-    inside = [part.name for part in file.unpacked] or [f"a folder {file.folder}"] * bool(file.folder)
-    unpacked = f" (nor {', '.join(inside)})" if inside else ""
+    content = ", ".join(part.name for part in file.unpacked)
+    if file.folder and not content:
+        content = f"a folder {file.folder}"
+    unpacked = f" (nor {content})" if content else ""
     url = f"{origin.rstrip('/')}/{file.name}"
     return f"source: {source} holds no {file.name}{unpacked}, searched {SEARCH_DEPTH} folders deep; published at {url}"
 

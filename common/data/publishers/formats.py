@@ -1,4 +1,4 @@
-"""Readers of the publishers' formats: paths of intact files in, the two sets out.
+"""Readers of the publishers' formats: MNIST's, CIFAR's, and the digits of scikit-learn.
 
 Every reader is a function of {file name: path} that returns {"train": Part, "test": Part}. The checksums have been
 checked before; what is checked here is the structure, so that a broken file is Refused by name and never half read.
@@ -31,7 +31,7 @@ DIGITS_TEST = 360  # images, 20 % of 1797
 
 
 def read_mnist(paths: Mapping[str, Path]) -> dict[str, Part]:
-    """The four idx files, gzipped or not. Format: http://yann.lecun.com/exdb/mnist/ (at the end of the page)."""
+    """Read the four idx files, gzipped or not. Format: http://yann.lecun.com/exdb/mnist/ (at the end of the page)."""
     return {
         "train": _idx_part(paths, "train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
         "test": _idx_part(paths, "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
@@ -49,7 +49,10 @@ def _idx_part(paths: Mapping[str, Path], images_name: str, labels_name: str) -> 
 
 
 def read_idx(path: Path, dimensions: int) -> "np.ndarray":
-    """Two zero bytes, the type, the number of dimensions, each as a big-endian 32-bit number, then the values."""
+    """Read an idx file of unsigned bytes.
+
+    It holds two zero bytes, the type, the number of dimensions, their sizes as big-endian 32-bit numbers, the values.
+    """
     import numpy as np
 
     content = _decompressed(path) if path.suffix == ".gz" else path.read_bytes()
@@ -79,14 +82,14 @@ def read_cifar10(paths: Mapping[str, Path]) -> dict[str, Part]:
 
 
 def read_cifar100(paths: Mapping[str, Path]) -> dict[str, Part]:
-    """The 100 fine classes; the 20 coarse ones are left out."""
+    """Read the 100 fine classes; the 20 coarse ones are left out."""
     return _read_cifar(paths, "cifar-100-python.tar.gz", {"train": ["train"], "test": ["test"]}, b"fine_labels")
 
 
 def _read_cifar(
     paths: Mapping[str, Path], archive: str, batches: Mapping[str, Sequence[str]], label_key: bytes
 ) -> dict[str, Part]:
-    """Format: https://www.cs.toronto.edu/~kriz/cifar.html."""
+    """Read the batches of each set. Their format is described at https://www.cs.toronto.edu/~kriz/cifar.html."""
     import numpy as np
 
     names = [name for group in batches.values() for name in group]
@@ -99,20 +102,22 @@ def _read_cifar(
 
 
 def _members(archive: Path, names: Sequence[str]) -> dict[str, bytes]:
-    """Read where they lie in the archive: nothing is extracted, so no path in it can lead anywhere."""
-    found: dict[str, bytes] = {}
+    """Read files of an archive in one pass."""
+    contents: dict[str, bytes] = {}
     try:
         with tarfile.open(archive, "r:gz") as tar:
+            # Nothing is extracted, so no path in the archive can lead anywhere.
             for member in tar:
                 name = Path(member.name).name
                 if name in names and (file := tar.extractfile(member)):
-                    found[name] = file.read()
+                    contents[name] = file.read()
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise Refused([f"{archive}: not a whole tar.gz archive: {error}"]) from None
-    absent = [name for name in names if name not in found]
+
+    absent = [name for name in names if name not in contents]
     if absent:
         raise Refused([f"{archive}: holds no {', '.join(absent)}"])
-    return found
+    return contents
 
 
 def _cifar_batch(content: bytes, name: str, label_key: bytes) -> tuple["np.ndarray", "np.ndarray"]:
@@ -129,7 +134,7 @@ def _cifar_batch(content: bytes, name: str, label_key: bytes) -> tuple["np.ndarr
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Loads dicts, lists, numbers, bytes and arrays of bytes, and calls nothing else a pickle may ask for."""
+    """Loads dicts, lists, numbers, bytes and arrays of bytes, and calls nothing else that a pickle may ask for."""
 
     def __init__(self, content: bytes, name: str) -> None:
         super().__init__(BytesIO(content), encoding="bytes")
@@ -138,6 +143,7 @@ class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         import numpy as np
 
+        # What an array of bytes needs, and no more. `numpy.core` is what these files have; numpy has moved it since.
         allowed = {
             "numpy.core.multiarray._reconstruct": np.empty(0).__reduce__()[0],
             "numpy.ndarray": np.ndarray,
@@ -151,7 +157,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _byte_type(code: bytes | str, *_: Any) -> "np.dtype[Any]":
-    """numpy.dtype for the one type in these files (the further arguments are a form that numpy has given up)."""
+    """Return the one type in these files (the further arguments are a form that numpy has given up)."""
     import numpy as np
 
     if code not in (b"u1", "u1"):
@@ -160,7 +166,7 @@ def _byte_type(code: bytes | str, *_: Any) -> "np.dtype[Any]":
 
 
 def load_plain_pickle(content: bytes, name: str) -> Any:
-    """A Python 2 pickle of plain data, its text as bytes; Refused where it is broken or asks for anything more."""
+    """Load a Python 2 pickle of plain data, its text as bytes; Refused if it is broken or asks for anything more."""
     try:
         return _PlainUnpickler(content, name).load()
     except (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, MemoryError) as error:
@@ -171,12 +177,10 @@ def load_plain_pickle(content: bytes, name: str) -> Any:
 
 
 def read_digits(_: Mapping[str, Path]) -> dict[str, Part]:
-    """scikit-learn's 1797 digits. They come without a split: every class gives its share of 360 test images.
-
-    They are read from scikit-learn's own file, because importing scikit-learn takes seconds.
-    """
+    """Read scikit-learn's 1797 digits. They come without a split: every class gives its share of 360 test images."""
     import numpy as np
 
+    # The file is read here, because importing scikit-learn takes seconds.
     rows = np.loadtxt(_scikit_learn() / "datasets" / "data" / "digits.csv.gz", dtype=np.uint8, delimiter=",")
     images = np.round(rows[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)  # published as 0 to 16
     labels = rows[:, -1].astype(np.int64)
@@ -186,7 +190,7 @@ def read_digits(_: Mapping[str, Path]) -> dict[str, Part]:
 
 
 def _scikit_learn() -> Path:
-    """The folder of the installed package, which is not imported."""
+    """Return the folder of the installed package, which is not imported."""
     package = find_spec("sklearn")
     if package is None or package.origin is None:
         raise Refused(["data=digits: its images come with scikit-learn, which is not installed"])
@@ -194,15 +198,15 @@ def _scikit_learn() -> Path:
 
 
 def _digits_test_rows(labels: "np.ndarray") -> "np.ndarray":
-    """Shares rounded down, the images still missing from the classes that lost most by it.
-
-    RandomState, because numpy promises that its stream never changes; scikit-learn's splitters promise nothing.
-    """
+    """Choose the rows of the test set, from every class its share."""
     import numpy as np
 
+    # Shares are rounded down; the classes that lost most by it give one image more.
     shares = np.bincount(labels) * DIGITS_TEST / len(labels)
     counts = np.floor(shares).astype(int)
     counts[np.argsort(counts - shares, kind="stable")[: DIGITS_TEST - counts.sum()]] += 1
+
+    # numpy promises that RandomState's stream never changes; scikit-learn's splitters promise nothing.
     random = np.random.RandomState(0)
     return np.concatenate(
         [random.permutation(np.flatnonzero(labels == label))[:count] for label, count in enumerate(counts)]

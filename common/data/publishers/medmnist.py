@@ -1,8 +1,8 @@
 """MedMNIST: twelve sets of medical images in two dimensions, each at four sizes, as their authors publish them.
 
-Tasks, classes, checksums and licences are those of the medmnist package, version 3.0.2 (medmnist/info.py). A file
-NAME.npz holds 28 pixels, NAME_64.npz and so on the larger sizes; in it lie train_images, train_labels and the same of
-val and test. The publisher's own validation images are kept as a part of their own.
+Tasks, classes, checksums and licences are those of the medmnist package, version 3.0.2 (medmnist/info.py). The file
+NAME.npz has images of 28 pixels; NAME_64.npz and so on have the larger ones. Each holds train_images, train_labels and
+the same of val and test. The publisher's validation images stay a part of their own.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ RECORD = "https://zenodo.org/records/10519652/files/"
 
 @dataclass(frozen=True)
 class Medical:
-    """One of the twelve."""
+    """One of the twelve sets, at all its sizes."""
 
     title: str
     task: Task
@@ -30,12 +30,12 @@ class Medical:
 
 
 def set_name(name: str, size: int) -> str:
-    """Of a data set, and of its file."""
+    """Return the name of a data set, which is that of its file too."""
     return name if size == SIZES[0] else f"{name}_{size}"
 
 
 def read_medmnist(paths: Mapping[str, Path], *, medical: Medical, size: int) -> dict[str, Part]:
-    """Labels are stored as (n, 1), or as (n, classes) of 0 and 1 where an image may show several."""
+    """Read the three parts. Labels are stored as (n, 1), or (n, classes) of 0 and 1 where an image may show several."""
     (source,) = paths.values()
     multi_label = medical.task == MULTI_LABEL
     image_shape = (size, size) if medical.channels == 1 else (size, size, medical.channels)

@@ -1,4 +1,4 @@
-"""CIFAR-10.1 and CIFAR-10-C: further images of CIFAR-10's classes, to evaluate models on that saw CIFAR-10 itself.
+"""CIFAR-10.1 and CIFAR-10-C: further images of CIFAR-10's classes, to evaluate models that learned from CIFAR-10.
 
 Both come as .npy files of uint8 (n, 32, 32, 3) and of labels (n,).
 """
@@ -17,15 +17,15 @@ CIFAR10_C_LABELS = "labels.npy"
 
 
 def read_cifar10_1(paths: Mapping[str, Path], *, version: str) -> dict[str, Part]:
-    """One set of images, which is all test. Format: https://github.com/modestyachts/CIFAR-10.1."""
+    """Read the one set of images, all for the test. Format: https://github.com/modestyachts/CIFAR-10.1."""
     images, labels = (paths[f"cifar10.1_{version}_{kind}.npy"] for kind in ("data", "labels"))
     return {"test": image_part(images.parent, images.name, read_labels(labels.parent, labels.name), IMAGE_SHAPE)}
 
 
 def read_cifar10_c(paths: Mapping[str, Path]) -> dict[str, Part]:
-    """A part per corruption: the test images at severity 1, the same ones at 2, and so on to 5.
+    """Read a part for each corruption: the test images at severity 1, the same ones at 2, and so on to 5.
 
-    Format: README.txt in the archive. Every corruption has the same labels.
+    Every corruption has the same labels. README.txt in the archive describes the format.
     """
 
     def where(name: str) -> Path:

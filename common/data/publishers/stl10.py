@@ -1,7 +1,7 @@
 """STL-10's binary files: images of 96 pixels as raw bytes, labels from 1 on. The unlabelled images are left out.
 
-Format: https://cs.stanford.edu/~acoates/stl10/. Within an image the channels follow each other, and within a channel
-the columns, not the rows.
+Format: https://cs.stanford.edu/~acoates/stl10/. An image is stored channel by channel, and a channel column by column,
+not row by row.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "
 
 
 def read_stl10(paths: Mapping[str, Path]) -> dict[str, Part]:
-    """Out of the archive, or from the files it unpacks to."""
+    """Read the labelled images from the archive, or from the files that it unpacks to."""
     return {part: _part(paths, f"{part}_X.bin", f"{part}_y.bin") for part in ("train", "test")}
 
 
@@ -34,8 +34,8 @@ def _part(paths: Mapping[str, Path], images_name: str, labels_name: str) -> Part
     with open_member(source, labels_name) as file:
         labels = np.frombuffer(file.read(), np.uint8).astype(np.int64)
     if len(labels) and (labels.min() < 1 or labels.max() > len(CLASSES)):
-        found = f"labels run from {labels.min()} to {labels.max()}"
-        raise Refused([f"{source}: {labels_name}: {found}, expected 1 to {len(CLASSES)}"])
+        limits = f"labels run from {labels.min()} to {labels.max()}"
+        raise Refused([f"{source}: {labels_name}: {limits}, expected 1 to {len(CLASSES)}"])
     return Part(labels - 1, SHAPE, _blocks(archive or paths[images_name].parent, images_name, len(labels)))
 
 

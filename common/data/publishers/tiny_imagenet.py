@@ -1,12 +1,12 @@
 """Tiny ImageNet: 200 classes of 64-pixel JPEG images in a zip, which is read without unpacking it, or in its folder.
 
-    wnids.txt                               the classes, a WordNet id a line; here they are numbered in this order
+    wnids.txt                               the classes, a WordNet id a line; they are numbered in this order
     words.txt                               id, tab, its names
     train/<id>/images/*.JPEG
     val/images/*.JPEG, val_annotations.txt  in val: file, id and box of each image
 
-The labels of test/ were never published. So, as everywhere, val is what results are reported on: it becomes `test`,
-and validation is split from train. Some of the images are grey.
+The labels of test/ were never published, so papers report results on val. It becomes `test` here too, and validation
+is split from train. Some of the images are grey.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ Read = Callable[[str], bytes]  # the content of a file, named as in the list abo
 
 
 def read_class_names(paths: Mapping[str, Path]) -> tuple[str, ...]:
-    """Of the names in words.txt the first; with its id where another class is called the same."""
+    """Return the first name that words.txt has for each class, with the id where two classes have the same name."""
     (source,) = paths.values()
     with _opened(source) as (read, files):
         wnids = _lines(source, "wnids.txt", read, files)
@@ -47,7 +47,7 @@ def read_class_names(paths: Mapping[str, Path]) -> tuple[str, ...]:
 
 
 def read_tiny_imagenet(paths: Mapping[str, Path]) -> dict[str, Part]:
-    """The pixels are not read before the blocks are asked for."""
+    """Read the labels of both sets; pixels are read when the blocks are asked for."""
     (source,) = paths.values()
     with _opened(source) as (read, names):
         labels = {wnid: label for label, wnid in enumerate(_lines(source, "wnids.txt", read, names))}
@@ -59,12 +59,14 @@ def read_tiny_imagenet(paths: Mapping[str, Path]) -> dict[str, Part]:
 
 @contextlib.contextmanager
 def _opened(source: Path) -> Iterator[tuple[Read, set[str]]]:
-    """How to read a file, and the names of all of them."""
+    """Yield a function that reads a file by its name, and the names of all files."""
+    # Names begin in the folder of the set, so that nothing else needs to know whether there is a zip.
     try:
         if source.is_dir():
             names = {path.relative_to(source).as_posix() for path in source.rglob("*")}
             yield lambda name: (source / name).read_bytes(), names
             return
+
         with zipfile.ZipFile(source) as archive:
             prefix = f"{FOLDER}/"
             names = {name.removeprefix(prefix) for name in archive.namelist() if name.startswith(prefix)}
@@ -84,25 +86,28 @@ def _lines(source: Path, name: str, read: Read, names: Collection[str]) -> list[
 
 
 def _training_files(source: Path, names: Collection[str], labels: Mapping[str, int]) -> list[tuple[str, int]]:
-    """In the order of the classes, then of the names: the same from the zip and from the folder."""
-    found: dict[str, list[str]] = {wnid: [] for wnid in labels}
+    """List the training images and their labels, by class and then by name: the same from the zip and the folder."""
+    by_class: dict[str, list[str]] = {wnid: [] for wnid in labels}
     for name in sorted(names):
         match PurePosixPath(name).parts:
             case ("train", wnid, "images", file) if file.endswith(".JPEG"):
-                if wnid not in found:
+                if wnid not in by_class:
                     raise Refused([f"{source}: {name} is of a class that wnids.txt does not list"])
-                found[wnid].append(name)
-    empty = [wnid for wnid, files in found.items() if not files]
+                by_class[wnid].append(name)
+
+    # An interrupted unpacking leaves classes out, and the folder has no checksum that would tell.
+    empty = [wnid for wnid, files in by_class.items() if not files]
     if empty:
         raise Refused(
             [f"{source}: train/{wnid}/images holds no .JPEG; expected the images of a class" for wnid in empty]
         )
-    return [(name, labels[wnid]) for wnid, files in found.items() for name in files]
+    return [(name, labels[wnid]) for wnid, files in by_class.items() for name in files]
 
 
 def _annotated_files(
     source: Path, names: Collection[str], annotations: Sequence[str], labels: Mapping[str, int]
 ) -> list[tuple[str, int]]:
+    """List the images of val with their labels, in the order of the annotations."""
     files = []
     for number, line in enumerate(annotations, 1):
         name, wnid, *_ = [*line.split("\t"), ""]
@@ -111,6 +116,8 @@ def _annotated_files(
                 [f"{source}: {ANNOTATIONS}: line {number} is {line!r}, expected an image and one of {len(labels)} ids"]
             )
         files.append((f"val/images/{name}", labels[wnid]))
+
+    # An image without an annotation would be left out, and one that is missing be noticed only when it is read.
     there = {name for name in names if name.startswith("val/images/") and name.endswith(".JPEG")}
     odd = sorted({name for name, _ in files} ^ there)
     if odd:
@@ -145,6 +152,8 @@ def _decoded(content: bytes, where: str) -> "np.ndarray":
             pixels = np.asarray(image.convert("RGB"))
     except Exception as error:  # noqa: BLE001 - on damaged files Pillow's decoders raise nearly anything
         raise Refused([f"{where} cannot be read as an image: {error or type(error).__name__}"]) from None
+
+    # Never resized: an image of another size is not of this set.
     if pixels.shape != (*SHAPE[1:], 3):
         height, width, _ = pixels.shape
         raise Refused([f"{where} is {width}x{height} pixels, expected {SHAPE[2]}x{SHAPE[1]}"])

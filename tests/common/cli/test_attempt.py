@@ -163,7 +163,7 @@ def test_a_folder_that_cannot_come_back_is_named(command: Command, run: RunDir, 
             return rename(path, target)
 
         patch.setattr(Path, "rename", late)
-        with pytest.raises(Refused, match=r"no GPU; .* is another process's by now; the old folder is ") as refused:
+        with pytest.raises(Refused, match=r"no GPU; another process uses .* by now; the old folder is ") as refused:
             carry_out(forced(command), refuse, [])
     assert contents(run.path) == {"checkpoints/last.pt": b"hours of work"}
     assert contents(Path(refused.value.problems[-1].rpartition(" is ")[2])) == before
@@ -222,7 +222,7 @@ for line in sys.stdin:
             raise Refused(["compute.device: there is no GPU"])
         run = attempt.run
         run.rotate_checkpoint(b"hours of work")
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while not (root.parent / f"{root.name}.answered").exists() and time.monotonic() < end:
             time.sleep(0.002)
         written = (run.config, run.provenance, run.log, run.last, run.path / "lock")
@@ -259,7 +259,7 @@ def race(racers: list[subprocess.Popen[str]], root: Path, kind: str) -> list[tup
     waiting = {racer.stdout: racer.pid for racer in racers if racer.stdout}
     answers = []
     while waiting:
-        ready, _, _ = select.select([*waiting], [], [], 10)
+        ready, _, _ = select.select([*waiting], [], [], 60)
         answers += [(*json.loads(stdout.readline()), waiting.pop(stdout)) for stdout in ready]
         if len(waiting) <= 1 or not ready:
             (root.parent / f"{root.name}.answered").touch()

@@ -229,7 +229,7 @@ def test_sets_of_differing_shape_are_refused(tmp_path: Path) -> None:
 def test_images_and_labels_must_be_equally_many(tmp_path: Path) -> None:
     parts = parts_of()
     short = Part(parts["train"].labels, parts["train"].shape, list(parts["train"].blocks)[:0])
-    with pytest.raises(ValueError, match=r"train_images\.npy: 0 rows were given, 5 announced"):
+    with pytest.raises(ValueError, match=r"train_images\.npy: 0 rows were written, expected 5"):
         pack(tmp_path, parts | {"train": short}, CLASSES, {})
 
 

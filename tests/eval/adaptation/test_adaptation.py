@@ -230,7 +230,7 @@ def test_t3a_refuses_a_model_that_changes_what_its_classifier_says() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return super().forward(images) / 2
 
-    with pytest.raises(NotAdaptable, match="the model changes what its linear classifier says"):
+    with pytest.raises(NotAdaptable, match="the model changes the output of its linear classifier"):
         adapt("t3a", trained(lambda: Halved(SHAPE, CLASSES))).forward(images(3))
 
 

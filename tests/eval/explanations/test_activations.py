@@ -48,7 +48,7 @@ def test_tokens_become_maps_in_the_order_of_the_patches(vit: ViT) -> None:
     found = activations.feature_maps(vit, images, {"blocks.0": vit.blocks[0], "project": vit.project})
     tokens = vit.blocks[0](vit._embed(images))
     assert found["blocks.0"].shape == (4, 12, 4, 4)
-    assert torch.equal(found["blocks.0"][:, :, 1, 2], tokens[:, 2 + 4 + 2])  # behind CLS and DIST, row 1, column 2
+    assert torch.equal(found["blocks.0"][:, :, 1, 2], tokens[:, 2 + 4 + 2])  # after CLS and DIST, row 1, column 2
     assert found["project"].shape == (4, 12, 4, 4)
 
 

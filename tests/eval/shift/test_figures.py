@@ -10,8 +10,8 @@ from PIL import Image
 
 from common.settings.shift import ADAPTATIONS, ALL_CORRUPTIONS, AVERAGED_FAMILIES, COMMON_CORRUPTIONS, ShiftSettings
 from eval.shift.figures import adaptation_bars, calibration_curves, draw, severity_curves
-from eval.shift.measure import Measurement
 from eval.shift.summary import summary
+from eval.shift.table import Measurement
 
 TITLE = "cifar10-adaptive_cnn-s0-832f4bfbfe"
 

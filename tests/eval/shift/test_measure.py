@@ -14,8 +14,6 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from common.compute import Compute
 from common.data.publishers.catalog import DATASETS
@@ -26,7 +24,7 @@ from common.settings.entries import ComputeSettings, EvalShift
 from common.settings.shift import PUBLISHED_CORRUPTIONS
 from eval.adaptation import ADAPTATIONS
 from eval.eval_shift import main
-from eval.shift.measure import ImageSet, LoadedSet, Measurement, MeasurementTable, ModelUnderTest, Way, image_sets
+from eval.shift.measure import ImageSet, LoadedSet, ModelUnderTest, Way, image_sets
 from eval.shift.reliability import BinTable
 from train.train_vit import main as train_vit
 
@@ -119,24 +117,6 @@ def test_images_that_cannot_be_corrupted_are_a_problem(
     clean, fog = image_sets(chosen, cast(TrainedRun, odd), tmp_path, compute)
     assert clean.problem == ""
     assert fog.problem == f"no corruption is defined on images of {list(shape)}"
-
-
-# --- cells.csv --------------------------------------------------------------------------------------------------
-
-numbers = st.none() | st.floats(allow_nan=False, allow_infinity=False)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 5), numbers, numbers, st.text(max_size=20)), max_size=4))
-def test_a_table_is_read_as_it_was_written(rows: list[tuple[int, float | None, float | None, str]]) -> None:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        table = MeasurementTable(Path(folder) / "cells.csv")
-        for severity, accuracy, gain, problem in rows:
-            text = problem.replace("\r", " ").replace("\0", " ").encode("utf-8", "replace").decode()
-            table.add(Measurement("test", "fog", severity, "source", 0, "none", 7, accuracy, gain=gain, problem=text))
-        assert MeasurementTable(table.path).measurements == table.measurements
 
 
 # --- published sets ---------------------------------------------------------------------------------------------

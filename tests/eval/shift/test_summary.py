@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from common.settings.shift import ShiftSettings
-from eval.shift.measure import Measurement
 from eval.shift.summary import Baseline, open_baseline, summary
+from eval.shift.table import Measurement
 
 DIGITS = {"name": "digits", "digest": "0f3a"}
 

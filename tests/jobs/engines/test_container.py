@@ -15,7 +15,7 @@ from common.failures import Refused
 from common.run.provenance import code_version
 from jobs import status, submit
 from jobs.engines.container import look_at_container, origin_of, write_digest
-from jobs.engines.profiles import REPOSITORY
+from jobs.engines.sbatch import REPOSITORY
 
 Told = Callable[..., tuple[int, str]]
 COMMIT = "3a71f28860" + "0" * 30

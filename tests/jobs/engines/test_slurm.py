@@ -161,7 +161,8 @@ def six() -> Any:
 
     import yaml
 
-    from jobs.planning.sweep import Overrides, open_sweep
+    from jobs.planning.sweep import open_sweep
+    from jobs.planning.sweep_file import Overrides
 
     stages: dict[str, Any] = {
         "cnn": {"entry": "train_cnn"},

@@ -14,8 +14,8 @@ from common.data.publishers.catalog import DATASETS
 from common.failures import Refused
 from common.settings.entries import ENTRIES, run_name
 from jobs.planning.cell import Sweep, run_on
-from jobs.planning.sweep import SWEEPS, Overrides, open_sweep, sweep_names
-from jobs.planning.sweep_file import values_of
+from jobs.planning.sweep import SWEEPS, open_sweep, sweep_names
+from jobs.planning.sweep_file import Overrides, values_of
 
 Open = Callable[..., Sweep]
 

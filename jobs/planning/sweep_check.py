@@ -1,0 +1,111 @@
+"""Check the names in a sweep file, and in the words that override it, before cells are made of them.
+
+Each function yields one line for each problem, with the names that are allowed.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from common.cli.compose import presets_of
+from common.settings import messages
+from common.settings.entries import ENTRIES, RunSettings
+from common.settings.field import every_setting
+from jobs.planning.sweep_file import SHARED_AXES, Overrides, StageWords, SweepWords, flat, listed
+
+Axes = Mapping[str, Mapping[str, list[Any]]]  # stage: axis: its values
+
+
+def stage_problems(words: SweepWords, axes: Axes) -> Iterator[str]:
+    """Yield what is wrong with entries, parents and settings."""
+    for name, stage in words.stages.items():
+        for problem in _problems_of_stage(stage, axes[name]):
+            yield f"stage {name}: {problem}"
+
+    shared = [*flat(words.with_), *(key for case in words.cases for key in flat(case.with_))]
+    for problem in _taken_by_none(words, shared, list(words.stages)):
+        yield f"with: {problem}"
+
+
+def _problems_of_stage(stage: StageWords, axes: Iterable[str]) -> Iterator[str]:
+    if stage.entry not in ENTRIES:
+        yield messages.unknown("entry", stage.entry, ENTRIES)
+        return
+
+    entry = ENTRIES[stage.entry]
+    if stage.teacher is not None and entry.PARENT != "teacher":
+        yield f"{stage.entry} has no teacher; allowed: an entry that distils"
+    if stage.of is not None and entry.PARENT != "run":
+        yield f"{stage.entry} tests no runs; allowed: an entry that evaluates"
+    if stage.of is None and entry.PARENT == "run":
+        yield f"of is missing: the stages whose runs {stage.entry} tests"
+        return
+
+    for key in [*flat(stage.with_), *axes]:
+        if not takes(entry, key):
+            yield _not_taken(entry, key)
+
+
+def condition_problems(words: SweepWords, axes: Axes) -> Iterator[str]:
+    """Yield what cases, exclude and include name that is not there."""
+    tested = ["of"] if any(stage.of for stage in words.stages.values()) else []
+    known = sorted({"stage", *tested, *itertools.chain.from_iterable(axes.values())})
+    cases = [case.when for case in words.cases]
+    sections = {"cases": cases, "exclude": words.exclude, "include": words.include}
+    for section, conditions in sections.items():
+        for axis in [axis for when in conditions for axis in when if axis not in known]:
+            yield f"{section}: {messages.unknown('axis', axis, known)}"
+        for stage in [stage for when in conditions for stage in listed(when.get("stage", []))]:
+            if stage not in words.stages:
+                yield f"{section}: {messages.unknown('stage', stage, words.stages)}"
+
+
+def override_problems(words: SweepWords, overrides: Overrides, wanted: Sequence[str], axes: Axes) -> Iterator[str]:
+    """Yield what the command line names that no stage has."""
+    for axis in overrides.axes:
+        if axis not in SHARED_AXES and not any(axis in axes[stage] for stage in wanted):
+            yield f"{axis}: no axis of this sweep"
+    for word in overrides.words:
+        stage, key = stage_and_key(words, word.partition("=")[0])
+        yield from _taken_by_none(words, [key], [stage] if stage else wanted or list(words.stages))
+
+
+def stage_and_key(words: SweepWords, key: str) -> tuple[str, str]:
+    """Split STAGE.key, a setting of that stage alone; the stage is empty where the key is for all stages.
+
+    A stage may have the name of a group of settings: then shift.severities is the setting, unless that stage has one
+    called severities.
+    """
+    stage, _, rest = key.partition(".")
+    if stage not in words.stages:
+        return "", key
+    own = ENTRIES.get(words.stages[stage].entry)
+    if own and not takes(own, rest) and any(takes(entry, key) for entry in _entries(words, words.stages)):
+        return "", key
+    return stage, rest
+
+
+def takes(entry: type[RunSettings], key: str) -> bool:
+    """Say whether a sweep may set this of an entry; what follows from the run that it tests may not be set."""
+    if key.partition(".")[0] in entry.FROM_PARENT:
+        return False
+    return key in presets_of(entry) or (bool(key) and key == entry.PARENT) or key in every_setting(entry)
+
+
+def _taken_by_none(words: SweepWords, keys: Iterable[str], stages: Iterable[str]) -> Iterator[str]:
+    """Yield a problem for each setting that none of the stages has; one that has it is enough."""
+    entries = _entries(words, stages)
+    for key in keys:
+        if entries and not any(takes(entry, key) for entry in entries):
+            yield _not_taken(entries[0], key)
+
+
+def _not_taken(entry: type[RunSettings], key: str) -> str:
+    if key.partition(".")[0] in entry.FROM_PARENT:
+        return f"{key}: that of the run that is tested; allowed: settings of the test itself"
+    return messages.no_such_setting(key, [entry])
+
+
+def _entries(words: SweepWords, stages: Iterable[str]) -> list[type[RunSettings]]:
+    names = [words.stages[stage].entry for stage in stages]
+    return [ENTRIES[name] for name in names if name in ENTRIES]
