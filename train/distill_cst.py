@@ -72,9 +72,10 @@ def train(attempt: Attempt) -> dict[str, Any]:
             return Loss(own + taught_loss, logits, terms | spread(projected[-1]))
 
         # The projectors only help in training: the student alone is validated and kept.
-        outcome = fit(
-            taught_student, objective, data.train, data.val, attempt, compute, deployed=lambda model: model.student
-        )
+        def deployed(model: Any) -> Any:
+            return model.student
+
+        outcome = fit(taught_student, objective, data.train, data.val, attempt, compute, deployed)
         agreement = agreement_on(data.val, student, teacher)
         if compute.first:
             draw_distillation(attempt.run, agreement)

@@ -13,6 +13,7 @@ from typing import Any
 from common.cli.attempt import Attempt, run_entry
 from common.settings.distillation import share_of_teacher
 from common.settings.entries import DistillKD
+from common.settings.models import ViTSettings
 
 
 def train(attempt: Attempt) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def train(attempt: Attempt) -> dict[str, Any]:
         seed_model(settings.seed, "weights")
         model = build_model(settings.model, data.facts(), train=data.train, checkpointing=recipe.checkpointing)
         model = place(model, compute)
-        two_heads = settings.model.name == "vit" and settings.model.dist_token
+        two_heads = isinstance(settings.model, ViTSettings) and settings.model.dist_token
         several = data.train.multi_label
 
         def objective(model: Any, batch: Batch) -> Loss:

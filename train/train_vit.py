@@ -28,6 +28,7 @@ def train(attempt: Attempt) -> dict[str, Any]:
     from common.training.predict import report
 
     settings = attempt.settings
+    assert isinstance(settings, TrainViT)
     recipe = settings.recipe
     with start(settings.compute) as compute:
         data = open_data(attempt.data_folder, settings, compute)
