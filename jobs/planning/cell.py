@@ -41,7 +41,8 @@ class Cell:
 
     @property
     def title(self) -> str:
-        return " ".join([self.stage, *(f"{axis}={messages.shown(value)}" for axis, value in self.at.items())])
+        at = [f"{axis}={messages.one_line(messages.shown(value))}" for axis, value in self.at.items()]
+        return " ".join([self.stage, *at])
 
     @property
     def parent_role(self) -> str:

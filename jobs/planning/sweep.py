@@ -31,6 +31,7 @@ from jobs.planning.cell import Cell, Sweep, built_on, key_of
 from jobs.planning.sweep_check import (
     Axes,
     condition_problems,
+    name_problems,
     override_problems,
     stage_and_key,
     stage_problems,
@@ -113,6 +114,7 @@ class Compiler:
             raise Refused(self.problems)
 
     def _wrong_names(self, wanted: Sequence[str], axes: Axes) -> Iterator[str]:
+        yield from name_problems(self.name, self.words)
         yield from stage_problems(self.words, axes)
         yield from condition_problems(self.words, axes)
         yield from override_problems(self.words, self.overrides, wanted, axes)

@@ -4,6 +4,7 @@ Each function yields one line for each problem, with the names that are allowed.
 """
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,25 @@ from common.cli.compose import presets_of
 from common.settings import messages
 from common.settings.entries import ENTRIES, RunSettings
 from common.settings.field import every_setting
+from jobs.planning.ledger import STEWARD
 from jobs.planning.sweep_file import SHARED_AXES, Overrides, StageWords, SweepWords, flat, listed
 
 Axes = Mapping[str, Mapping[str, list[Any]]]  # stage: axis: its values
+
+# Both names become part of a job's name, which is a line of a shell script: they hold nothing that a shell could read.
+STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+def name_problems(sweep: str, words: SweepWords) -> Iterator[str]:
+    """Yield which names of the sweep and its stages have characters that are not allowed, or are taken."""
+    if not SWEEP_NAME.fullmatch(sweep):
+        yield f"name: given {messages.shown(sweep)}, allowed: a file named with letters, digits, _, - and . alone"
+    for stage in words.stages:
+        if not STAGE_NAME.fullmatch(stage):
+            yield f"stages: given {messages.shown(stage)}, allowed: a name of letters, digits, _ and -, at most 64"
+        elif stage == STEWARD:
+            yield f"stages: given {STEWARD}, allowed: another name; the job that submits again has this one"
 
 
 def stage_problems(words: SweepWords, axes: Axes) -> Iterator[str]:

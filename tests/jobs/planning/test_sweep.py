@@ -3,6 +3,7 @@
 import time
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,34 @@ def test_a_word_that_no_stage_takes_and_a_student_without_teacher(refused: Calla
 def test_unknown_sweeps(tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"^sweep: given quickstar, allowed: .*nearest: quickstart$"):
         open_sweep("quickstar", Overrides(), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x\ntouch PWNED\n#", "x;y", "$(y)", "a b", "-x", "", "é", "x,y", "x.y", "x" * 65])
+def test_a_stage_is_called_by_letters_that_no_shell_reads(name: str, refused: Callable[..., list[str]]) -> None:
+    """Its name becomes part of a line of a batch script."""
+    (problem,) = refused({"stages": {name: {"entry": "train_cnn"}}})
+    assert problem.startswith(f"mine: stages: given {name[:50]}")
+    assert problem.endswith(", allowed: a name of letters, digits, _ and -, at most 64")
+
+
+def test_no_stage_is_called_as_the_job_that_submits_again(refused: Callable[..., list[str]]) -> None:
+    (problem,) = refused({"stages": {"steward": {"entry": "train_cnn"}}})
+    assert problem.startswith("mine: stages: given steward, allowed: another name")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a b", "$(a)", ".a"])
+def test_so_is_a_sweep(name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{name}.yaml"
+    path.write_text("stages: {cnn: {entry: train_cnn}}")
+    with pytest.raises(
+        Refused, match=r"(?s)name: given .*, allowed: a file named with letters, digits, _, - and . alone"
+    ):
+        open_sweep(str(path), Overrides(), tmp_path)
+
+
+def test_a_title_is_one_line(opened: Open) -> None:
+    (cell,) = opened({"stages": {"cnn": STAGES["cnn"]}}).cells.values()
+    assert replace(cell, at={"model": "a\x1b[2J"}).title == "cnn model=a\\x1b[2J"
 
 
 # --- size -------------------------------------------------------------------------------------------------------
