@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from jobs import cancel, logs, prune, retry, status
+from jobs import cancel, logs, prune, retry, status, submit
 from jobs.machine.processes import this_process
 
 Told = Callable[..., tuple[int, str]]
@@ -291,6 +291,34 @@ def test_a_retry_on_a_cluster_submits_there(worlds: Any, told: Told, slurm_comma
     assert [name.rpartition("-")[0] for name in jobs] == ["mine-cnn", "mine-deit", "mine-small", "mine-steward"]
     assert "mine: 3 to run, 1 finished, 2 not asked for" in text
     assert "submitted cnn: 1 run as job 901" in text
+
+
+# --- submit -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "state", "end"),
+    [
+        ("sbatch: error: invalid partition specified: nosuch", "waiting", ""),
+        ("sbatch: error: Unable to contact slurm controller (connect failure)", "waiting", ""),
+        ("sbatch: error: Socket timed out on send/recv operation", "queued", "; whether SLURM has the job .*"),
+    ],
+)
+def test_what_sbatch_refuses_is_one_line_and_no_run_is_queued(
+    world: Any, told: Told, slurm_commands: Any, said: str, state: str, end: str
+) -> None:
+    slurm_commands.refuses("sbatch", f"sbatch: warning: first\n{said}")
+    code, text = told(submit.main, f"sweep={world.file}", "cluster=cpu", f"root={world.root}")
+    assert code == 2
+    assert re.fullmatch(f"cluster: {re.escape(said)}{end}\n", text)
+    assert world.states(queue={})[0] == state
+
+
+def test_what_was_submitted_before_sbatch_refused_is_said(world: Any, told: Told, slurm_commands: Any) -> None:
+    slurm_commands.answers_in_turn("sbatch", "Submitted batch job 55", "sbatch: error: no more")
+    code, text = told(submit.main, f"sweep={world.file}", "cluster=cpu", f"root={world.root}")
+    assert (code, text) == (2, "cluster: sbatch: error: no more\nsubmitted before that, cnn: job 55\n")
+    assert [(batch.job, batch.void) for batch in world.ledger.batches()] == [("55", False), (None, True)]
 
 
 # --- cancel -----------------------------------------------------------------------------------------------------
