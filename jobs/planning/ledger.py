@@ -121,9 +121,18 @@ class Ledger:
 
     # --- sweeps -----------------------------------------------------------------------------------------------
 
-    def remember(self, sweep: str, words: Sequence[str]) -> None:
+    def remember(self, sweep: str, words: Sequence[str], cluster: str | None = None) -> None:
+        """Write down how a sweep was asked for, and where it went, which the words need not say."""
         with atomic_write(self._sweep(sweep)) as file:
-            file.write(dump_yaml({"words": list(words), "asked": time.time()}).encode())
+            file.write(dump_yaml({"words": list(words), "cluster": cluster, "asked": time.time()}).encode())
+
+    def cluster_of(self, sweep: str) -> str | None:
+        """Return where the sweep was last submitted to; None where it never was."""
+        try:
+            cluster = read_mapping(self._sweep(sweep)).get("cluster")
+        except Refused:
+            return None
+        return cluster if isinstance(cluster, str) else None
 
     def sweeps(self) -> list[str]:
         """List all sweeps that were ever submitted."""

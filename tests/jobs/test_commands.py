@@ -321,6 +321,25 @@ def test_what_was_submitted_before_sbatch_refused_is_said(world: Any, told: Told
     assert [(batch.job, batch.void) for batch in world.ledger.batches()] == [("55", False), (None, True)]
 
 
+def test_where_a_sweep_runs_does_not_change_without_a_word(
+    world: Any, told: Told, slurm_commands: Any, started: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep begins where there is no SLURM; then somebody installs its client."""
+    words = [f"sweep={world.file}", f"root={world.root}"]
+    monkeypatch.delenv("STILLHOUSE_CLUSTER", raising=False)
+    with monkeypatch.context() as without_slurm:
+        without_slurm.setattr("shutil.which", lambda _: None)
+        assert "note:" not in told(submit.main, *words)[1]
+
+    slurm_commands.answers("sbatch", "Submitted batch job 55")
+    note = "note: there is sbatch on this machine, so this means cluster=default; cluster=local runs it here\n"
+    assert note in told(submit.main, *words)[1]
+    assert "note:" not in told(submit.main, *words)[1]  # once
+    assert "note:" not in told(submit.main, *words, "cluster=local")[1]
+    monkeypatch.setenv("STILLHOUSE_CLUSTER", "default")
+    assert "note:" not in told(submit.main, *words)[1]
+
+
 # --- cancel -----------------------------------------------------------------------------------------------------
 
 
