@@ -14,11 +14,14 @@ The line before is what makes a submission safe to kill: its job is found again 
 import contextlib
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from common.failures import Refused
 from common.files import atomic_write, read_json, write_json
@@ -27,6 +30,7 @@ from common.settings.messages import nearest
 from common.settings.yaml12 import dump_yaml, read_mapping
 from jobs.machine.processes import lives, this_process
 
+DAMAGE_SHOWN = 5  # numbers of damaged lines in a note
 STEWARD = "steward"  # in place of a stage, of the job that submits again; it has no cells
 
 
@@ -38,7 +42,7 @@ class Batch:
     sweep: str
     stage: str
     keys: tuple[str, ...]
-    needs: dict[str, Any]  # gpus, cpus, mem_gb, time_min
+    needs: dict[str, int | float | None]  # gpus, cpus, mem_gb, time_min
     profile: str
     submitted: float
     escalation: int = 0
@@ -51,8 +55,21 @@ class Batch:
         return self.job if len(self.keys) <= 1 else f"{self.job}_{number}"
 
 
+@dataclass(frozen=True)
+class News:
+    """What a later line tells of a batch."""
+
+    token: str
+    job: str | None = None
+    void: bool = False
+
+
+A_BATCH, ITS_NEWS = TypeAdapter(Batch), TypeAdapter(News)
+
+
 class Ledger:
     def __init__(self, root: Path) -> None:
+        self._damage_said = False
         self.folder = root / "jobs"
         self.path = self.folder / "ledger.jsonl"
         self.slurm = self.folder / "slurm"
@@ -74,26 +91,39 @@ class Ledger:
     # --- submissions ------------------------------------------------------------------------------------------
 
     def batches(self) -> list[Batch]:
-        """List all submissions, the earliest first."""
+        """List all submissions, the earliest first; what is no record is passed over, and said once."""
         batches: dict[str, Batch] = {}
+        damaged: list[int] = []
         try:
-            lines = self.path.read_text().splitlines()
+            lines = self.path.read_bytes().splitlines()
         except FileNotFoundError:
             return []
 
         # A batch has one line of intent, and later a short one with the same token: its job, or that it is void.
-        for line in lines:
+        for number, line in enumerate(lines, start=1):
             try:
                 facts = json.loads(line)
-            except ValueError:  # the last line of a writer that was killed
+                if "keys" in facts:
+                    batch = A_BATCH.validate_python(facts)
+                    batches.setdefault(batch.token, batch)
+                    continue
+                news = ITS_NEWS.validate_python(facts)
+            except (ValueError, TypeError, RecursionError):  # half a line of a writer that was killed
+                damaged.append(number)
                 continue
-            token = facts["token"]
-            if token in batches:
-                news = {name: facts[name] for name in ("job", "void") if name in facts}
-                batches[token] = replace(batches[token], **news)
-            elif "keys" in facts:
-                batches[token] = Batch(**{**facts, "keys": tuple(facts["keys"])})
+            if known := batches.get(news.token):
+                batches[news.token] = replace(known, job=news.job or known.job, void=news.void or known.void)
+
+        self._say_damage(damaged)
         return list(batches.values())
+
+    def _say_damage(self, numbers: Sequence[int]) -> None:
+        if not numbers or self._damage_said:
+            return
+        self._damage_said = True
+        lines = ", ".join(map(str, numbers[:DAMAGE_SHOWN])) + (", ..." if len(numbers) > DAMAGE_SHOWN else "")
+        what = "is no whole record and is" if len(numbers) == 1 else "are no whole records and are"
+        print(f"note: {self.path}: line {lines} {what} passed over; jobs of it are not known", file=sys.stderr)
 
     def intend(self, batch: Batch) -> None:
         self._append({name: value for name, value in asdict(batch).items() if name not in {"job", "void"}})
@@ -145,7 +175,10 @@ class Ledger:
         if sweep not in known:
             there = f"; there are: {', '.join(known)}{nearest(sweep, known)}" if known else ""
             raise Refused([f"sweep: {name_or_path} was never submitted under {self.folder.parent}{there}"])
-        words: list[str] = read_mapping(self._sweep(sweep))["words"]
+
+        words = read_mapping(self._sweep(sweep)).get("words")
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise Refused([f"sweep: {self._sweep(sweep)} has no words of a submission; submit {sweep} again"])
         return words
 
     # --- the local engine -------------------------------------------------------------------------------------
