@@ -5,7 +5,7 @@
         sweeps/NAME.yaml     how each sweep was last asked for: status, retry and cancel need only its name
         slurm/               submitit's scripts, pickles and logs
         logs/                what runs of the local engine printed
-        local/NAME.json      the process that runs a sweep on this machine, while it does
+        local/NAME/lock      the process that runs a sweep on this machine, while it does
         lock                 one submission at a time
 
 The line before is what makes a submission safe to kill: its job is found again by the token in its name.
@@ -19,13 +19,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic import TypeAdapter
 
 from common.failures import Refused
-from common.files import atomic_write, read_json, write_json
-from common.locks import take_lock
+from common.files import atomic_write, read_json
+from common.locks import LOCK, take_lock
 from common.settings.messages import nearest
 from common.settings.yaml12 import dump_yaml, read_mapping
 from jobs.machine.processes import lives, this_process
@@ -185,26 +185,49 @@ class Ledger:
 
     @contextlib.contextmanager
     def working_here(self, sweep: str) -> Iterator[None]:
-        """Say which process runs the sweep on this machine: whoever cancels it must find it."""
-        if other := self.worker_here(sweep):
-            raise Refused([f"sweep: pid {other['pid']} on {other['host']} runs {sweep}; wait for it, or cancel it"])
-        path = self._worker(sweep)
-        write_json(path, this_process())
+        """Keep other processes from running the sweep, and say which one does: whoever cancels it must find it.
+
+        The lock is the kernel's: it goes with its process, and of two that start at once only one has it.
+        """
+        folder = self._worker(sweep)
         try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            file = take_lock(folder)
+        except BlockingIOError:
+            raise Refused([self._taken(sweep, read_json(folder / LOCK))]) from None
+        except OSError as error:
+            raise Refused([f"root: {folder} cannot be written: {error.strerror}"]) from None
+
+        with file:
+            if other := self.worker_here(sweep):  # where the file system has no locks
+                raise Refused([self._taken(sweep, other)])
+            _overwrite(file, json.dumps(this_process()))
+            try:
+                yield
+            finally:
+                _overwrite(file, "")
 
     def worker_here(self, sweep: str) -> dict[str, Any] | None:
         """Return the process of this machine that runs the sweep, if one does."""
-        process = read_json(self._worker(sweep))
-        return process if process and lives(process) else None
+        process = read_json(self._worker(sweep) / LOCK)
+        return process if process and "pid" in process and lives(process) else None
+
+    def _taken(self, sweep: str, process: dict[str, Any] | None) -> str:
+        pid, host = ((process or {}).get(name, "unknown") for name in ("pid", "host"))
+        return f"sweep: pid {pid} on {host} runs {sweep}; wait for it, or cancel it"
 
     def _worker(self, sweep: str) -> Path:
-        return self.folder / "local" / f"{sweep}.json"
+        return self.folder / "local" / sweep
 
     def _sweep(self, sweep: str) -> Path:
         return self.folder / "sweeps" / f"{sweep}.yaml"
+
+
+def _overwrite(file: IO[str], text: str) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(text)
+    file.flush()
 
 
 def latest(batches: Sequence[Batch]) -> dict[str, tuple[Batch, int]]:

@@ -390,7 +390,7 @@ def test_the_engine_of_this_machine_is_told_to_stop(world: Any, typed: Told) -> 
 
 
 def test_a_number_that_another_process_has_now_is_not_told(world: Any, typed: Told) -> None:
-    path = world.ledger.folder / "local" / "mine.json"
+    path = world.ledger.folder / "local" / "mine" / "lock"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({**this_process(), "started": "1"}))  # were it told, this test would end here
     assert typed("cancel") == (0, "mine: nothing to cancel\n")

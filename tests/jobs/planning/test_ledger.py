@@ -1,7 +1,10 @@
 """The ledger survives writers that are killed, and tells what was submitted last."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,11 +137,45 @@ def test_one_process_runs_a_sweep_here(ledger: Ledger) -> None:
     assert ledger.worker_here("mine") is None
 
 
+RACE = """
+import sys
+from pathlib import Path
+from common.failures import Refused
+from jobs.planning.ledger import Ledger
+ledger = Ledger(Path(sys.argv[1]))
+for sweep in sys.stdin:
+    try:
+        with ledger.working_here(sweep.strip()):
+            print("in", flush=True)
+            next(sys.stdin)
+    except Refused:
+        print("refused", flush=True)
+        next(sys.stdin)
+"""
+
+
+def test_of_two_that_start_at_once_one_works(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", RACE, str(tmp_path)]
+    pipes: Any = {"cwd": REPOSITORY, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    with subprocess.Popen(command, **pipes) as one, subprocess.Popen(command, **pipes) as other:
+        pair: Any = (one, other)
+        for sweep in range(20):
+            for process in pair:
+                process.stdin.write(f"{sweep}\n")
+            assert sorted(process.stdout.readline() for process in pair) == ["in\n", "refused\n"]
+            for process in pair:
+                process.stdin.write("this one is over\n")
+        for process in pair:
+            process.stdin.close()
+
+
 @pytest.mark.parametrize("change", [{"started": "1"}, {"pid": 2**22 + 1}])
 def test_another_process_of_that_number_is_another_process(ledger: Ledger, change: dict[str, object]) -> None:
     with ledger.working_here("mine"):
-        path = ledger.folder / "local" / "mine.json"
+        path = ledger.folder / "local" / "mine" / "lock"
         path.write_text(json.dumps({**this_process(), **change}))
+        assert ledger.worker_here("mine") is None
+        path.write_text("{}")
         assert ledger.worker_here("mine") is None
     with ledger.working_here("mine"):  # what a killed process left keeps nobody away
         pass
