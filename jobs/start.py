@@ -1,5 +1,6 @@
 """Start what is not finished of a sweep, on this machine or as jobs of a cluster; or show what would start."""
 
+import functools
 import os
 import shutil
 import sys
@@ -106,7 +107,8 @@ def _run_here(asked: Asked) -> int:
         gpus = _gpus()
         slots = asked.words.slots or len(gpus) or 1
         print(f"{asked.sweep.name}: {plan.counted()}; {slots} at a time under {asked.root}", flush=True)
-        engine = Engine(asked.sweep, plan, asked.root, asked.data_dir, slots, asked.ledger.logs, gpus)
+        left_out = functools.partial(asked.ledger.runs_to_leave_out, asked.sweep.name)
+        engine = Engine(asked.sweep, plan, asked.root, asked.data_dir, slots, asked.ledger.logs, gpus, left_out)
         done = engine.work()
 
     # The table shows what other processes have done meanwhile, too.

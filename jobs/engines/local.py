@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +64,7 @@ class Engine:
     slots: int
     logs: Path
     gpus: tuple[str, ...] = ()
+    left_out: Callable[[], Collection[str]] = tuple  # keys of runs that somebody has cancelled since it last said
     running: dict[str, Running] = field(default_factory=dict)
     held: dict[str, Held] = field(default_factory=dict)
     said_held: set[str] = field(default_factory=set)
@@ -77,6 +78,7 @@ class Engine:
         total = len(waiting)
         with _interrupts(self), _view(self, total) as view:
             while self.running or ((waiting or self.held) and not self.stopping):
+                self._leave_out(waiting, view)
                 self._look_at_held(waiting, view)
                 self._give_up(waiting, view)
 
@@ -94,6 +96,16 @@ class Engine:
 
     def _ready(self, cell: Cell, waiting: Mapping[str, Cell]) -> bool:
         return cell.parent is None or not any(cell.parent in busy for busy in (waiting, self.running, self.held))
+
+    def _leave_out(self, waiting: dict[str, Cell], view: "View") -> None:
+        """Stop the runs that are cancelled, and do not start those that wait."""
+        for key in self.left_out():
+            if key in self.running:
+                self.running[key].process.send_signal(signal.SIGTERM)
+            elif key in waiting or key in self.held:
+                cell = waiting.pop(key) if key in waiting else self.held.pop(key).cell
+                self.unfinished[key] = Standing("failed", cause="cancelled", why="cancelled")
+                view.say(f"{cell.title}: not started: it was cancelled")
 
     def _give_up(self, waiting: dict[str, Cell], view: "View") -> None:
         """Drop what builds on a run that ended without a result, and what builds on that: parents come first."""

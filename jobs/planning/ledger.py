@@ -6,6 +6,7 @@
         slurm/               submitit's scripts, pickles and logs
         logs/                what runs of the local engine printed
         local/NAME/lock      the process that runs a sweep on this machine, while it does
+        local/NAME/leave_out-*.json     runs that this process is to stop, or not to start
         lock                 one submission at a time
 
 The line before is what makes a submission safe to kill: its job is found again by the token in its name.
@@ -16,6 +17,7 @@ import json
 import os
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,7 +26,7 @@ from typing import IO, Any
 from pydantic import TypeAdapter
 
 from common.failures import Refused
-from common.files import atomic_write, read_json
+from common.files import atomic_write, read_json, write_json
 from common.locks import LOCK, take_lock
 from common.settings.messages import nearest
 from common.settings.yaml12 import dump_yaml, read_mapping
@@ -201,6 +203,7 @@ class Ledger:
         with file:
             if other := self.worker_here(sweep):  # where the file system has no locks
                 raise Refused([self._taken(sweep, other)])
+            self.runs_to_leave_out(sweep)  # what the process before this one was told, and did not live to hear
             _overwrite(file, json.dumps(this_process()))
             try:
                 yield
@@ -211,6 +214,18 @@ class Ledger:
         """Return the process of this machine that runs the sweep, if one does."""
         process = read_json(self._worker(sweep) / LOCK)
         return process if process and "pid" in process and lives(process) else None
+
+    def leave_out(self, sweep: str, keys: Sequence[str]) -> None:
+        """Tell the process that runs the sweep here to stop these runs, or not to start them."""
+        write_json(self._worker(sweep) / f"leave_out-{uuid.uuid4().hex}.json", {"keys": list(keys)})
+
+    def runs_to_leave_out(self, sweep: str) -> set[str]:
+        """Return the keys of the runs that were named so since this was last asked."""
+        keys: set[str] = set()
+        for path in self._worker(sweep).glob("leave_out-*.json"):
+            keys |= set((read_json(path) or {}).get("keys", ()))
+            path.unlink(missing_ok=True)
+        return keys
 
     def _taken(self, sweep: str, process: dict[str, Any] | None) -> str:
         pid, host = ((process or {}).get(name, "unknown") for name in ("pid", "host"))

@@ -404,6 +404,30 @@ def test_one_run_of_this_machine_is_told_to_stop(world: Any, typed: Told) -> Non
         assert holder.wait(20) == -signal.SIGTERM
 
 
+@pytest.mark.parametrize(
+    ("word", "stages"), [("stage=deit", ["deit"]), ("run=cnn seed=0", ["cnn"]), ("stage=cnn,small", ["cnn", "small"])]
+)
+def test_the_engine_of_this_machine_is_told_which_runs_to_leave_out(
+    world: Any, typed: Told, word: str, stages: list[str]
+) -> None:
+    """Also those that wait, or have only just begun: nothing is in their folders yet."""
+    with world.ledger.working_here("mine"):  # this process: were it told to stop, this test would end here
+        runs = "1 run" if len(stages) == 1 else f"{len(stages)} runs"
+        said = f"told pid {os.getpid()} to leave out {runs}; what is under way ends after its next step\n"
+        assert typed("cancel", word) == (0, said)
+        assert world.ledger.runs_to_leave_out("mine") == {world.cell(stage).key for stage in stages}
+        assert world.ledger.runs_to_leave_out("mine") == set()
+        for stage in ("cnn", "deit", "small"):
+            world.finish(stage)
+        assert typed("cancel", word) == (0, "mine: nothing to cancel\n")
+
+
+def test_an_engine_does_not_hear_what_the_one_before_it_was_told(world: Any) -> None:
+    world.ledger.leave_out("mine", ["a"])
+    with world.ledger.working_here("mine"):
+        assert world.ledger.runs_to_leave_out("mine") == set()
+
+
 def python(code: str, *words: object) -> subprocess.Popen[str]:
     """A process of python, which has begun to work when it has said so."""
     command = [sys.executable, "-c", code, *map(str, words)]

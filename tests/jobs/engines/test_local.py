@@ -212,6 +212,29 @@ def test_a_run_that_is_killed_has_a_class_and_status_fails(
     assert f"failed cnn seed=0: ({kind}) killed by SIGKILL, {why}" in text
 
 
+def test_runs_that_are_left_out_are_stopped_or_not_started(world: Any, worked: Any) -> None:
+    """The teacher while it runs, which leaves nobody for its student; then a student that waits."""
+    keys = {stage: world.cell(stage).key for stage in ("cnn", "deit")}
+    told = iter([set(), {keys["cnn"]}])
+    done, lines = worked(lambda *_: process("import time; time.sleep(60)"), left_out=lambda: next(told, set()))
+    assert not done
+    assert lines[:2] == [
+        "cnn seed=0: stopped before it began",
+        "deit seed=0: not started: its teacher, cnn seed=0, was stopped",
+    ]
+
+    def launch(cell: Any, _: Any) -> "subprocess.Popen[bytes]":
+        world.finish(cell.stage)
+        return process("")
+
+    told = iter([{keys["deit"]}])
+    done, lines = worked(launch, left_out=lambda: next(told, set()))
+    assert not done
+    assert lines[0] == "deit seed=0: not started: it was cancelled"
+    assert "small seed=0: not started: its teacher, deit seed=0, was cancelled" in lines
+    assert lines[-1].startswith("cnn seed=0: finished")
+
+
 def test_the_kernel_counts_whom_it_kills_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory_kills() >= 0
     monkeypatch.setattr("jobs.machine.processes.PROCESSES", tmp_path)
