@@ -23,6 +23,8 @@ from jobs.planning.table import print_table
 
 def carry_on(asked: Asked) -> int:
     """Start, where the words say, what is not finished of the chosen cells."""
+    for note in asked.sweep.notes:
+        print(f"note: {asked.sweep.name}: {note}", file=sys.stderr)
     cluster = asked.words.cluster or os.environ.get("STILLHOUSE_CLUSTER") or _place_by_itself(asked)
     if asked.words.dry_run:
         return _show(asked, cluster)

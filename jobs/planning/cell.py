@@ -57,6 +57,7 @@ class Sweep:
     cells: Mapping[str, Cell]  # by key, parents before children
     stages: Mapping[str, tuple[str, ...]]  # stage: keys of its cells; a cell may belong to several stages
     parents: Mapping[str, tuple[str, ...]]  # stage: those that its runs build on
+    notes: tuple[str, ...] = ()  # what is no mistake, but probably not meant
 
 
 def key_of(settings: RunSettings, parent: str | None) -> str:

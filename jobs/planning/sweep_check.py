@@ -4,6 +4,7 @@ Each function yields one line for each problem, with the names that are allowed.
 """
 
 import itertools
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from common.settings import messages
 from common.settings.entries import ENTRIES, RunSettings
 from common.settings.field import every_setting
 from jobs.planning.ledger import STEWARD
-from jobs.planning.sweep_file import SHARED_AXES, Overrides, StageWords, SweepWords, flat, listed
+from jobs.planning.sweep_file import MOST_VALUES, SHARED_AXES, Overrides, StageWords, SweepWords, flat, listed, twice
 
 Axes = Mapping[str, Mapping[str, list[Any]]]  # stage: axis: its values
 
@@ -42,6 +43,11 @@ def stage_problems(words: SweepWords, axes: Axes) -> Iterator[str]:
     shared = [*flat(words.with_), *(key for case in words.cases for key in flat(case.with_))]
     for problem in _taken_by_none(words, shared, list(words.stages)):
         yield f"with: {problem}"
+    for section in (words.with_, *(case.with_ for case in words.cases)):
+        yield from (f"with: {key} is there twice; allowed: once" for key in twice(section))
+        for key in flat(section):
+            if axis := axis_of(key, words.axes):
+                yield f"with: {key}: {axis} is an axis of the sweep; allowed: one of the two"
 
 
 def _problems_of_stage(stage: StageWords, axes: Iterable[str]) -> Iterator[str]:
@@ -58,6 +64,7 @@ def _problems_of_stage(stage: StageWords, axes: Iterable[str]) -> Iterator[str]:
         yield f"of is missing: the stages whose runs {stage.entry} tests"
         return
 
+    yield from (f"{key} is there twice; allowed: once" for key in twice(stage.with_))
     for key in [*flat(stage.with_), *axes]:
         if not takes(entry, key):
             yield _not_taken(entry, key)
@@ -84,7 +91,30 @@ def override_problems(words: SweepWords, overrides: Overrides, wanted: Sequence[
             yield f"{axis}: no axis of this sweep"
     for word in overrides.words:
         stage, key = stage_and_key(words, word.partition("=")[0])
-        yield from _taken_by_none(words, [key], [stage] if stage else wanted or list(words.stages))
+        stages = [stage] if stage else wanted or list(words.stages)
+        yield from _taken_by_none(words, [key], stages)
+
+        # A setting that overrules an axis would make one run of all its cells, and n of status a lie.
+        varied = [name for name in stages if axis_of(key, axes[name])]
+        if varied:
+            instead = {"seed": "seeds=0-4", "data": "data=NAME,NAME", "data.name": "data=NAME,NAME"}
+            allowed = instead.get(key, "other values of the axis in a sweep file")
+            yield f"{key}: an axis of {', '.join(varied)}; allowed: {allowed}"
+
+
+def axis_of(key: str, axes: Iterable[str]) -> str:
+    """Return the axis that a setting would overrule; empty where it overrules none."""
+    return next((axis for axis in axes if key in {axis, f"{axis}.name"}), "")
+
+
+def size_problems(words: SweepWords, wanted: Sequence[str], axes: Axes) -> Iterator[str]:
+    """Yield that the sweep is too large, before its cells are made."""
+    runs: dict[str, int] = {}
+    for stage in wanted:
+        of = words.stages[stage].parents if words.stages[stage].of else ()
+        runs[stage] = math.prod(map(len, axes[stage].values())) * (sum(runs.get(name, 0) for name in of) if of else 1)
+    if sum(runs.values()) > MOST_VALUES:
+        yield f"{sum(runs.values())} runs, allowed: at most {MOST_VALUES} in one sweep"
 
 
 def stage_and_key(words: SweepWords, key: str) -> tuple[str, str]:

@@ -2,17 +2,22 @@
 
 import functools
 import json
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import Field
 
+from common.settings import messages
 from common.settings.field import Group, setting
 from common.settings.yaml12 import load_yaml
 from jobs.planning.cell import Resources
 
 Values = dict[str, Any]
+MOST_VALUES = 100_000  # of an axis, of a file, and runs of a sweep: what a machine can still plan
+SPAN = re.compile(r"(?P<first>[0-9]{1,18})(-(?P<last>[0-9]{1,18}))?")
 SHARED_AXES = {"seed", "data"}  # every sweep may be asked for these, whether its file has them or not
 
 
@@ -80,7 +85,10 @@ def values_of(axis: str, text_or_list: Any) -> list[Any]:
     """Read `0-4`, `0-4,7`, a list, or a single value; ValueError where it is none of these, or says a value twice."""
     values: list[Any]
     if isinstance(text_or_list, str) and axis == "seed":
-        values = [number for part in text_or_list.split(",") for number in _span(part)]
+        spans = [_span(part) for part in text_or_list.split(",")]
+        if sum(map(len, spans)) > MOST_VALUES:
+            raise ValueError(f"allowed: at most {MOST_VALUES} values")
+        values = [number for span in spans for number in span]
     elif isinstance(text_or_list, str):
         values = [load_yaml(part) for part in text_or_list.split(",")]
     else:
@@ -93,11 +101,43 @@ def values_of(axis: str, text_or_list: Any) -> list[Any]:
     return values
 
 
-def _span(part: str) -> list[int]:
-    first, dash, last = part.strip().partition("-")
-    if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+def _span(part: str) -> range:
+    span = SPAN.fullmatch(part.strip())
+    first, last = (int(span["first"]), int(span["last"] or span["first"])) if span else (0, -1)
+    if last < first:
         raise ValueError("allowed: whole numbers and ranges of them, such as 0-4 or 0-2,7")
-    return list(range(int(first), int(last) + 1)) if dash else [int(first)]
+    return range(first, last + 1)
+
+
+def unfit(tree: Any) -> str:
+    """Say why a file is too large, or holds what no sweep can; empty where it may be read on.
+
+    A few lines of aliases that name each other can stand for more values than any machine could write down.
+    """
+    count, values = 0, [tree]
+    while values:
+        value = values.pop()
+        count += 1
+        if count > MOST_VALUES:
+            return f"holds more than {MOST_VALUES} values, counted as if its aliases were written out"
+        if isinstance(value, dict | list):
+            values.extend(value.values() if isinstance(value, dict) else value)
+        elif value is not None and not isinstance(value, str | int | float):
+            return f"holds {messages.shown(value)}, allowed: text, numbers, true, false, null, lists and mappings"
+    return ""
+
+
+def twice(tree: Mapping[str, Any]) -> list[str]:
+    """List the settings that are said both ways, {recipe: {epochs: 5}} and {recipe.epochs: 5}."""
+    return [name for name, count in Counter(_names(tree)).items() if count > 1]
+
+
+def _names(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _names(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -321,6 +321,13 @@ def test_what_was_submitted_before_sbatch_refused_is_said(world: Any, told: Told
     assert [(batch.job, batch.void) for batch in world.ledger.batches()] == [("55", False), (None, True)]
 
 
+def test_a_note_on_the_sweep_is_printed(world: Any, told: Told, started: Any) -> None:
+    world.file.write_text("stages: {cnn: {entry: train_cnn}}\nexclude: [{stage: cnn, seed: 3}]\naxes: {seed: 0-1}\n")
+    code, text = told(submit.main, f"sweep={world.file}", "cluster=local", f"root={world.root}", "dry_run=true")
+    assert code == 0
+    assert "note: mine: exclude: {'seed': 3, 'stage': 'cnn'} fits no cell\n" in text
+
+
 def test_where_a_sweep_runs_does_not_change_without_a_word(
     world: Any, told: Told, slurm_commands: Any, started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -311,6 +312,94 @@ def test_so_is_a_sweep(name: str, tmp_path: Path) -> None:
 def test_a_title_is_one_line(opened: Open) -> None:
     (cell,) = opened({"stages": {"cnn": STAGES["cnn"]}}).cells.values()
     assert replace(cell, at={"model": "a\x1b[2J"}).title == "cnn model=a\\x1b[2J"
+
+
+@pytest.mark.parametrize(
+    ("word", "allowed"),
+    [
+        ("seed=3", "seed: an axis of cnn, deit; allowed: seeds=0-4"),
+        ("cnn.seed=3", "seed: an axis of cnn; allowed: seeds=0-4"),
+        ("data.name=digits", "data.name: an axis of cnn, deit; allowed: data=NAME,NAME"),
+        ("model=cnn_mnist", "model: an axis of cnn; allowed: other values of the axis in a sweep file"),
+        ("model.name=fast_cnn", "model.name: an axis of cnn; allowed: other values of the axis in a sweep file"),
+    ],
+)
+def test_a_setting_that_is_an_axis_is_refused(refused: Callable[..., list[str]], word: str, allowed: str) -> None:
+    """It would make one run of three cells, with n=3 in the table."""
+    stages = {"cnn": {"entry": "train_cnn", "axes": {"model": ["adaptive_cnn", "fast_cnn"]}}}
+    stages["deit"] = {"entry": "distill_kd", "teacher": {"stage": "cnn", "model": "fast_cnn"}}
+    tree = {"axes": {"seed": "0-2", "data": ["digits"]}, "stages": stages}
+    assert refused(tree, words=(word,)) == [f"mine: {allowed}"]
+
+
+def test_an_axis_is_not_set_for_all_stages_or_some_cells_too(refused: Callable[..., list[str]]) -> None:
+    cases = [{"when": {"seed": 1}, "with": {"seed": 5}}]
+    tree = {"axes": {"seed": "0-1"}, "with": {"seed": 3}, "stages": {"cnn": STAGES["cnn"]}, "cases": cases}
+    assert refused(tree) == ["mine: with: seed: seed is an axis of the sweep; allowed: one of the two"]
+
+
+def test_cells_that_are_the_same_run_are_counted_once(opened: Open) -> None:
+    """0 and 0.0 are one value of a number."""
+    stage = {"entry": "train_cnn", "axes": {"recipe.lr": [0.1], "recipe.warmup": [0, 0.0]}}
+    sweep = opened({"axes": {"seed": [0]}, "stages": {"cnn": stage}})
+    assert len(sweep.stages["cnn"]) == len(sweep.cells) == 1
+
+
+@pytest.mark.parametrize(("more", "notes"), [({}, 2), ({"only": ("cnn",)}, 0), ({"axes": {"seed": "0"}}, 0)])
+def test_a_condition_that_fits_no_cell_is_said(opened: Open, more: Any, notes: int) -> None:
+    """Of a part of the sweep it may well fit none."""
+    tree: Any = {"axes": {"seed": "0-1"}, "stages": STAGES, "exclude": [{"seed": "1"}, {"stage": "vit"}]}
+    tree["cases"] = [{"when": {"seed": 7}, "with": {"recipe.epochs": 3}}]
+    said = ("cases: {'seed': 7} fits no cell", "exclude: {'seed': '1'} fits no cell")
+    assert opened(tree, **more).notes == said[:notes]
+
+
+def test_a_setting_that_is_said_in_both_ways(refused: Callable[..., list[str]]) -> None:
+    both = {"recipe": {"epochs": 3}, "recipe.epochs": 4}
+    assert refused({"with": both, "stages": {"cnn": {"entry": "train_cnn", "with": both}}}) == [
+        "mine: stage cnn: recipe.epochs is there twice; allowed: once",
+        "mine: with: recipe.epochs is there twice; allowed: once",
+    ]
+
+
+@pytest.mark.parametrize("seeds", ["0-3000000000", "0-60000,60001-120000", "0-99999999999999999"])
+def test_a_range_without_bound_is_refused_at_once(refused: Callable[..., list[str]], seeds: str) -> None:
+    (problem,) = refused({"stages": {"cnn": STAGES["cnn"]}}, axes={"seed": seeds})
+    assert problem == f"mine: axes.seed: given {seeds}, allowed: at most 100000 values"
+
+
+@pytest.mark.parametrize("seeds", ["²", "1-²", "9" * 5000])
+def test_digits_of_other_scripts_and_endless_numbers_are_none(refused: Callable[..., list[str]], seeds: str) -> None:
+    (problem,) = refused({"stages": {"cnn": STAGES["cnn"]}}, axes={"seed": seeds})
+    assert problem.endswith(", allowed: whole numbers and ranges of them, such as 0-4 or 0-2,7")
+
+
+def test_a_product_without_bound_is_refused_at_once(refused: Callable[..., list[str]]) -> None:
+    cnn = {"entry": "train_cnn", "axes": {"seed": "0-9999", "recipe.lr": [0.1, 0.2, 0.3]}}
+    shift = {"entry": "eval_shift", "of": "cnn", "axes": {"shift.batch_sizes": [[1], [2], [3]]}}
+    assert refused({"stages": {"cnn": cnn, "shift": shift}}) == [
+        "mine: 120000 runs, allowed: at most 100000 in one sweep"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("where", "problem"),
+    [("*z", "holds more than 100000 values, counted as if"), ("!!binary aGk=", "holds .*, allowed: text, numbers")],
+)
+def test_a_file_of_aliases_without_bound_or_of_other_types(tmp_path: Path, where: str, problem: str) -> None:
+    """Eleven lines that stand for 10^10 values."""
+    letters = "abcdefghiz"
+    bomb = [f"  - &{name} [{', '.join([f'*{before}'] * 10)}]" for before, name in pairwise("0" + letters)]
+    lines = [
+        "exclude: []",
+        "include:",
+        "  - &0 {stage: cnn}",
+        *bomb,
+        f"stages: {{cnn: {{entry: x, with: {{a: {where}}}}}}}",
+    ]
+    (tmp_path / "mine.yaml").write_text("\n".join(lines if where == "*z" else lines[-1:]))
+    with pytest.raises(Refused, match=rf"^mine\.yaml: {problem}"):
+        open_sweep(str(tmp_path / "mine.yaml"), Overrides(), tmp_path)
 
 
 # --- size -------------------------------------------------------------------------------------------------------
