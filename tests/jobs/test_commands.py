@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from common.files import write_json
 from jobs import cancel, logs, prune, retry, status, submit
 from jobs.machine.processes import this_process
 
@@ -90,6 +91,29 @@ def test_the_table(worlds: Any, told: Told) -> None:
     assert f"running cnn seed=2: epoch 3 of 9, {world.run('cnn', 2).path}" in text
     assert "failed cnn seed=3: (nan) it broke" in text
     assert "blocked deit seed=3: its teacher, cnn seed=3, failed (nan)" in text
+
+
+def test_what_is_no_repetition_of_one_method_has_no_mean(worlds: Any, told: Told) -> None:
+    """Five networks at one seed are not n=5, nor are tests of two stages at one strength."""
+    stages = {
+        "cnn": {"entry": "train_cnn", "axes": {"model": ["adaptive_cnn", "fast_cnn"]}},
+        "shift": {"entry": "eval_shift", "of": ["cnn"], "axes": {"shift.severities": [[1], [5]]}},
+    }
+    world = worlds("0-1", stages=stages)
+    accuracies = iter([0.2, 0.4, 0.6, 0.8])
+    for key in world.sweep.stages["cnn"]:
+        result = {"selection": {"digest": key}, "test": {"accuracy": next(accuracies)}}
+        write_json(world.root / "train_cnn" / key / "result.json", result)
+    lines = [line.split() for line in told(status.main, "sweep=mine", f"root={world.root}")[1].splitlines()]
+    assert [(line[:3], line[-4:]) for line in lines if line[0] == "cnn"] == [
+        (["cnn", "model=adaptive_cnn", "digits"], ["40.00", "±", "28.28", "(n=2)"]),
+        (["cnn", "model=fast_cnn", "digits"], ["60.00", "±", "28.28", "(n=2)"]),
+    ]
+    assert [line[1:4] for line in lines if line[0] == "shift"] == [
+        ["of=cnn", f"model={model}", f"shift.severities=[{severity}]"]
+        for model in ("adaptive_cnn", "fast_cnn")
+        for severity in (1, 5)
+    ]
 
 
 def test_planning_loads_no_engine_and_no_entry() -> None:
@@ -476,7 +500,6 @@ def test_checkpoints_of_finished_runs_alone(worlds: Any, told: Told) -> None:
 
 
 def test_every_run_under_root_or_the_sweeps(world: Any, told: Told) -> None:
-    from common.files import write_json
     from common.run.run_dir import RunDir
 
     stranger = RunDir(world.root / "train_vit" / "digits-vit-s7-0123456789")
