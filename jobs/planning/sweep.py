@@ -32,6 +32,7 @@ from jobs.planning.sweep_check import (
     Axes,
     axis_of,
     condition_problems,
+    include_problems,
     name_problems,
     override_problems,
     size_problems,
@@ -71,8 +72,10 @@ def open_sweep(name_or_path: str, overrides: Overrides, data_dir: Path, root: Pa
     root: the folder in which finished runs lie that words of the sweep name.
     """
     path = SWEEPS / f"{name_or_path}.yaml" if name_or_path in sweep_names() else expanded(name_or_path)
-    if path.suffix not in {".yaml", ".yml"} or not path.is_file():
-        raise Refused([messages.unknown("sweep", name_or_path, [*sweep_names(), "FILE.yaml"])])
+    if not path.is_file():
+        raise Refused([_no_such_sweep(name_or_path)])
+    if path.suffix not in {".yaml", ".yml"}:
+        raise Refused([f"sweep: given {name_or_path}, allowed: a file whose name ends in .yaml"])
     tree = read_mapping(path)
     if problem := unfit(tree):
         raise Refused([f"{path.name}: {problem}"])
@@ -81,6 +84,13 @@ def open_sweep(name_or_path: str, overrides: Overrides, data_dir: Path, root: Pa
         raise Refused(f"{path.name}: {problem}" for problem in problems.values())
     folders = [f"data_dir={data_dir}", *([f"root={root}"] if root else [])]
     return Compiler(path.stem, words, overrides, folders).sweep()
+
+
+def _no_such_sweep(name_or_path: str) -> str:
+    if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
+        return f"sweep: given {name_or_path}, which is no file; allowed: a YAML file, or {', '.join(sweep_names())}"
+    problem = messages.unknown("sweep", name_or_path, sweep_names())
+    return problem.replace(", allowed: ", ", allowed: FILE.yaml, ", 1)
 
 
 # --- compiling --------------------------------------------------------------------------------------------------
@@ -144,6 +154,7 @@ class Compiler:
         yield from name_problems(self.name, self.words)
         yield from stage_problems(self.words, axes)
         yield from condition_problems(self.words, axes)
+        yield from include_problems(self.words)
         yield from override_problems(self.words, self.overrides, wanted, axes)
         yield from size_problems(self.words, [stage for stage in wanted if stage in axes], axes)
 

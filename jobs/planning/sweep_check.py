@@ -13,6 +13,7 @@ from common.cli.compose import presets_of
 from common.settings import messages
 from common.settings.entries import ENTRIES, RunSettings
 from common.settings.field import every_setting
+from common.settings.yaml12 import load_yaml
 from jobs.planning.ledger import STEWARD
 from jobs.planning.sweep_file import MOST_VALUES, SHARED_AXES, Overrides, StageWords, SweepWords, flat, listed, twice
 
@@ -39,6 +40,9 @@ def stage_problems(words: SweepWords, axes: Axes) -> Iterator[str]:
     for name, stage in words.stages.items():
         for problem in _problems_of_stage(stage, axes[name]):
             yield f"stage {name}: {problem}"
+        of_teacher = axes.get(stage.parents[0], {}) if stage.parents else {}
+        for axis in [axis for axis in stage.fixed if of_teacher and axis not in of_teacher]:
+            yield f"stage {name}: teacher: {messages.unknown('axis', axis, of_teacher)}"
 
     shared = [*flat(words.with_), *(key for case in words.cases for key in flat(case.with_))]
     for problem in _taken_by_none(words, shared, list(words.stages)):
@@ -80,8 +84,15 @@ def condition_problems(words: SweepWords, axes: Axes) -> Iterator[str]:
         for axis in [axis for when in conditions for axis in when if axis not in known]:
             yield f"{section}: {messages.unknown('axis', axis, known)}"
         for stage in [stage for when in conditions for stage in listed(when.get("stage", []))]:
-            if stage not in words.stages:
+            if not isinstance(stage, str) or stage not in words.stages:
                 yield f"{section}: {messages.unknown('stage', stage, words.stages)}"
+
+
+def include_problems(words: SweepWords) -> Iterator[str]:
+    """Yield which cells to add have no stage, so that nobody would notice that they are not added."""
+    for extra in words.include:
+        if not isinstance(extra.get("stage"), str):
+            yield f"include: given {messages.shown(extra)}, allowed: a cell with its stage, which is one name"
 
 
 def override_problems(words: SweepWords, overrides: Overrides, wanted: Sequence[str], axes: Axes) -> Iterator[str]:
@@ -90,7 +101,10 @@ def override_problems(words: SweepWords, overrides: Overrides, wanted: Sequence[
         if axis not in SHARED_AXES and not any(axis in axes[stage] for stage in wanted):
             yield f"{axis}: no axis of this sweep"
     for word in overrides.words:
-        stage, key = stage_and_key(words, word.partition("=")[0])
+        name, _, text = word.partition("=")
+        if problem := _no_value(text):
+            yield f"{name}: given {messages.shown(text)!r}, {problem}"
+        stage, key = stage_and_key(words, name)
         stages = [stage] if stage else wanted or list(words.stages)
         yield from _taken_by_none(words, [key], stages)
 
@@ -100,6 +114,16 @@ def override_problems(words: SweepWords, overrides: Overrides, wanted: Sequence[
             instead = {"seed": "seeds=0-4", "data": "data=NAME,NAME", "data.name": "data=NAME,NAME"}
             allowed = instead.get(key, "other values of the axis in a sweep file")
             yield f"{key}: an axis of {', '.join(varied)}; allowed: {allowed}"
+
+
+def _no_value(text: str) -> str:
+    """Say why a text is no value of a setting, as an entry says it of its own command line; empty where it is one."""
+    try:
+        value = load_yaml(text)
+    except ValueError as error:
+        return f"which is not YAML: {error}"
+    nothing = value is None and text.strip().lower() != "null"
+    return "which is no value; where none is allowed, it is written null" if nothing else ""
 
 
 def axis_of(key: str, axes: Iterable[str]) -> str:

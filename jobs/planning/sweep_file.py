@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from common.settings import messages
 from common.settings.field import Group, setting
@@ -35,6 +35,21 @@ class StageWords(Group):
     axes: Values = setting({}, "axes of this stage alone, beside those of the sweep")
     with_: Values = Field(default={}, alias="with", description="settings of every run of the stage")
     resources: Resources = Resources()
+
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def teacher_is_a_stage(cls, teacher: Any) -> Any:
+        name = teacher.get("stage") if isinstance(teacher, dict) else teacher
+        if teacher is not None and not isinstance(name, str):
+            raise ValueError(f"given {messages.shown(teacher)}, allowed: STAGE, or {{stage: STAGE, axis: value}}")
+        return teacher
+
+    @field_validator("of", mode="before")
+    @classmethod
+    def of_are_stages(cls, of: Any) -> Any:
+        if of is not None and not all(isinstance(name, str) for name in listed(of)):
+            raise ValueError(f"given {messages.shown(of)}, allowed: STAGE, or a list of stages")
+        return of
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -68,6 +83,18 @@ class SweepWords(Group):
     exclude: list[Values] = setting([], "cells to leave out")
     include: list[Values] = setting([], "cells to add, each with its stage and a value for every axis")
 
+    @field_validator("stages", mode="before")
+    @classmethod
+    def stages_are_mappings(cls, stages: Any) -> Any:
+        form = "a mapping such as {cnn: {entry: train_cnn}}"
+        if not isinstance(stages, dict) or not all(isinstance(name, str) for name in stages):
+            raise ValueError(f"given {messages.shown(stages)}, allowed: {form}")
+        wrong = [name for name, stage in stages.items() if not isinstance(stage, dict | StageWords)]
+        if wrong:
+            given = ", ".join(f"{name}: {messages.shown(stages[name])}" for name in wrong)
+            raise ValueError(f"given {given}, allowed: {form}")
+        return stages
+
 
 @dataclass(frozen=True)
 class Overrides:
@@ -90,12 +117,19 @@ def values_of(axis: str, text_or_list: Any) -> list[Any]:
             raise ValueError(f"allowed: at most {MOST_VALUES} values")
         values = [number for span in spans for number in span]
     elif isinstance(text_or_list, str):
-        values = [load_yaml(part) for part in text_or_list.split(",")]
+        try:
+            values = [load_yaml(part) for part in text_or_list.split(",")]
+        except ValueError:
+            raise ValueError("allowed: values with commas between them, without brackets") from None
     else:
         values = listed(text_or_list)
 
     if not values or any(isinstance(value, dict) or value is None for value in values):
         raise ValueError("allowed: a list of values")
+    if any(isinstance(part, list | dict) for value in values for part in listed(value) if isinstance(value, list)):
+        raise ValueError("allowed: a list of values, each of them single or a list of single ones")
+    if axis == "data" and not all(isinstance(value, str) for value in values):
+        raise ValueError("allowed: names of data sets, as in mnist,cifar10")
     if len({json.dumps(value) for value in values}) < len(values):
         raise ValueError("which says a value twice")
     return values

@@ -345,6 +345,34 @@ def test_what_was_submitted_before_sbatch_refused_is_said(world: Any, told: Told
     assert [(batch.job, batch.void) for batch in world.ledger.batches()] == [("55", False), (None, True)]
 
 
+NULL = "which is no value; where none is allowed, it is written null"
+
+
+@pytest.mark.parametrize(
+    ("word", "problem"),
+    [
+        ("recipe.lr=[0.1,0.2", "mine: recipe.lr: given '[0.1,0.2', which is not YAML: "),
+        ("deit.distill.alpha=@", "mine: deit.distill.alpha: given '@', which is not YAML: "),
+        ("recipe.lr=", f"mine: recipe.lr: given '', {NULL}\n"),
+        ("data=[digits]", "mine: axes.data: given ['digits'], allowed: names of data sets, as in mnist,cifar10\n"),
+        ("data=[a,b]", "mine: axes.data: given ['a', 'b'], allowed: values with commas between them, without "),
+        ("quickstart", "quickstart: not of the form key=value (--help lists the keys); a sweep is named by sweep="),
+        ("sweep=./nosuch.yaml", "sweep: given ./nosuch.yaml, which is no file; allowed: a YAML file, or backbones, "),
+        ("sweep=setup.txt", "sweep: given setup.txt, allowed: a file whose name ends in .yaml\n"),
+        ("sweep=quickstar", "sweep: given quickstar, allowed: FILE.yaml, backbones, "),
+    ],
+)
+def test_a_wrong_word_of_a_submission_is_one_line(
+    world: Any, told: Told, monkeypatch: pytest.MonkeyPatch, word: str, problem: str
+) -> None:
+    monkeypatch.chdir(world.folder)
+    Path("setup.txt").write_text("stages: {}")
+    code, text = told(submit.main, f"sweep={world.file}", "cluster=local", f"root={world.root}", word)
+    assert code == 2
+    assert text.startswith(problem)
+    assert text.count("\n") == 1
+
+
 def test_a_note_on_the_sweep_is_printed(world: Any, told: Told, started: Any) -> None:
     world.file.write_text("stages: {cnn: {entry: train_cnn}}\nexclude: [{stage: cnn, seed: 3}]\naxes: {seed: 0-1}\n")
     code, text = told(submit.main, f"sweep={world.file}", "cluster=local", f"root={world.root}", "dry_run=true")

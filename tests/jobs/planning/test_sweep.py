@@ -402,6 +402,49 @@ def test_a_file_of_aliases_without_bound_or_of_other_types(tmp_path: Path, where
         open_sweep(str(tmp_path / "mine.yaml"), Overrides(), tmp_path)
 
 
+MAPPING = "allowed: a mapping such as {cnn: {entry: train_cnn}}"
+TEACHER = "allowed: STAGE, or {stage: STAGE, axis: value}"
+
+
+@pytest.mark.parametrize(
+    ("tree", "problem"),
+    [
+        ({"stages": ["cnn"]}, f".yaml: stages: given ['cnn'], {MAPPING}"),
+        ({"stages": {"cnn": "train_cnn", "vit": 3}}, f".yaml: stages: given cnn: train_cnn, vit: 3, {MAPPING}"),
+        ({"stages": {1: {"entry": "train_cnn"}}}, f".yaml: stages: given {{1: {{'entry': 'train_cnn'}}}}, {MAPPING}"),
+        ({"stages": {"a": {"entry": "x", "teacher": ["b"]}}}, f".yaml: stages.a.teacher: given ['b'], {TEACHER}"),
+        (
+            {"stages": {"a": {"entry": "x", "teacher": {"stage": ["b"]}}}},
+            f".yaml: stages.a.teacher: given {{'stage': ['b']}}, {TEACHER}",
+        ),
+        (
+            {"stages": {"a": {"entry": "x", "of": [["b"]]}}},
+            ".yaml: stages.a.of: given [['b']], allowed: STAGE, or a list of stages",
+        ),
+        ({"exclude": [{"stage": [["cnn"]]}]}, ": exclude: stage: given ['cnn'], allowed: cnn, vit, deit, nearest: cnn"),
+        ({"exclude": [{"stage": {"a": 1}}]}, ": exclude: stage: given {'a': 1}, allowed: cnn, vit, deit"),
+        (
+            {"include": [{"seed": 3}]},
+            ": include: given {'seed': 3}, allowed: a cell with its stage, which is one name",
+        ),
+        (
+            {"axes": {"data": [["digits"]]}},
+            ": axes.data: given [['digits']], allowed: names of data sets, as in mnist,cifar10",
+        ),
+        (
+            {"axes": {"seed": [[[1]]]}},
+            ": axes.seed: given [[[1]]], allowed: a list of values, each of them single or a list of single ones",
+        ),
+        (
+            {"stages": {**STAGES, "deit": {"entry": "distill_kd", "teacher": {"stage": "cnn", "sed": 0}}}},
+            ": stage deit: teacher: axis: given sed, allowed: seed, nearest: seed",
+        ),
+    ],
+)
+def test_what_is_no_sweep_is_said_in_one_line(refused: Callable[..., list[str]], tree: Any, problem: str) -> None:
+    assert refused({"axes": {"seed": [0]}, "stages": STAGES, **tree}) == [f"mine{problem}"]
+
+
 # --- size -------------------------------------------------------------------------------------------------------
 
 
