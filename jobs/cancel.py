@@ -41,20 +41,23 @@ def _cancel(argv: list[str]) -> int:
 
     # The local engine would start the next run in place of one that was stopped, so it is told first.
     whole = words.stage is None and words.run is None
-    engine = asked.ledger.worker_here(asked.sweep.name) if whole else None
-    if engine and tell(engine["pid"]):
+    engine = asked.ledger.worker_here(asked.sweep.name)
+    if whole and engine and tell(engine["pid"]):
         print(f"told pid {engine['pid']} to stop; its runs end after their next step")
 
     with asked.ledger.lock():  # what is being submitted at this moment would escape
         standings, batches = look(asked)
         keys = _meant(asked, standings, words)
-        stopped = 0 if engine else _stop_here(asked, standings, keys)
+        if engine:  # it has the runs, also those that wait for a slot or have only just begun
+            stopped = 0 if whole else _leave_out(asked, standings, keys, engine["pid"])
+        else:
+            stopped = _stop_here(asked, standings, keys)
         cancelled = _cancel_jobs(asked, standings, batches, keys)
 
     if cancelled is None:
         print(f"{asked.sweep.name}: the scheduler does not answer; its jobs may still run", file=sys.stderr)
         return FAILED
-    if not (engine or stopped or cancelled):
+    if not ((whole and engine) or stopped or cancelled):
         print(f"{asked.sweep.name}: nothing to cancel")
     return DONE
 
@@ -65,6 +68,16 @@ def _meant(asked: Asked, standings: dict[str, Standing], words: CancelWords) -> 
         raise Refused(messages.unknown("stage", stage, asked.sweep.stages) for stage in unknown)
     keys = {key for stage in stages for key in asked.sweep.stages[stage]}
     return keys & {find_cell(asked.sweep, standings, words.run, "run")} if words.run else keys
+
+
+def _leave_out(asked: Asked, standings: dict[str, Standing], keys: Collection[str], pid: int) -> int:
+    """Tell the local engine which runs are not wanted; return the number of those that are not finished."""
+    unfinished = [key for key in asked.sweep.cells if key in keys and standings[key].state != "done"]
+    if unfinished:
+        asked.ledger.leave_out(asked.sweep.name, unfinished)
+        runs = "1 run" if len(unfinished) == 1 else f"{len(unfinished)} runs"
+        print(f"told pid {pid} to leave out {runs}; what is under way ends after its next step")
+    return len(unfinished)
 
 
 def _stop_here(asked: Asked, standings: dict[str, Standing], keys: Collection[str]) -> int:

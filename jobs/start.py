@@ -1,5 +1,6 @@
 """Start what is not finished of a sweep, on this machine or as jobs of a cluster; or show what would start."""
 
+import functools
 import os
 import shutil
 import sys
@@ -22,13 +23,29 @@ from jobs.planning.table import print_table
 
 def carry_on(asked: Asked) -> int:
     """Start, where the words say, what is not finished of the chosen cells."""
-    cluster = asked.words.cluster or os.environ.get("STILLHOUSE_CLUSTER")
-    cluster = cluster or (LOCAL if shutil.which("sbatch") is None else "default")
+    for note in asked.sweep.notes:
+        print(f"note: {asked.sweep.name}: {note}", file=sys.stderr)
+    cluster = asked.words.cluster or os.environ.get("STILLHOUSE_CLUSTER") or _place_by_itself(asked)
     if asked.words.dry_run:
         return _show(asked, cluster)
     if cluster == LOCAL:
         return _run_here(asked)
     return _submit_to(asked, cluster)
+
+
+def _place_by_itself(asked: Asked) -> str:
+    """Choose where a sweep runs that nobody named a place for; say so when it is not where it ran before.
+
+    Who installs SLURM's client, or logs in elsewhere, did not ask for another place.
+    """
+    here = shutil.which("sbatch") is None
+    cluster = LOCAL if here else "default"
+    if cluster != (asked.ledger.cluster_of(asked.sweep.name) or LOCAL):
+        why, other = ("no sbatch", "PROFILE runs it on a cluster") if here else ("sbatch", "local runs it here")
+        print(
+            f"note: there is {why} on this machine, so this means cluster={cluster}; cluster={other}", file=sys.stderr
+        )
+    return cluster
 
 
 # --- a dry run ----------------------------------------------------------------------------------------------------
@@ -87,12 +104,13 @@ def _run_here(asked: Asked) -> int:
         standings, _ = look(asked)
         gone = _after_others(asked.sweep, standings)
         plan = make_plan(asked.sweep, standings, asked.words.retry, gone, asked.chosen)
-        asked.ledger.remember(asked.sweep.name, lasting_words(asked))
+        asked.ledger.remember(asked.sweep.name, lasting_words(asked), LOCAL)
 
         gpus = _gpus()
         slots = asked.words.slots or len(gpus) or 1
         print(f"{asked.sweep.name}: {plan.counted()}; {slots} at a time under {asked.root}", flush=True)
-        engine = Engine(asked.sweep, plan, asked.root, asked.data_dir, slots, asked.ledger.logs, gpus)
+        left_out = functools.partial(asked.ledger.runs_to_leave_out, asked.sweep.name)
+        engine = Engine(asked.sweep, plan, asked.root, asked.data_dir, slots, asked.ledger.logs, gpus, left_out)
         done = engine.work()
 
     # The table shows what other processes have done meanwhile, too.
@@ -144,7 +162,7 @@ def _submit_to(asked: Asked, cluster: str) -> int:
         plan = make_plan(asked.sweep, standings, asked.words.retry, gone, asked.chosen)
         site = slurm.Site(asked.sweep, profile, cluster, asked.root, asked.data_dir, asked.ledger, scheduler.limits())
         words = lasting_words(asked)
-        asked.ledger.remember(asked.sweep.name, words)
+        asked.ledger.remember(asked.sweep.name, words, cluster)
 
         submitted, left = slurm.submit(site, plan, standings, batches)
         for batch in submitted:

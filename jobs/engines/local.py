@@ -6,11 +6,12 @@ goes on. Ctrl-C tells the runs to stop after their next step, and waits for them
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -18,14 +19,17 @@ from typing import IO
 
 from tqdm import tqdm
 
+from common.cli.command import REFUSED
 from common.failures import Refused
-from common.files import read_json
+from common.files import read_json, write_json
+from common.run.provenance import now
 from common.run.run_dir import RunDir, headline
 from common.settings.messages import one_line
+from jobs.machine.processes import memory_kills
 from jobs.planning.cell import Cell, Sweep
 from jobs.planning.plan import Plan, lineage
 from jobs.planning.states import Standing, hindrance
-from jobs.worker import SCRIPTS, command_of
+from jobs.worker import LOCKED_RETRY, SCRIPTS, command_of
 
 LOOK_SECONDS = 0.2
 
@@ -37,7 +41,18 @@ class Running:
     process: subprocess.Popen[bytes]
     slot: int
     log: Path
+    failed_at: int | None  # when an attempt before this one failed, in nanoseconds
+    memory_kills: int  # of the kernel, before it began
     began: float = field(default_factory=time.monotonic)
+
+
+@dataclass
+class Held:
+    """A cell whose run another process has at this moment."""
+
+    cell: Cell
+    folder: RunDir
+    again_at: float
 
 
 @dataclass
@@ -49,7 +64,10 @@ class Engine:
     slots: int
     logs: Path
     gpus: tuple[str, ...] = ()
+    left_out: Callable[[], Collection[str]] = tuple  # keys of runs that somebody has cancelled since it last said
     running: dict[str, Running] = field(default_factory=dict)
+    held: dict[str, Held] = field(default_factory=dict)
+    said_held: set[str] = field(default_factory=set)
     finished: set[str] = field(default_factory=set)
     unfinished: dict[str, Standing] = field(default_factory=dict)  # key: how it ended, or why it was not started
     stopping: bool = False
@@ -59,7 +77,9 @@ class Engine:
         waiting = {cell.key: cell for cell in self.plan.start}
         total = len(waiting)
         with _interrupts(self), _view(self, total) as view:
-            while self.running or (waiting and not self.stopping):
+            while self.running or ((waiting or self.held) and not self.stopping):
+                self._leave_out(waiting, view)
+                self._look_at_held(waiting, view)
                 self._give_up(waiting, view)
 
                 # The plan has parents first, so the first cell that is ready is the right one for a free slot.
@@ -75,7 +95,17 @@ class Engine:
         return len(self.finished) == total
 
     def _ready(self, cell: Cell, waiting: Mapping[str, Cell]) -> bool:
-        return cell.parent is None or (cell.parent not in waiting and cell.parent not in self.running)
+        return cell.parent is None or not any(cell.parent in busy for busy in (waiting, self.running, self.held))
+
+    def _leave_out(self, waiting: dict[str, Cell], view: "View") -> None:
+        """Stop the runs that are cancelled, and do not start those that wait."""
+        for key in self.left_out():
+            if key in self.running:
+                self.running[key].process.send_signal(signal.SIGTERM)
+            elif key in waiting or key in self.held:
+                cell = waiting.pop(key) if key in waiting else self.held.pop(key).cell
+                self.unfinished[key] = Standing("failed", cause="cancelled", why="cancelled")
+                view.say(f"{cell.title}: not started: it was cancelled")
 
     def _give_up(self, waiting: dict[str, Cell], view: "View") -> None:
         """Drop what builds on a run that ended without a result, and what builds on that: parents come first."""
@@ -99,9 +129,11 @@ class Engine:
         log = self.logs / f"{cell.key}.txt"
         self.logs.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, str(SCRIPTS[cell.entry]), *words, "log.progress=off"]
+        run = RunDir(folder)
+        failed_at, kills = _failed_at(run), memory_kills()
         with log.open("ab") as file:
             process = self._launch(command, cell, slot, file)
-        self.running[cell.key] = Running(cell, RunDir(folder), process, slot, log)
+        self.running[cell.key] = Running(cell, run, process, slot, log, failed_at, kills)
 
     def _launch(self, command: list[str], cell: Cell, slot: int, file: IO[bytes]) -> subprocess.Popen[bytes]:
         threads = str(cell.resources.cpus or max(1, (os.cpu_count() or 1) // self.slots))
@@ -119,16 +151,37 @@ class Engine:
             del self.running[key]
 
             # A result is the only proof of success: the exit code of a process is not.
-            result = run.folder.finished()
-            if result is not None:
-                self.finished.add(key)
-                name, value = headline(result) or ("", 0.0)
-                score = f", {name} {value:.2%}" if name else ""
-                view.say(f"{run.cell.title}: finished in {time.monotonic() - run.began:.0f} s{score}")
+            if run.folder.finished() is not None:
+                self._finish(run.cell, run.folder, f" in {time.monotonic() - run.began:.0f} s", view)
+            elif _is_held(run):
+                self.held[key] = Held(run.cell, run.folder, time.monotonic() + LOCKED_RETRY)
+                if key not in self.said_held:
+                    view.say(f"{run.cell.title}: runs in another process; {one_line(_last_line(run.log))}")
+                self.said_held.add(key)
             else:
                 self.unfinished[key] = end = _end_of(run)
                 cause = f"failed ({end.cause}): " if end.state == "failed" else ""
                 view.say(f"{run.cell.title}: {cause}{end.why}")
+
+    def _finish(self, cell: Cell, folder: RunDir, how_long: str, view: "View") -> None:
+        self.finished.add(cell.key)
+        name, value = headline(folder.finished() or {}) or ("", 0.0)
+        score = f", {name} {value:.2%}" if name else ""
+        view.say(f"{cell.title}: finished{how_long}{score}")
+
+    def _look_at_held(self, waiting: dict[str, Cell], view: "View") -> None:
+        """Take over what another process has finished, and start again what it has left."""
+        for key, held in list(self.held.items()):
+            if held.folder.finished() is not None:
+                del self.held[key]
+                self._finish(held.cell, held.folder, " by another process", view)
+                continue
+
+            # Of a holder on another machine nothing is known: the run itself must try.
+            locked = held.folder.is_locked()
+            if locked is False or (locked is None and time.monotonic() > held.again_at):
+                del self.held[key]
+                waiting[key] = held.cell
 
     def stop(self) -> None:
         self.stopping = True
@@ -136,16 +189,53 @@ class Engine:
             run.process.send_signal(signal.SIGTERM)
 
 
+def _is_held(ended: Running) -> bool:
+    """Say whether a run was refused because another process works in its folder: its result will be ours."""
+    return ended.process.returncode == REFUSED and " is locked by pid " in _last_line(ended.log)
+
+
 def _end_of(ended: Running) -> Standing:
     """Say how a run ended that has no result."""
-    failure = read_json(ended.folder.failure)
+    # A failure that was there when it started is of an attempt before it.
+    failure = read_json(ended.folder.failure) if _failed_at(ended.folder) != ended.failed_at else None
+    failure = failure or _killed(ended)
     if failure and failure.get("class") == "preempted":
         return Standing("waiting", cause="preempted", why="stopped after a checkpoint")
     if failure:
         return Standing("failed", cause=str(failure.get("class")), why=one_line(str(failure.get("message"))))
-    lines = ended.log.read_text(errors="replace").strip().splitlines()
-    why = f"{lines[-1] if lines else 'it ended without a word'} ({ended.log})"
+    if ended.process.returncode == -signal.SIGTERM:  # it was not yet listening
+        return Standing("waiting", cause="preempted", why="stopped before it began")
+    why = f"{_last_line(ended.log) or 'it ended without a word'} ({ended.log})"
     return Standing("failed", cause=f"code {ended.process.returncode}", why=why)
+
+
+def _killed(ended: Running) -> dict[str, str] | None:
+    """Return, and write into its folder, the failure of a run that SIGKILL kept from writing one; else None.
+
+    The kernel kills so for memory, and counts how often. A person, or a machine that goes down, may do the same.
+    """
+    if ended.process.returncode != -signal.SIGKILL:
+        return None
+    for_memory = memory_kills() > ended.memory_kills
+    why = "and the kernel killed a process for its memory meanwhile" if for_memory else "nothing here says by whom"
+    failure = {"class": "oom" if for_memory else "node", "message": f"killed by SIGKILL, {why}"}
+    facts = {**failure, "traceback": "", "time": now(), "host": socket.gethostname()}
+    # Another process has the folder already, or nothing can be written: then it is said here alone.
+    with suppress(Refused, OSError), ended.folder.lock():
+        write_json(ended.folder.failure, facts)
+    return failure
+
+
+def _failed_at(run: RunDir) -> int | None:
+    try:
+        return run.failure.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
 
 
 @contextmanager

@@ -24,6 +24,12 @@ def sbatch_parameters(
     profile: Profile, need: Needs, name: str, folder: Path, dependency: str | None = None
 ) -> dict[str, Any]:
     """Return the arguments for submitit's executor; each task has a folder of its own in `folder`."""
+    # They become lines that begin with #SBATCH. Quotes do not keep a line break from ending such a line, and what
+    # comes after it would be run.
+    unfit = [text for text in (name, str(folder)) if not text.isprintable()]
+    if unfit:
+        raise Refused(f"root: given {text}, allowed: names without control characters" for text in unfit)
+
     # srun has not inherited --cpus-per-task from sbatch since SLURM 22.05 (23.11 takes it up again): without it,
     # a run would get one core of those it has. One dead task of several ends the others, which would wait for it.
     srun_args = [f"--cpus-per-task={need.cpus}", *(["--kill-on-bad-exit=1"] if need.tasks > 1 else [])]

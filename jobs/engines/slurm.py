@@ -6,6 +6,8 @@ here waits: submission returns at once. A last small job, the steward, submits a
 did not fit.
 """
 
+import contextlib
+import io
 import os
 import shlex
 import sys
@@ -16,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from common.failures import Refused
 from jobs.engines.profiles import Needs, Profile, needs
 from jobs.engines.sbatch import python_command, sbatch_parameters
 from jobs.engines.steward import Steward  # a steward queued by version 0.1 is sought here; version 0.3 may drop it
@@ -157,7 +160,12 @@ def submit(
             left += len(group.cells)  # the steward comes back for them, and for students of a run started by hand
             continue
 
-        batch = _submit_group(site, group, dependency(group, known), max(escalations[cell.key] for cell in group.cells))
+        escalation = max(escalations[cell.key] for cell in group.cells)
+        try:
+            batch = _submit_group(site, group, dependency(group, known), escalation)
+        except Refused as refused:
+            before = [f"submitted before that, {one.stage}: job {one.job}" for one in made]
+            raise Refused([*refused.problems, *before]) from None
         made.append(batch)
         known |= latest([batch])
         room = None if room is None else room - len(group.cells)
@@ -177,9 +185,30 @@ def _submit_group(site: Site, group: Group, waits_for: str | None, escalation: i
 
     name = job_name(site.sweep.name, group.stage, token)
     works = [_job(site, cell, group.needs) for cell in group.cells]
-    job = _through_submitit(site, group.needs, name, waits_for, works, python)
+    with _refusal_of_sbatch(site.ledger, token):
+        job = _through_submitit(site, group.needs, name, waits_for, works, python)
     site.ledger.submitted(token, job)
     return Batch(**{**asdict(batch), "keys": keys, "job": job})
+
+
+@contextlib.contextmanager
+def _refusal_of_sbatch(ledger: Ledger, token: str) -> Iterator[None]:
+    """Make one line of what sbatch says when it takes no job, and take the intent back."""
+    from submitit.core.utils import FailedJobError
+
+    try:
+        yield
+    except FailedJobError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.startswith("sbatch:")]
+        if not lines:
+            raise
+
+        # After a time-out the controller may have the job all the same: then the intent stays, and mend() looks for it.
+        if any("timed out" in line for line in lines):
+            unsure = "; whether SLURM has the job is not known yet, and the same command finds out"
+            raise Refused([f"cluster: {lines[-1]}{unsure}"]) from None
+        ledger.void(token)
+        raise Refused([f"cluster: {lines[-1]}"]) from None
 
 
 def job_name(sweep: str, stage: str, token: str) -> str:
@@ -206,7 +235,8 @@ def _through_submitit(
     with scheduler.outside_environment():
         executor = SlurmExecutor(site.ledger.slurm.absolute() / "%j", python=python)
         executor.update_parameters(**_parameters(site, need, name, waits_for))
-        with executor.batch():
+        # submitit prints what sbatch says, and raises it too.
+        with contextlib.redirect_stderr(io.StringIO()), executor.batch():
             submitted = [executor.submit(work) for work in works]
     return str(submitted[0].job_id).partition("_")[0]
 
@@ -278,6 +308,7 @@ def submit_steward(site: Site, words: Sequence[str], batches: Sequence[Batch]) -
     python = _python(site, need)
     if site.profile.container:  # where there is no sbatch
         python = shlex.quote(sys.executable)
-    job = _through_submitit(site, need, name, waits_for, [Steward(tuple(words))], python)
+    with _refusal_of_sbatch(site.ledger, token):
+        job = _through_submitit(site, need, name, waits_for, [Steward(tuple(words))], python)
     site.ledger.submitted(token, job)
     return job

@@ -34,6 +34,16 @@ def tell(pid: int) -> bool:
     return True
 
 
+def memory_kills() -> int:
+    """Count the processes that the kernel has killed for their memory since it started; 0 where it does not say."""
+    try:
+        lines = (PROCESSES / "vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    counts = [line.split()[1] for line in lines if line.startswith("oom_kill ")]
+    return int(counts[0]) if counts else 0
+
+
 def _boot() -> str:
     try:
         return (PROCESSES / "sys/kernel/random/boot_id").read_text().strip()

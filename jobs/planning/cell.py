@@ -41,7 +41,8 @@ class Cell:
 
     @property
     def title(self) -> str:
-        return " ".join([self.stage, *(f"{axis}={messages.shown(value)}" for axis, value in self.at.items())])
+        at = [f"{axis}={messages.one_line(messages.shown(value))}" for axis, value in self.at.items()]
+        return " ".join([self.stage, *at])
 
     @property
     def parent_role(self) -> str:
@@ -56,6 +57,7 @@ class Sweep:
     cells: Mapping[str, Cell]  # by key, parents before children
     stages: Mapping[str, tuple[str, ...]]  # stage: keys of its cells; a cell may belong to several stages
     parents: Mapping[str, tuple[str, ...]]  # stage: those that its runs build on
+    notes: tuple[str, ...] = ()  # what is no mistake, but probably not meant
 
 
 def key_of(settings: RunSettings, parent: str | None) -> str:

@@ -5,7 +5,8 @@
         sweeps/NAME.yaml     how each sweep was last asked for: status, retry and cancel need only its name
         slurm/               submitit's scripts, pickles and logs
         logs/                what runs of the local engine printed
-        local/NAME.json      the process that runs a sweep on this machine, while it does
+        local/NAME/lock      the process that runs a sweep on this machine, while it does
+        local/NAME/leave_out-*.json     runs that this process is to stop, or not to start
         lock                 one submission at a time
 
 The line before is what makes a submission safe to kill: its job is found again by the token in its name.
@@ -14,19 +15,24 @@ The line before is what makes a submission safe to kill: its job is found again 
 import contextlib
 import json
 import os
+import sys
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from pydantic import TypeAdapter
 
 from common.failures import Refused
 from common.files import atomic_write, read_json, write_json
-from common.locks import take_lock
+from common.locks import LOCK, take_lock
 from common.settings.messages import nearest
 from common.settings.yaml12 import dump_yaml, read_mapping
 from jobs.machine.processes import lives, this_process
 
+DAMAGE_SHOWN = 5  # numbers of damaged lines in a note
 STEWARD = "steward"  # in place of a stage, of the job that submits again; it has no cells
 
 
@@ -38,7 +44,7 @@ class Batch:
     sweep: str
     stage: str
     keys: tuple[str, ...]
-    needs: dict[str, Any]  # gpus, cpus, mem_gb, time_min
+    needs: dict[str, int | float | None]  # gpus, cpus, mem_gb, time_min
     profile: str
     submitted: float
     escalation: int = 0
@@ -51,8 +57,21 @@ class Batch:
         return self.job if len(self.keys) <= 1 else f"{self.job}_{number}"
 
 
+@dataclass(frozen=True)
+class News:
+    """What a later line tells of a batch."""
+
+    token: str
+    job: str | None = None
+    void: bool = False
+
+
+A_BATCH, ITS_NEWS = TypeAdapter(Batch), TypeAdapter(News)
+
+
 class Ledger:
     def __init__(self, root: Path) -> None:
+        self._damage_said = False
         self.folder = root / "jobs"
         self.path = self.folder / "ledger.jsonl"
         self.slurm = self.folder / "slurm"
@@ -74,26 +93,39 @@ class Ledger:
     # --- submissions ------------------------------------------------------------------------------------------
 
     def batches(self) -> list[Batch]:
-        """List all submissions, the earliest first."""
+        """List all submissions, the earliest first; what is no record is passed over, and said once."""
         batches: dict[str, Batch] = {}
+        damaged: list[int] = []
         try:
-            lines = self.path.read_text().splitlines()
+            lines = self.path.read_bytes().splitlines()
         except FileNotFoundError:
             return []
 
         # A batch has one line of intent, and later a short one with the same token: its job, or that it is void.
-        for line in lines:
+        for number, line in enumerate(lines, start=1):
             try:
                 facts = json.loads(line)
-            except ValueError:  # the last line of a writer that was killed
+                if "keys" in facts:
+                    batch = A_BATCH.validate_python(facts)
+                    batches.setdefault(batch.token, batch)
+                    continue
+                news = ITS_NEWS.validate_python(facts)
+            except (ValueError, TypeError, RecursionError):  # half a line of a writer that was killed
+                damaged.append(number)
                 continue
-            token = facts["token"]
-            if token in batches:
-                news = {name: facts[name] for name in ("job", "void") if name in facts}
-                batches[token] = replace(batches[token], **news)
-            elif "keys" in facts:
-                batches[token] = Batch(**{**facts, "keys": tuple(facts["keys"])})
+            if known := batches.get(news.token):
+                batches[news.token] = replace(known, job=news.job or known.job, void=news.void or known.void)
+
+        self._say_damage(damaged)
         return list(batches.values())
+
+    def _say_damage(self, numbers: Sequence[int]) -> None:
+        if not numbers or self._damage_said:
+            return
+        self._damage_said = True
+        lines = ", ".join(map(str, numbers[:DAMAGE_SHOWN])) + (", ..." if len(numbers) > DAMAGE_SHOWN else "")
+        what = "is no whole record and is" if len(numbers) == 1 else "are no whole records and are"
+        print(f"note: {self.path}: line {lines} {what} passed over; jobs of it are not known", file=sys.stderr)
 
     def intend(self, batch: Batch) -> None:
         self._append({name: value for name, value in asdict(batch).items() if name not in {"job", "void"}})
@@ -121,9 +153,18 @@ class Ledger:
 
     # --- sweeps -----------------------------------------------------------------------------------------------
 
-    def remember(self, sweep: str, words: Sequence[str]) -> None:
+    def remember(self, sweep: str, words: Sequence[str], cluster: str | None = None) -> None:
+        """Write down how a sweep was asked for, and where it went, which the words need not say."""
         with atomic_write(self._sweep(sweep)) as file:
-            file.write(dump_yaml({"words": list(words), "asked": time.time()}).encode())
+            file.write(dump_yaml({"words": list(words), "cluster": cluster, "asked": time.time()}).encode())
+
+    def cluster_of(self, sweep: str) -> str | None:
+        """Return where the sweep was last submitted to; None where it never was."""
+        try:
+            cluster = read_mapping(self._sweep(sweep)).get("cluster")
+        except Refused:
+            return None
+        return cluster if isinstance(cluster, str) else None
 
     def sweeps(self) -> list[str]:
         """List all sweeps that were ever submitted."""
@@ -136,33 +177,72 @@ class Ledger:
         if sweep not in known:
             there = f"; there are: {', '.join(known)}{nearest(sweep, known)}" if known else ""
             raise Refused([f"sweep: {name_or_path} was never submitted under {self.folder.parent}{there}"])
-        words: list[str] = read_mapping(self._sweep(sweep))["words"]
+
+        words = read_mapping(self._sweep(sweep)).get("words")
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise Refused([f"sweep: {self._sweep(sweep)} has no words of a submission; submit {sweep} again"])
         return words
 
     # --- the local engine -------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def working_here(self, sweep: str) -> Iterator[None]:
-        """Say which process runs the sweep on this machine: whoever cancels it must find it."""
-        if other := self.worker_here(sweep):
-            raise Refused([f"sweep: pid {other['pid']} on {other['host']} runs {sweep}; wait for it, or cancel it"])
-        path = self._worker(sweep)
-        write_json(path, this_process())
+        """Keep other processes from running the sweep, and say which one does: whoever cancels it must find it.
+
+        The lock is the kernel's: it goes with its process, and of two that start at once only one has it.
+        """
+        folder = self._worker(sweep)
         try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            file = take_lock(folder)
+        except BlockingIOError:
+            raise Refused([self._taken(sweep, read_json(folder / LOCK))]) from None
+        except OSError as error:
+            raise Refused([f"root: {folder} cannot be written: {error.strerror}"]) from None
+
+        with file:
+            if other := self.worker_here(sweep):  # where the file system has no locks
+                raise Refused([self._taken(sweep, other)])
+            self.runs_to_leave_out(sweep)  # what the process before this one was told, and did not live to hear
+            _overwrite(file, json.dumps(this_process()))
+            try:
+                yield
+            finally:
+                _overwrite(file, "")
 
     def worker_here(self, sweep: str) -> dict[str, Any] | None:
         """Return the process of this machine that runs the sweep, if one does."""
-        process = read_json(self._worker(sweep))
-        return process if process and lives(process) else None
+        process = read_json(self._worker(sweep) / LOCK)
+        return process if process and "pid" in process and lives(process) else None
+
+    def leave_out(self, sweep: str, keys: Sequence[str]) -> None:
+        """Tell the process that runs the sweep here to stop these runs, or not to start them."""
+        write_json(self._worker(sweep) / f"leave_out-{uuid.uuid4().hex}.json", {"keys": list(keys)})
+
+    def runs_to_leave_out(self, sweep: str) -> set[str]:
+        """Return the keys of the runs that were named so since this was last asked."""
+        keys: set[str] = set()
+        for path in self._worker(sweep).glob("leave_out-*.json"):
+            keys |= set((read_json(path) or {}).get("keys", ()))
+            path.unlink(missing_ok=True)
+        return keys
+
+    def _taken(self, sweep: str, process: dict[str, Any] | None) -> str:
+        pid, host = ((process or {}).get(name, "unknown") for name in ("pid", "host"))
+        return f"sweep: pid {pid} on {host} runs {sweep}; wait for it, or cancel it"
 
     def _worker(self, sweep: str) -> Path:
-        return self.folder / "local" / f"{sweep}.json"
+        return self.folder / "local" / sweep
 
     def _sweep(self, sweep: str) -> Path:
         return self.folder / "sweeps" / f"{sweep}.yaml"
+
+
+def _overwrite(file: IO[str], text: str) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(text)
+    file.flush()
 
 
 def latest(batches: Sequence[Batch]) -> dict[str, tuple[Batch, int]]:

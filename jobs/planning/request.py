@@ -14,7 +14,7 @@ from jobs.planning.cell import Sweep
 from jobs.planning.ledger import Batch, Ledger
 from jobs.planning.plan import Chosen
 from jobs.planning.states import Outside, Standing, standings
-from jobs.planning.sweep import open_sweep
+from jobs.planning.sweep import open_sweep, sweep_names
 from jobs.planning.sweep_file import Overrides
 
 
@@ -56,6 +56,8 @@ def read_sweep(argv: Sequence[str]) -> Asked:
     own = [word for word in argv if word.partition("=")[0] in SubmitWords.model_fields or "=" not in word]
     rest = tuple(word for word in argv if word not in own)
     values, problems = read_words(own, (SubmitWords,))
+    for word in [word for word in own if "=" not in word and (word in sweep_names() or _is_file(word))]:
+        problems[word] += f"; a sweep is named by sweep={word}"
     words, wrong = check(SubmitWords, {key: str(value) if key in _TEXTS else value for key, value in values.items()})
     problems |= {key: problem for key, problem in wrong.items() if key not in problems}
     if words is None or problems:

@@ -1,7 +1,7 @@
 """Find out where each cell of a sweep stands: run folders are asked first, then the scheduler's queue and accounting.
 
 done      it has a result
-running   its heartbeat is fresh, or the scheduler runs it
+running   its heartbeat is fresh, a process of this machine has its folder, or the scheduler runs it
 queued    the scheduler has it
 waiting   nobody has it; it may start, or what it builds on is not finished yet
 failed    it ended without a result; the cause says why
@@ -137,6 +137,9 @@ def _standing(seen: Seen, outside: Outside) -> Standing:
     if queued and queued.live:
         return _as_queued(queued, seen, epoch)
     if run and beat and _beats(run, beat["time"]):
+        return Standing("running", run, epoch=epoch, task=task)
+
+    if run and RunDir(run).is_locked():  # it has only just begun: it beats from its first step on
         return Standing("running", run, epoch=epoch, task=task)
 
     if seen.parent and seen.is_blocked:

@@ -30,13 +30,28 @@ from common.settings.yaml12 import load_yaml, read_mapping
 from jobs.planning.cell import Cell, Sweep, built_on, key_of
 from jobs.planning.sweep_check import (
     Axes,
+    axis_of,
     condition_problems,
+    include_problems,
+    name_problems,
     override_problems,
+    size_problems,
     stage_and_key,
     stage_problems,
     takes,
 )
-from jobs.planning.sweep_file import SHARED_AXES, Case, Overrides, SweepWords, Values, as_text, flat, matches, values_of
+from jobs.planning.sweep_file import (
+    SHARED_AXES,
+    Case,
+    Overrides,
+    SweepWords,
+    Values,
+    as_text,
+    flat,
+    matches,
+    unfit,
+    values_of,
+)
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 
@@ -57,13 +72,25 @@ def open_sweep(name_or_path: str, overrides: Overrides, data_dir: Path, root: Pa
     root: the folder in which finished runs lie that words of the sweep name.
     """
     path = SWEEPS / f"{name_or_path}.yaml" if name_or_path in sweep_names() else expanded(name_or_path)
-    if path.suffix not in {".yaml", ".yml"} or not path.is_file():
-        raise Refused([messages.unknown("sweep", name_or_path, [*sweep_names(), "FILE.yaml"])])
-    words, problems = check(SweepWords, read_mapping(path))
+    if not path.is_file():
+        raise Refused([_no_such_sweep(name_or_path)])
+    if path.suffix not in {".yaml", ".yml"}:
+        raise Refused([f"sweep: given {name_or_path}, allowed: a file whose name ends in .yaml"])
+    tree = read_mapping(path)
+    if problem := unfit(tree):
+        raise Refused([f"{path.name}: {problem}"])
+    words, problems = check(SweepWords, tree)
     if words is None:
         raise Refused(f"{path.name}: {problem}" for problem in problems.values())
     folders = [f"data_dir={data_dir}", *([f"root={root}"] if root else [])]
     return Compiler(path.stem, words, overrides, folders).sweep()
+
+
+def _no_such_sweep(name_or_path: str) -> str:
+    if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
+        return f"sweep: given {name_or_path}, which is no file; allowed: a YAML file, or {', '.join(sweep_names())}"
+    problem = messages.unknown("sweep", name_or_path, sweep_names())
+    return problem.replace(", allowed: ", ", allowed: FILE.yaml, ", 1)
 
 
 # --- compiling --------------------------------------------------------------------------------------------------
@@ -77,6 +104,8 @@ class Compiler:
         self.problems: dict[str, None] = {}  # in order, each once
         self.broken: set[tuple[str, Place]] = set()  # stages and places of cells with problems of their own
         self.composed: dict[tuple[str, ...], RunSettings | None] = {}
+        self.fitted: set[tuple[str, int]] = set()  # conditions that some cell fits: section, number
+        self._conditions = {"cases": [case.when for case in words.cases], "exclude": words.exclude}
 
     def sweep(self) -> Sweep:
         axes = {stage: self._axes(stage) for stage in self.words.stages}
@@ -101,9 +130,18 @@ class Compiler:
         if not self.problems and not cells:
             self._problem("no cell is left; exclude and only leave nothing to run")
         self._refuse()
-        keys = {stage: tuple(cell.key for cell in of_stage[stage].values()) for stage in wanted}
+        keys = {stage: tuple(dict.fromkeys(cell.key for cell in of_stage[stage].values())) for stage in wanted}
         parents = {stage: self.words.stages[stage].parents for stage in wanted}
-        return Sweep(self.name, self.words.about, cells, keys, parents)
+        return Sweep(self.name, self.words.about, cells, keys, parents, tuple(self._notes()))
+
+    def _notes(self) -> Iterator[str]:
+        """Yield which conditions fit no cell of the whole sweep: probably a value is misspelt."""
+        if self.overrides.only or self.overrides.axes:
+            return
+        for section, conditions in self._conditions.items():
+            for number, when in enumerate(conditions):
+                if (section, number) not in self.fitted:
+                    yield f"{section}: {messages.shown(when)} fits no cell"
 
     def _problem(self, text: str) -> None:
         self.problems[f"{self.name}: {text}"] = None
@@ -113,9 +151,12 @@ class Compiler:
             raise Refused(self.problems)
 
     def _wrong_names(self, wanted: Sequence[str], axes: Axes) -> Iterator[str]:
+        yield from name_problems(self.name, self.words)
         yield from stage_problems(self.words, axes)
         yield from condition_problems(self.words, axes)
+        yield from include_problems(self.words)
         yield from override_problems(self.words, self.overrides, wanted, axes)
+        yield from size_problems(self.words, [stage for stage in wanted if stage in axes], axes)
 
     # --- axes and stages --------------------------------------------------------------------------------------
 
@@ -130,7 +171,7 @@ class Compiler:
         shared = {} if words.of else {**self.words.axes, **asked}
         axes: dict[str, list[Any]] = {}
         for axis, values in {**shared, **words.axes}.items():
-            if axis in flat(words.with_):
+            if any(axis_of(key, [axis]) for key in flat(words.with_)):
                 self._problem(f"stage {stage}: {axis} is an axis, and set in with too; allowed: one of the two")
             values = self.overrides.axes.get(axis, values)
             try:
@@ -176,7 +217,7 @@ class Compiler:
             places = [{"of": parent, **at, **own} for parent, at in tested for own in places]
 
         # Including comes second: a cell that is excluded by a rule may be added by its values.
-        places = [at for at in places if not any(matches(when, stage, at) for when in self.words.exclude)]
+        places = [at for at in places if not self._fits("exclude", stage, at)]
         for extra in [extra for extra in self.words.include if extra.get("stage") == stage]:
             at = {axis: value for axis, value in extra.items() if axis != "stage"}
             if set(at) != set(axes):
@@ -185,10 +226,17 @@ class Compiler:
                 places.append({axis: at[axis] for axis in axes})
         return places
 
+    def _fits(self, section: str, stage: str, at: Values) -> list[int]:
+        """Return the numbers of the conditions of a section that a cell fits."""
+        conditions = self._conditions[section]
+        numbers = [number for number, when in enumerate(conditions) if matches(when, stage, at)]
+        self.fitted |= {(section, number) for number in numbers}
+        return numbers
+
     def _cell(self, stage: str, at: Values, of_stage: CellsOfStage, axes: Axes) -> Cell | None:
         """Make the cell of a stage at some values; None after a problem."""
         words = self.words.stages[stage]
-        cases = [case for case in self.words.cases if matches(case.when, stage, at)]
+        cases = [self.words.cases[number] for number in self._fits("cases", stage, at)]
         chosen = self._chosen(stage, {axis: at[axis] for axis in axes[stage]}, cases)
         settings = self._compose(stage, chosen)
         parent = self._parent(stage, at, of_stage, axes)

@@ -2,17 +2,22 @@
 
 import functools
 import json
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from common.settings import messages
 from common.settings.field import Group, setting
 from common.settings.yaml12 import load_yaml
 from jobs.planning.cell import Resources
 
 Values = dict[str, Any]
+MOST_VALUES = 100_000  # of an axis, of a file, and runs of a sweep: what a machine can still plan
+SPAN = re.compile(r"(?P<first>[0-9]{1,18})(-(?P<last>[0-9]{1,18}))?")
 SHARED_AXES = {"seed", "data"}  # every sweep may be asked for these, whether its file has them or not
 
 
@@ -30,6 +35,21 @@ class StageWords(Group):
     axes: Values = setting({}, "axes of this stage alone, beside those of the sweep")
     with_: Values = Field(default={}, alias="with", description="settings of every run of the stage")
     resources: Resources = Resources()
+
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def teacher_is_a_stage(cls, teacher: Any) -> Any:
+        name = teacher.get("stage") if isinstance(teacher, dict) else teacher
+        if teacher is not None and not isinstance(name, str):
+            raise ValueError(f"given {messages.shown(teacher)}, allowed: STAGE, or {{stage: STAGE, axis: value}}")
+        return teacher
+
+    @field_validator("of", mode="before")
+    @classmethod
+    def of_are_stages(cls, of: Any) -> Any:
+        if of is not None and not all(isinstance(name, str) for name in listed(of)):
+            raise ValueError(f"given {messages.shown(of)}, allowed: STAGE, or a list of stages")
+        return of
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -63,6 +83,18 @@ class SweepWords(Group):
     exclude: list[Values] = setting([], "cells to leave out")
     include: list[Values] = setting([], "cells to add, each with its stage and a value for every axis")
 
+    @field_validator("stages", mode="before")
+    @classmethod
+    def stages_are_mappings(cls, stages: Any) -> Any:
+        form = "a mapping such as {cnn: {entry: train_cnn}}"
+        if not isinstance(stages, dict) or not all(isinstance(name, str) for name in stages):
+            raise ValueError(f"given {messages.shown(stages)}, allowed: {form}")
+        wrong = [name for name, stage in stages.items() if not isinstance(stage, dict | StageWords)]
+        if wrong:
+            given = ", ".join(f"{name}: {messages.shown(stages[name])}" for name in wrong)
+            raise ValueError(f"given {given}, allowed: {form}")
+        return stages
+
 
 @dataclass(frozen=True)
 class Overrides:
@@ -80,24 +112,66 @@ def values_of(axis: str, text_or_list: Any) -> list[Any]:
     """Read `0-4`, `0-4,7`, a list, or a single value; ValueError where it is none of these, or says a value twice."""
     values: list[Any]
     if isinstance(text_or_list, str) and axis == "seed":
-        values = [number for part in text_or_list.split(",") for number in _span(part)]
+        spans = [_span(part) for part in text_or_list.split(",")]
+        if sum(map(len, spans)) > MOST_VALUES:
+            raise ValueError(f"allowed: at most {MOST_VALUES} values")
+        values = [number for span in spans for number in span]
     elif isinstance(text_or_list, str):
-        values = [load_yaml(part) for part in text_or_list.split(",")]
+        try:
+            values = [load_yaml(part) for part in text_or_list.split(",")]
+        except ValueError:
+            raise ValueError("allowed: values with commas between them, without brackets") from None
     else:
         values = listed(text_or_list)
 
     if not values or any(isinstance(value, dict) or value is None for value in values):
         raise ValueError("allowed: a list of values")
+    if any(isinstance(part, list | dict) for value in values for part in listed(value) if isinstance(value, list)):
+        raise ValueError("allowed: a list of values, each of them single or a list of single ones")
+    if axis == "data" and not all(isinstance(value, str) for value in values):
+        raise ValueError("allowed: names of data sets, as in mnist,cifar10")
     if len({json.dumps(value) for value in values}) < len(values):
         raise ValueError("which says a value twice")
     return values
 
 
-def _span(part: str) -> list[int]:
-    first, dash, last = part.strip().partition("-")
-    if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+def _span(part: str) -> range:
+    span = SPAN.fullmatch(part.strip())
+    first, last = (int(span["first"]), int(span["last"] or span["first"])) if span else (0, -1)
+    if last < first:
         raise ValueError("allowed: whole numbers and ranges of them, such as 0-4 or 0-2,7")
-    return list(range(int(first), int(last) + 1)) if dash else [int(first)]
+    return range(first, last + 1)
+
+
+def unfit(tree: Any) -> str:
+    """Say why a file is too large, or holds what no sweep can; empty where it may be read on.
+
+    A few lines of aliases that name each other can stand for more values than any machine could write down.
+    """
+    count, values = 0, [tree]
+    while values:
+        value = values.pop()
+        count += 1
+        if count > MOST_VALUES:
+            return f"holds more than {MOST_VALUES} values, counted as if its aliases were written out"
+        if isinstance(value, dict | list):
+            values.extend(value.values() if isinstance(value, dict) else value)
+        elif value is not None and not isinstance(value, str | int | float):
+            return f"holds {messages.shown(value)}, allowed: text, numbers, true, false, null, lists and mappings"
+    return ""
+
+
+def twice(tree: Mapping[str, Any]) -> list[str]:
+    """List the settings that are said both ways, {recipe: {epochs: 5}} and {recipe.epochs: 5}."""
+    return [name for name, count in Counter(_names(tree)).items() if count > 1]
+
+
+def _names(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _names(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Print a sweep at a glance: a row for each stage and data set, a line for each run under way, failed or blocked."""
+"""Print a sweep at a glance: a row for each method and data set, a line for each run under way, failed or blocked."""
 
 import statistics
 import sys
@@ -17,11 +17,11 @@ SHOWN = 20  # runs in a list
 
 def print_table(sweep: Sweep, standings: Mapping[str, Standing]) -> None:
     rows: list[tuple[str, ...]] = [("stage", "data", *STATES, "accuracy, %", "left")]
-    for (stage, data), keys in _rows(sweep).items():
+    for (method, data), keys in _rows(sweep).items():
         cells = [standings[key] for key in keys]
         counts = Counter(cell.state for cell in cells)
         numbers = [str(counts[state]) if counts[state] else "-" for state in STATES]
-        rows.append((stage, data, *numbers, _accuracy(cells), _time_left(cells)))
+        rows.append((method, data, *numbers, _accuracy(cells), _time_left(cells)))
 
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
@@ -34,10 +34,14 @@ def print_table(sweep: Sweep, standings: Mapping[str, Standing]) -> None:
 
 
 def _rows(sweep: Sweep) -> dict[tuple[str, str], list[str]]:
+    """Return the cells of each method and data set: what differs in its seed alone has one mean."""
     rows: dict[tuple[str, str], list[str]] = {}
     for stage, keys in sweep.stages.items():
         for key in keys:
-            rows.setdefault((stage, sweep.cells[key].settings.data.name), []).append(key)
+            cell = sweep.cells[key]
+            axes = [axis for axis in cell.at if axis not in {"seed", "data"}]
+            method = " ".join([stage, *(f"{axis}={messages.one_line(messages.shown(cell.at[axis]))}" for axis in axes)])
+            rows.setdefault((method, cell.settings.data.name), []).append(key)
     return rows
 
 

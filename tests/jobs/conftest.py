@@ -118,6 +118,19 @@ class FakeSlurm:
         path.write_text("\n".join(lines))
         path.chmod(0o755)
 
+    def refuses(self, command: str, text: str) -> None:
+        """Say it where errors are said, and end with a failure."""
+        self.answers(command, text, code=1)
+        path = self.folder / command
+        path.write_text(path.read_text().replace('.answer"', '.answer" >&2'))
+
+    def answers_in_turn(self, command: str, first: str, refusal: str) -> None:
+        """Answer once, and refuse from then on."""
+        self.refuses(command, refusal)
+        path, mark = self.folder / command, self.folder / f"{command}.was-asked"
+        once = f'if [ ! -e "{mark}" ]; then touch "{mark}"; echo "{first}"; exit 0; fi'
+        path.write_text(path.read_text().replace("#!/bin/sh\n", f"#!/bin/sh\n{once}\n"))
+
     def asked(self, command: str) -> list[str]:
         path = self.folder / "asked"
         lines = path.read_text().splitlines() if path.exists() else []

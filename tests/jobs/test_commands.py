@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from jobs import cancel, logs, prune, retry, status
+from common.files import write_json
+from jobs import cancel, logs, prune, retry, status, submit
 from jobs.machine.processes import this_process
 
 Told = Callable[..., tuple[int, str]]
@@ -90,6 +91,29 @@ def test_the_table(worlds: Any, told: Told) -> None:
     assert f"running cnn seed=2: epoch 3 of 9, {world.run('cnn', 2).path}" in text
     assert "failed cnn seed=3: (nan) it broke" in text
     assert "blocked deit seed=3: its teacher, cnn seed=3, failed (nan)" in text
+
+
+def test_what_is_no_repetition_of_one_method_has_no_mean(worlds: Any, told: Told) -> None:
+    """Five networks at one seed are not n=5, nor are tests of two stages at one strength."""
+    stages = {
+        "cnn": {"entry": "train_cnn", "axes": {"model": ["adaptive_cnn", "fast_cnn"]}},
+        "shift": {"entry": "eval_shift", "of": ["cnn"], "axes": {"shift.severities": [[1], [5]]}},
+    }
+    world = worlds("0-1", stages=stages)
+    accuracies = iter([0.2, 0.4, 0.6, 0.8])
+    for key in world.sweep.stages["cnn"]:
+        result = {"selection": {"digest": key}, "test": {"accuracy": next(accuracies)}}
+        write_json(world.root / "train_cnn" / key / "result.json", result)
+    lines = [line.split() for line in told(status.main, "sweep=mine", f"root={world.root}")[1].splitlines()]
+    assert [(line[:3], line[-4:]) for line in lines if line[0] == "cnn"] == [
+        (["cnn", "model=adaptive_cnn", "digits"], ["40.00", "±", "28.28", "(n=2)"]),
+        (["cnn", "model=fast_cnn", "digits"], ["60.00", "±", "28.28", "(n=2)"]),
+    ]
+    assert [line[1:4] for line in lines if line[0] == "shift"] == [
+        ["of=cnn", f"model={model}", f"shift.severities=[{severity}]"]
+        for model in ("adaptive_cnn", "fast_cnn")
+        for severity in (1, 5)
+    ]
 
 
 def test_planning_loads_no_engine_and_no_entry() -> None:
@@ -293,6 +317,88 @@ def test_a_retry_on_a_cluster_submits_there(worlds: Any, told: Told, slurm_comma
     assert "submitted cnn: 1 run as job 901" in text
 
 
+# --- submit -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "state", "end"),
+    [
+        ("sbatch: error: invalid partition specified: nosuch", "waiting", ""),
+        ("sbatch: error: Unable to contact slurm controller (connect failure)", "waiting", ""),
+        ("sbatch: error: Socket timed out on send/recv operation", "queued", "; whether SLURM has the job .*"),
+    ],
+)
+def test_what_sbatch_refuses_is_one_line_and_no_run_is_queued(
+    world: Any, told: Told, slurm_commands: Any, said: str, state: str, end: str
+) -> None:
+    slurm_commands.refuses("sbatch", f"sbatch: warning: first\n{said}")
+    code, text = told(submit.main, f"sweep={world.file}", "cluster=cpu", f"root={world.root}")
+    assert code == 2
+    assert re.fullmatch(f"cluster: {re.escape(said)}{end}\n", text)
+    assert world.states(queue={})[0] == state
+
+
+def test_what_was_submitted_before_sbatch_refused_is_said(world: Any, told: Told, slurm_commands: Any) -> None:
+    slurm_commands.answers_in_turn("sbatch", "Submitted batch job 55", "sbatch: error: no more")
+    code, text = told(submit.main, f"sweep={world.file}", "cluster=cpu", f"root={world.root}")
+    assert (code, text) == (2, "cluster: sbatch: error: no more\nsubmitted before that, cnn: job 55\n")
+    assert [(batch.job, batch.void) for batch in world.ledger.batches()] == [("55", False), (None, True)]
+
+
+NULL = "which is no value; where none is allowed, it is written null"
+
+
+@pytest.mark.parametrize(
+    ("word", "problem"),
+    [
+        ("recipe.lr=[0.1,0.2", "mine: recipe.lr: given '[0.1,0.2', which is not YAML: "),
+        ("deit.distill.alpha=@", "mine: deit.distill.alpha: given '@', which is not YAML: "),
+        ("recipe.lr=", f"mine: recipe.lr: given '', {NULL}\n"),
+        ("data=[digits]", "mine: axes.data: given ['digits'], allowed: names of data sets, as in mnist,cifar10\n"),
+        ("data=[a,b]", "mine: axes.data: given ['a', 'b'], allowed: values with commas between them, without "),
+        ("quickstart", "quickstart: not of the form key=value (--help lists the keys); a sweep is named by sweep="),
+        ("sweep=./nosuch.yaml", "sweep: given ./nosuch.yaml, which is no file; allowed: a YAML file, or backbones, "),
+        ("sweep=setup.txt", "sweep: given setup.txt, allowed: a file whose name ends in .yaml\n"),
+        ("sweep=quickstar", "sweep: given quickstar, allowed: FILE.yaml, backbones, "),
+    ],
+)
+def test_a_wrong_word_of_a_submission_is_one_line(
+    world: Any, told: Told, monkeypatch: pytest.MonkeyPatch, word: str, problem: str
+) -> None:
+    monkeypatch.chdir(world.folder)
+    Path("setup.txt").write_text("stages: {}")
+    code, text = told(submit.main, f"sweep={world.file}", "cluster=local", f"root={world.root}", word)
+    assert code == 2
+    assert text.startswith(problem)
+    assert text.count("\n") == 1
+
+
+def test_a_note_on_the_sweep_is_printed(world: Any, told: Told, started: Any) -> None:
+    world.file.write_text("stages: {cnn: {entry: train_cnn}}\nexclude: [{stage: cnn, seed: 3}]\naxes: {seed: 0-1}\n")
+    code, text = told(submit.main, f"sweep={world.file}", "cluster=local", f"root={world.root}", "dry_run=true")
+    assert code == 0
+    assert "note: mine: exclude: {'seed': 3, 'stage': 'cnn'} fits no cell\n" in text
+
+
+def test_where_a_sweep_runs_does_not_change_without_a_word(
+    world: Any, told: Told, slurm_commands: Any, started: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep begins where there is no SLURM; then somebody installs its client."""
+    words = [f"sweep={world.file}", f"root={world.root}"]
+    monkeypatch.delenv("STILLHOUSE_CLUSTER", raising=False)
+    with monkeypatch.context() as without_slurm:
+        without_slurm.setattr("shutil.which", lambda _: None)
+        assert "note:" not in told(submit.main, *words)[1]
+
+    slurm_commands.answers("sbatch", "Submitted batch job 55")
+    note = "note: there is sbatch on this machine, so this means cluster=default; cluster=local runs it here\n"
+    assert note in told(submit.main, *words)[1]
+    assert "note:" not in told(submit.main, *words)[1]  # once
+    assert "note:" not in told(submit.main, *words, "cluster=local")[1]
+    monkeypatch.setenv("STILLHOUSE_CLUSTER", "default")
+    assert "note:" not in told(submit.main, *words)[1]
+
+
 # --- cancel -----------------------------------------------------------------------------------------------------
 
 
@@ -343,7 +449,7 @@ def test_the_engine_of_this_machine_is_told_to_stop(world: Any, typed: Told) -> 
 
 
 def test_a_number_that_another_process_has_now_is_not_told(world: Any, typed: Told) -> None:
-    path = world.ledger.folder / "local" / "mine.json"
+    path = world.ledger.folder / "local" / "mine" / "lock"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({**this_process(), "started": "1"}))  # were it told, this test would end here
     assert typed("cancel") == (0, "mine: nothing to cancel\n")
@@ -355,6 +461,30 @@ def test_one_run_of_this_machine_is_told_to_stop(world: Any, typed: Told) -> Non
         assert typed("cancel", "run=deit seed=0") == (0, "mine: nothing to cancel\n")
         assert typed("cancel", "run=cnn seed=0") == (0, f"told cnn seed=0 (pid {holder.pid}) to stop\n")
         assert holder.wait(20) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("word", "stages"), [("stage=deit", ["deit"]), ("run=cnn seed=0", ["cnn"]), ("stage=cnn,small", ["cnn", "small"])]
+)
+def test_the_engine_of_this_machine_is_told_which_runs_to_leave_out(
+    world: Any, typed: Told, word: str, stages: list[str]
+) -> None:
+    """Also those that wait, or have only just begun: nothing is in their folders yet."""
+    with world.ledger.working_here("mine"):  # this process: were it told to stop, this test would end here
+        runs = "1 run" if len(stages) == 1 else f"{len(stages)} runs"
+        said = f"told pid {os.getpid()} to leave out {runs}; what is under way ends after its next step\n"
+        assert typed("cancel", word) == (0, said)
+        assert world.ledger.runs_to_leave_out("mine") == {world.cell(stage).key for stage in stages}
+        assert world.ledger.runs_to_leave_out("mine") == set()
+        for stage in ("cnn", "deit", "small"):
+            world.finish(stage)
+        assert typed("cancel", word) == (0, "mine: nothing to cancel\n")
+
+
+def test_an_engine_does_not_hear_what_the_one_before_it_was_told(world: Any) -> None:
+    world.ledger.leave_out("mine", ["a"])
+    with world.ledger.working_here("mine"):
+        assert world.ledger.runs_to_leave_out("mine") == set()
 
 
 def python(code: str, *words: object) -> subprocess.Popen[str]:
@@ -398,7 +528,6 @@ def test_checkpoints_of_finished_runs_alone(worlds: Any, told: Told) -> None:
 
 
 def test_every_run_under_root_or_the_sweeps(world: Any, told: Told) -> None:
-    from common.files import write_json
     from common.run.run_dir import RunDir
 
     stranger = RunDir(world.root / "train_vit" / "digits-vit-s7-0123456789")

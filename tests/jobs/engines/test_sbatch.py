@@ -180,6 +180,12 @@ def test_submitit_takes_the_words_of_every_profile(name: str, tmp_path: Path) ->
     assert f"#SBATCH --time={profile.time_min}\n" in executor._make_submission_file_text("true", "uid")
 
 
+@pytest.mark.parametrize(("name", "folder"), [("x\ntouch PWNED\n#", "/logs"), ("x", "/runs\ntouch PWNED\n#/logs")])
+def test_no_line_of_the_script_breaks(name: str, folder: str) -> None:
+    with pytest.raises(Refused, match=r"(?s)^root: given .*PWNED.*, allowed: names without control characters$"):
+        sbatch_parameters(Profile(), needs(Profile(), NOTHING), name, Path(folder))
+
+
 @pytest.mark.parametrize(
     ("gb", "words"), [(16, "16G"), (0.5, "512M"), (1.5, "1536M"), (0.0001, "1M"), (2.0001, "2049M"), (1024, "1024G")]
 )

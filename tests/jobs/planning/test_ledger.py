@@ -1,7 +1,10 @@
 """The ledger survives writers that are killed, and tells what was submitted last."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,6 +70,35 @@ def test_half_a_line_that_cost_the_intention_costs_the_answer_too(ledger: Ledger
     assert ledger.batches() == []
 
 
+DAMAGED = {
+    "a number": b"5",
+    "a list": b"[1]",
+    "no token": b'{"keys": ["k9"]}',
+    "a token that is a list": b'{"token": ["aa"], "job": "7"}',
+    "a job that is a number": b'{"token": "aa", "job": 7}',
+    "keys that are none": b'{"token": "zz", "keys": 5}',
+    "needs that are none": b'{"token": "z", "sweep": "mine", "stage": "a", "keys": [], "needs": 3, "profile": "p"}',
+    "no UTF-8": b'{"token": "a\xff',
+    "no JSON": b"@@",
+    "depth": b"[" * 5000,
+}
+
+
+@pytest.mark.parametrize("line", DAMAGED.values(), ids=DAMAGED)
+def test_a_line_that_is_no_record_is_passed_over_and_said_once(
+    ledger: Ledger, line: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger.intend(batch("aa", "k0"))
+    with ledger.path.open("ab") as file:
+        file.write(line + b"\n")
+    ledger.submitted("aa", "5")
+    ledger.intend(batch("bb", "k1"))
+    for _ in range(2):
+        assert [(each.token, each.job) for each in ledger.batches()] == [("aa", "5"), ("bb", None)]
+    said = f"note: {ledger.path}: line 2 is no whole record and is passed over; jobs of it are not known\n"
+    assert capsys.readouterr().err == said
+
+
 def test_the_last_submission_of_a_cell_counts_and_void_ones_never_do(ledger: Ledger) -> None:
     for token, keys in {"aa": ("k0", "k1"), "bb": ("k1",), "cc": ("k0", "k1")}.items():
         ledger.intend(batch(token, *keys))
@@ -105,11 +137,45 @@ def test_one_process_runs_a_sweep_here(ledger: Ledger) -> None:
     assert ledger.worker_here("mine") is None
 
 
+RACE = """
+import sys
+from pathlib import Path
+from common.failures import Refused
+from jobs.planning.ledger import Ledger
+ledger = Ledger(Path(sys.argv[1]))
+for sweep in sys.stdin:
+    try:
+        with ledger.working_here(sweep.strip()):
+            print("in", flush=True)
+            next(sys.stdin)
+    except Refused:
+        print("refused", flush=True)
+        next(sys.stdin)
+"""
+
+
+def test_of_two_that_start_at_once_one_works(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", RACE, str(tmp_path)]
+    pipes: Any = {"cwd": REPOSITORY, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    with subprocess.Popen(command, **pipes) as one, subprocess.Popen(command, **pipes) as other:
+        pair: Any = (one, other)
+        for sweep in range(20):
+            for process in pair:
+                process.stdin.write(f"{sweep}\n")
+            assert sorted(process.stdout.readline() for process in pair) == ["in\n", "refused\n"]
+            for process in pair:
+                process.stdin.write("this one is over\n")
+        for process in pair:
+            process.stdin.close()
+
+
 @pytest.mark.parametrize("change", [{"started": "1"}, {"pid": 2**22 + 1}])
 def test_another_process_of_that_number_is_another_process(ledger: Ledger, change: dict[str, object]) -> None:
     with ledger.working_here("mine"):
-        path = ledger.folder / "local" / "mine.json"
+        path = ledger.folder / "local" / "mine" / "lock"
         path.write_text(json.dumps({**this_process(), **change}))
+        assert ledger.worker_here("mine") is None
+        path.write_text("{}")
         assert ledger.worker_here("mine") is None
     with ledger.working_here("mine"):  # what a killed process left keeps nobody away
         pass
@@ -137,3 +203,13 @@ def test_a_sweep_that_was_never_submitted(ledger: Ledger) -> None:
     ledger.remember("cifar_all", [])
     with pytest.raises(Refused, match="there are: cifar_all, nearest: cifar_all"):
         ledger.words_of("cifar_al")
+
+
+@pytest.mark.parametrize("text", [b"asked: 3\n", b"words: 5\n", b"words: [[a]]\n", b"words: [a\xff]\n", b""])
+def test_a_damaged_sweep_is_refused(ledger: Ledger, text: bytes) -> None:
+    ledger.remember("mine", ["sweep=mine.yaml"])
+    path = ledger.folder / "sweeps" / "mine.yaml"
+    path.write_bytes(text)
+    with pytest.raises(Refused, match=f"{path}( has no words of a submission; submit mine again|: cannot be|: holds)"):
+        ledger.words_of("mine")
+    assert ledger.cluster_of("mine") is None

@@ -89,6 +89,14 @@ def test_a_process_of_this_machine_that_lives_runs(world: Any) -> None:
         assert world.states()[0] == "running"
 
 
+def test_a_run_that_has_only_just_begun_runs(world: Any) -> None:
+    """It takes its lock, and loads torch for ten seconds before its first heartbeat."""
+    world.fail("cnn", "nan")  # of the attempt before
+    with world.run("cnn").lock():
+        assert world.states()[0] == "running"
+    assert world.states()[0] == "failed"
+
+
 @pytest.mark.parametrize("kind", ["oom", "nan", "data", "bug", "timeout", "config", "disk"])
 def test_what_a_run_says_of_its_failure(world: Any, kind: str) -> None:
     world.fail("cnn", kind, message="the reason")

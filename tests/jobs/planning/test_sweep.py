@@ -3,6 +3,8 @@
 import time
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +284,165 @@ def test_a_word_that_no_stage_takes_and_a_student_without_teacher(refused: Calla
 def test_unknown_sweeps(tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"^sweep: given quickstar, allowed: .*nearest: quickstart$"):
         open_sweep("quickstar", Overrides(), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x\ntouch PWNED\n#", "x;y", "$(y)", "a b", "-x", "", "é", "x,y", "x.y", "x" * 65])
+def test_a_stage_is_called_by_letters_that_no_shell_reads(name: str, refused: Callable[..., list[str]]) -> None:
+    """Its name becomes part of a line of a batch script."""
+    (problem,) = refused({"stages": {name: {"entry": "train_cnn"}}})
+    assert problem.startswith(f"mine: stages: given {name[:50]}")
+    assert problem.endswith(", allowed: a name of letters, digits, _ and -, at most 64")
+
+
+def test_no_stage_is_called_as_the_job_that_submits_again(refused: Callable[..., list[str]]) -> None:
+    (problem,) = refused({"stages": {"steward": {"entry": "train_cnn"}}})
+    assert problem.startswith("mine: stages: given steward, allowed: another name")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a b", "$(a)", ".a"])
+def test_so_is_a_sweep(name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{name}.yaml"
+    path.write_text("stages: {cnn: {entry: train_cnn}}")
+    with pytest.raises(
+        Refused, match=r"(?s)name: given .*, allowed: a file named with letters, digits, _, - and . alone"
+    ):
+        open_sweep(str(path), Overrides(), tmp_path)
+
+
+def test_a_title_is_one_line(opened: Open) -> None:
+    (cell,) = opened({"stages": {"cnn": STAGES["cnn"]}}).cells.values()
+    assert replace(cell, at={"model": "a\x1b[2J"}).title == "cnn model=a\\x1b[2J"
+
+
+@pytest.mark.parametrize(
+    ("word", "allowed"),
+    [
+        ("seed=3", "seed: an axis of cnn, deit; allowed: seeds=0-4"),
+        ("cnn.seed=3", "seed: an axis of cnn; allowed: seeds=0-4"),
+        ("data.name=digits", "data.name: an axis of cnn, deit; allowed: data=NAME,NAME"),
+        ("model=cnn_mnist", "model: an axis of cnn; allowed: other values of the axis in a sweep file"),
+        ("model.name=fast_cnn", "model.name: an axis of cnn; allowed: other values of the axis in a sweep file"),
+    ],
+)
+def test_a_setting_that_is_an_axis_is_refused(refused: Callable[..., list[str]], word: str, allowed: str) -> None:
+    """It would make one run of three cells, with n=3 in the table."""
+    stages = {"cnn": {"entry": "train_cnn", "axes": {"model": ["adaptive_cnn", "fast_cnn"]}}}
+    stages["deit"] = {"entry": "distill_kd", "teacher": {"stage": "cnn", "model": "fast_cnn"}}
+    tree = {"axes": {"seed": "0-2", "data": ["digits"]}, "stages": stages}
+    assert refused(tree, words=(word,)) == [f"mine: {allowed}"]
+
+
+def test_an_axis_is_not_set_for_all_stages_or_some_cells_too(refused: Callable[..., list[str]]) -> None:
+    cases = [{"when": {"seed": 1}, "with": {"seed": 5}}]
+    tree = {"axes": {"seed": "0-1"}, "with": {"seed": 3}, "stages": {"cnn": STAGES["cnn"]}, "cases": cases}
+    assert refused(tree) == ["mine: with: seed: seed is an axis of the sweep; allowed: one of the two"]
+
+
+def test_cells_that_are_the_same_run_are_counted_once(opened: Open) -> None:
+    """0 and 0.0 are one value of a number."""
+    stage = {"entry": "train_cnn", "axes": {"recipe.lr": [0.1], "recipe.warmup": [0, 0.0]}}
+    sweep = opened({"axes": {"seed": [0]}, "stages": {"cnn": stage}})
+    assert len(sweep.stages["cnn"]) == len(sweep.cells) == 1
+
+
+@pytest.mark.parametrize(("more", "notes"), [({}, 2), ({"only": ("cnn",)}, 0), ({"axes": {"seed": "0"}}, 0)])
+def test_a_condition_that_fits_no_cell_is_said(opened: Open, more: Any, notes: int) -> None:
+    """Of a part of the sweep it may well fit none."""
+    tree: Any = {"axes": {"seed": "0-1"}, "stages": STAGES, "exclude": [{"seed": "1"}, {"stage": "vit"}]}
+    tree["cases"] = [{"when": {"seed": 7}, "with": {"recipe.epochs": 3}}]
+    said = ("cases: {'seed': 7} fits no cell", "exclude: {'seed': '1'} fits no cell")
+    assert opened(tree, **more).notes == said[:notes]
+
+
+def test_a_setting_that_is_said_in_both_ways(refused: Callable[..., list[str]]) -> None:
+    both = {"recipe": {"epochs": 3}, "recipe.epochs": 4}
+    assert refused({"with": both, "stages": {"cnn": {"entry": "train_cnn", "with": both}}}) == [
+        "mine: stage cnn: recipe.epochs is there twice; allowed: once",
+        "mine: with: recipe.epochs is there twice; allowed: once",
+    ]
+
+
+@pytest.mark.parametrize("seeds", ["0-3000000000", "0-60000,60001-120000", "0-99999999999999999"])
+def test_a_range_without_bound_is_refused_at_once(refused: Callable[..., list[str]], seeds: str) -> None:
+    (problem,) = refused({"stages": {"cnn": STAGES["cnn"]}}, axes={"seed": seeds})
+    assert problem == f"mine: axes.seed: given {seeds}, allowed: at most 100000 values"
+
+
+@pytest.mark.parametrize("seeds", ["²", "1-²", "9" * 5000])
+def test_digits_of_other_scripts_and_endless_numbers_are_none(refused: Callable[..., list[str]], seeds: str) -> None:
+    (problem,) = refused({"stages": {"cnn": STAGES["cnn"]}}, axes={"seed": seeds})
+    assert problem.endswith(", allowed: whole numbers and ranges of them, such as 0-4 or 0-2,7")
+
+
+def test_a_product_without_bound_is_refused_at_once(refused: Callable[..., list[str]]) -> None:
+    cnn = {"entry": "train_cnn", "axes": {"seed": "0-9999", "recipe.lr": [0.1, 0.2, 0.3]}}
+    shift = {"entry": "eval_shift", "of": "cnn", "axes": {"shift.batch_sizes": [[1], [2], [3]]}}
+    assert refused({"stages": {"cnn": cnn, "shift": shift}}) == [
+        "mine: 120000 runs, allowed: at most 100000 in one sweep"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("where", "problem"),
+    [("*z", "holds more than 100000 values, counted as if"), ("!!binary aGk=", "holds .*, allowed: text, numbers")],
+)
+def test_a_file_of_aliases_without_bound_or_of_other_types(tmp_path: Path, where: str, problem: str) -> None:
+    """Eleven lines that stand for 10^10 values."""
+    letters = "abcdefghiz"
+    bomb = [f"  - &{name} [{', '.join([f'*{before}'] * 10)}]" for before, name in pairwise("0" + letters)]
+    lines = [
+        "exclude: []",
+        "include:",
+        "  - &0 {stage: cnn}",
+        *bomb,
+        f"stages: {{cnn: {{entry: x, with: {{a: {where}}}}}}}",
+    ]
+    (tmp_path / "mine.yaml").write_text("\n".join(lines if where == "*z" else lines[-1:]))
+    with pytest.raises(Refused, match=rf"^mine\.yaml: {problem}"):
+        open_sweep(str(tmp_path / "mine.yaml"), Overrides(), tmp_path)
+
+
+MAPPING = "allowed: a mapping such as {cnn: {entry: train_cnn}}"
+TEACHER = "allowed: STAGE, or {stage: STAGE, axis: value}"
+
+
+@pytest.mark.parametrize(
+    ("tree", "problem"),
+    [
+        ({"stages": ["cnn"]}, f".yaml: stages: given ['cnn'], {MAPPING}"),
+        ({"stages": {"cnn": "train_cnn", "vit": 3}}, f".yaml: stages: given cnn: train_cnn, vit: 3, {MAPPING}"),
+        ({"stages": {1: {"entry": "train_cnn"}}}, f".yaml: stages: given {{1: {{'entry': 'train_cnn'}}}}, {MAPPING}"),
+        ({"stages": {"a": {"entry": "x", "teacher": ["b"]}}}, f".yaml: stages.a.teacher: given ['b'], {TEACHER}"),
+        (
+            {"stages": {"a": {"entry": "x", "teacher": {"stage": ["b"]}}}},
+            f".yaml: stages.a.teacher: given {{'stage': ['b']}}, {TEACHER}",
+        ),
+        (
+            {"stages": {"a": {"entry": "x", "of": [["b"]]}}},
+            ".yaml: stages.a.of: given [['b']], allowed: STAGE, or a list of stages",
+        ),
+        ({"exclude": [{"stage": [["cnn"]]}]}, ": exclude: stage: given ['cnn'], allowed: cnn, vit, deit, nearest: cnn"),
+        ({"exclude": [{"stage": {"a": 1}}]}, ": exclude: stage: given {'a': 1}, allowed: cnn, vit, deit"),
+        (
+            {"include": [{"seed": 3}]},
+            ": include: given {'seed': 3}, allowed: a cell with its stage, which is one name",
+        ),
+        (
+            {"axes": {"data": [["digits"]]}},
+            ": axes.data: given [['digits']], allowed: names of data sets, as in mnist,cifar10",
+        ),
+        (
+            {"axes": {"seed": [[[1]]]}},
+            ": axes.seed: given [[[1]]], allowed: a list of values, each of them single or a list of single ones",
+        ),
+        (
+            {"stages": {**STAGES, "deit": {"entry": "distill_kd", "teacher": {"stage": "cnn", "sed": 0}}}},
+            ": stage deit: teacher: axis: given sed, allowed: seed, nearest: seed",
+        ),
+    ],
+)
+def test_what_is_no_sweep_is_said_in_one_line(refused: Callable[..., list[str]], tree: Any, problem: str) -> None:
+    assert refused({"axes": {"seed": [0]}, "stages": STAGES, **tree}) == [f"mine{problem}"]
 
 
 # --- size -------------------------------------------------------------------------------------------------------
