@@ -18,9 +18,13 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+# What Pillow may open. Others that it knows start programs (Ghostscript for PostScript), and the kind of a file is told
+# by its content, not by its name.
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 BRIGHT = 127  # a mean above it, out of 255, means a light background
 READ_AT_ONCE = 64  # images; decoding releases Python's lock, so threads share the work
 PROBLEMS_SHOWN = 20
+NO_IMAGE = f"not an image of a kind that is read ({', '.join(FORMATS)})"
 
 
 # --- one file ---------------------------------------------------------------------------------------------------
@@ -46,12 +50,12 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> "np.ndarray":
 
     channels, height, width = shape
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             plain = _plain(ImageOps.exif_transpose(image), channels)
             # Pillow's resampling widens with the reduction, so it does not alias.
             fitted = ImageOps.fit(plain, (width, height), Image.Resampling.BICUBIC)
     except UnidentifiedImageError:
-        raise Refused([f"{path}: not an image of a kind Pillow can read"]) from None
+        raise Refused([f"{path}: {NO_IMAGE}"]) from None
     except OSError as error:
         raise Refused([f"{path}: cannot be read: {error.strerror or error}"]) from None
     except Exception as error:  # noqa: BLE001 - on damaged files Pillow's decoders raise nearly anything

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from common.compute import Compute
+from common.data.image_files import NO_IMAGE
 from common.failures import Refused
 from common.run.finished import open_run
 from common.settings.entries import ComputeSettings
@@ -174,7 +175,7 @@ def test_what_is_no_run_and_what_is_no_image(
     assert refusals(capsys) == [f"run: {tmp_path} is not a run folder (it has no config.yaml)"]
     (tmp_path / "text.png").write_text("no image")
     assert explain(f"run={runs['cnn']}", tmp_path / "text.png") == 2
-    assert refusals(capsys) == [f"{tmp_path / 'text.png'}: not an image of a kind Pillow can read"]
+    assert refusals(capsys) == [f"{tmp_path / 'text.png'}: {NO_IMAGE}"]
 
 
 def test_the_words_and_the_explanations_have_the_same_names() -> None:

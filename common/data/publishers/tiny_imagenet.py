@@ -148,7 +148,7 @@ def _decoded(content: bytes, where: str) -> "np.ndarray":
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
             pixels = np.asarray(image.convert("RGB"))
     except Exception as error:  # noqa: BLE001 - on damaged files Pillow's decoders raise nearly anything
         raise Refused([f"{where} cannot be read as an image: {error or type(error).__name__}"]) from None

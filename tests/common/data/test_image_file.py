@@ -1,11 +1,13 @@
+import ast
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from common.data.image_files import read_image
 from common.failures import Refused
+from tests.house import Module, checkout
 
 ORIENTATION = 0x0112  # the EXIF tag
 
@@ -138,8 +140,8 @@ def test_other_modes_and_formats(tmp_path: Path, image: Image.Image, name: str, 
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"plain text", "photo: not an image of a kind Pillow can read"),
-        (b"", "photo: not an image of a kind Pillow can read"),
+        (b"plain text", r"photo: not an image of a kind that is read \(BMP, "),
+        (b"", r"photo: not an image of a kind that is read \(BMP, "),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "photo: "),
     ],
 )
@@ -147,6 +149,45 @@ def test_what_is_no_image_is_refused(tmp_path: Path, content: bytes, problem: st
     (tmp_path / "photo").write_bytes(content)
     with pytest.raises(Refused, match=problem):
         read_image(tmp_path / "photo", (3, 4, 4))
+
+
+# --- kinds that are opened --------------------------------------------------------------------------------------
+
+
+def test_no_program_is_started_for_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostScript under a harmless name would be handed to Ghostscript, which may never end."""
+    ghostscript = tmp_path / "bin" / "gs"
+    ghostscript.parent.mkdir()
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", str(ghostscript.parent), prepend=":")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    (tmp_path / "photo.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n{} loop\n")
+
+    with pytest.raises(Refused, match=r"photo\.jpg: not an image of a kind that is read"):
+        read_image(tmp_path / "photo.jpg", (3, 4, 4))
+    assert not (tmp_path / "started").exists()
+
+
+def opened_without_formats(module: Module) -> list[str]:
+    """List where Pillow may open a file of any kind that it knows."""
+    return [
+        f"{module.path}:{call.lineno}: {ast.unparse(call)}"
+        for call in ast.walk(module.tree)
+        if isinstance(call, ast.Call)
+        and ast.unparse(call.func) in {"Image.open", "PIL.Image.open"}
+        and "formats" not in {word.arg for word in call.keywords}
+    ]
+
+
+def test_pillow_opens_only_named_kinds() -> None:
+    breaker = Module("eval/a.py", "with Image.open(path) as image, PIL.Image.open(path, 'r'): ...")
+    assert len(opened_without_formats(breaker)) == 2
+    assert opened_without_formats(Module("eval/a.py", "Image.open(path, formats=['PNG'])")) == []
+    assert [line for module in checkout() for line in opened_without_formats(module)] == []
+
+
+# --- what cannot be read ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.gif", "a.tiff", "a.bmp"])
