@@ -23,10 +23,12 @@ from common.data.integrity import (
     FORMAT,
     MANIFEST,
     array_problems,
+    checksum_of_manifest,
     fingerprint,
     label_problem,
     label_shape,
     manifest_problems,
+    open_array,
     per_class_counts,
     structure_problem,
 )
@@ -129,6 +131,7 @@ def pack(folder: Path, parts: Mapping[str, Part], classes: Sequence[str], about:
         "std": sums.std(),
         "digest": fingerprint(classes, shape, sets),
     }
+    manifest["checksum"] = checksum_of_manifest(manifest)
     write_json(folder / MANIFEST, manifest)
     return manifest
 
@@ -196,4 +199,28 @@ def differences(folder: Path) -> list[str]:
                 lines += array_problems(folder, name, kind, manifest, bytewise=True)
             except OSError as error:
                 lines.append(f"{folder / manifest['sets'][name][kind]}: cannot be read: {error.strerror or error}")
+
+    # Damaged images have another mean, which says nothing new.
+    if not lines:
+        lines += _statistics_problems(folder, manifest)
     return lines + manifest_problems(folder, manifest)
+
+
+def _statistics_problems(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """Compute mean and deviation again from the pixels, and list what the manifest has otherwise."""
+    sets = manifest["sets"]
+    sums = PixelSums(manifest["shape"][0])
+    for name in [TRAIN] if TRAIN in sets else sets:
+        images = open_array(folder / sets[name]["images"])
+        for start in range(0, len(images), BLOCK):
+            sums.add(images[start : start + BLOCK])
+
+    return [
+        f"{folder / MANIFEST}: {key} is {manifest[key]}, expected {computed}"
+        for key, computed in (("mean", sums.mean()), ("std", sums.std()))
+        if not all(map(_nearly, manifest[key], computed))
+    ]
+
+
+def _nearly(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)

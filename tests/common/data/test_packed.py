@@ -231,6 +231,8 @@ def with_manifest(**changes: object) -> Callable[[Path], None]:
         ("manifest.json", lambda path: path.write_text('{"format": 1}'), "not a whole manifest: KeyError 'shape'"),
         ("manifest.json", with_manifest(mean=["0.5"]), "not a whole manifest: a value in it is not of the kind"),
         ("manifest.json", with_manifest(std=[float("nan")]), "not a whole manifest: a value in it is not of the kind"),
+        ("manifest.json", with_manifest(mean=[0.51]), "checksum is [0-9a-f]{16}, expected [0-9a-f]{16}: a value was"),
+        ("manifest.json", with_manifest(task="ordinal"), "checksum is [0-9a-f]{16}, expected [0-9a-f]{16}: a value"),
         ("manifest.json", with_manifest(sets=[1]), "not a whole manifest: AttributeError"),
         ("manifest.json", with_manifest(classes=["b", "a", "c"]), "digest is [0-9a-f]{16}, expected [0-9a-f]{16}"),
     ],
