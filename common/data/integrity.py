@@ -25,7 +25,6 @@ DTYPES = {"images": "|u1", "labels": "<i8"}  # the same bytes, so the same check
 NPY_DAMAGES = (
     ValueError,
     TypeError,
-    EOFError,
     SyntaxError,
     OverflowError,
     MemoryError,
