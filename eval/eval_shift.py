@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 from common.cli.attempt import Attempt, run_entry
+from common.data.prepare import read_manifest
 from common.failures import Interrupted, Refused
 from common.files import read_json
 from common.run.finished import TrainedRun, open_run
@@ -93,7 +94,7 @@ def subject(attempt: Attempt, settings: EvalShift) -> TrainedRun:
         raise Refused(
             [f"data: {trained.data['name']}, on which the run was trained, is not packed as {attempt.data_folder}"]
         )
-    problems = differences(manifest, trained.data, "test")
+    problems = differences(read_manifest(attempt.data_folder), trained.data, "test")
     if problems:
         raise Refused(problems)
     return trained

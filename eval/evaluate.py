@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from common.cli.command import DONE, FAILED, answer, data_root, parse, runs_root
-from common.data.packing import MANIFEST
-from common.data.prepare import prepare
+from common.data.integrity import MANIFEST
+from common.data.prepare import prepare, read_manifest
 from common.data.publishers.catalog import DATASETS
 from common.failures import Refused
 from common.files import atomic_write, expanded, read_json, write_json
@@ -108,7 +108,7 @@ def _manifest(folder: Path, words: EvaluateWords, trained: TrainedRun) -> Mappin
         prepare("digits", folder.parent)
     manifest = read_json(folder / MANIFEST)
     if manifest is not None:
-        return manifest
+        return read_manifest(folder)  # which says what is wrong with it
     if (folder / MANIFEST).exists():
         raise Refused([f"data: {folder / MANIFEST} cannot be read as a manifest; prepare {folder.name} again"])
 

@@ -19,7 +19,8 @@ from typing import Any, Literal
 
 from common.cli.command import DONE, FAILED, answer, data_root, parse
 from common.data.image_folder import FolderSettings
-from common.data.packing import MANIFEST, differences, is_packed
+from common.data.integrity import MANIFEST
+from common.data.packing import differences, is_packed
 from common.data.prepare import prepare, prepare_folder
 from common.data.publishers.catalog import DATASETS
 from common.data.publishers.download import DownloadFailed

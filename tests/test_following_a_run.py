@@ -28,6 +28,7 @@ sys.exit(code)
 LIBRARIES = {
     *(
         "common/files.py",
+        "common/data/integrity.py",
         "common/locks.py",
         "common/cli/command.py",
         "common/run/provenance.py",

@@ -3,9 +3,13 @@
 Numpy is imported where it is used, so that a command which refuses its file names does not wait for it.
 """
 
+import contextlib
 import glob
+import math
 import os
 import tempfile
+import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,9 +22,45 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+# What Pillow may open. Others that it knows start programs (Ghostscript for PostScript), and the kind of a file is told
+# by its content, not by its name.
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 BRIGHT = 127  # a mean above it, out of 255, means a light background
-READ_AT_ONCE = 64  # images; decoding releases Python's lock, so threads share the work
+BLOCK_BYTES = 1 << 27  # of images that wait to be written
+READ_AT_ONCE = 64  # images at most; decoding releases Python's lock, so threads share the work
 PROBLEMS_SHOWN = 20
+NO_IMAGE = f"not an image of a kind that is read ({', '.join(FORMATS)})"
+
+
+# Limits on one image, below those of Pillow, which warns beyond 89 million pixels and refuses beyond twice as many.
+MOST_PIXELS = 80_000_000
+MOST_BYTES = 2 << 30  # of memory while it is decoded, and of all images that are decoded at once
+PLAIN_PIXEL, WIDE_PIXEL = 12, 28  # bytes with all copies that are made; measured were 8 and 24 at most
+WIDE_FORMATS = ("JPEG2000", "WEBP")  # whose decoders keep copies of their own
+
+
+class Memory:
+    """Memory that threads share: whoever wants some waits until there is enough of it."""
+
+    def __init__(self, limit: int) -> None:
+        self._free = limit
+        self._returned = threading.Condition()
+
+    @contextlib.contextmanager
+    def taken(self, needed: int) -> Iterator[None]:
+        """Take so many bytes, at most the limit, for the length of the block."""
+        with self._returned:
+            self._returned.wait_for(lambda: needed <= self._free)
+            self._free -= needed
+        try:
+            yield
+        finally:
+            with self._returned:
+                self._free += needed
+                self._returned.notify_all()
+
+
+DECODING = Memory(MOST_BYTES)
 
 
 # --- one file ---------------------------------------------------------------------------------------------------
@@ -44,14 +84,18 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> "np.ndarray":
     import numpy as np
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    # Of a large image Pillow warns between its limit and twice that; here it is refused.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
     channels, height, width = shape
     try:
-        with Image.open(path) as image:
-            plain = _plain(ImageOps.exif_transpose(image), channels)
+        with Image.open(path, formats=FORMATS) as image, DECODING.taken(_bytes_to_decode(image)):
+            ImageOps.exif_transpose(image, in_place=True)
+            plain = _plain(image, channels)
             # Pillow's resampling widens with the reduction, so it does not alias.
             fitted = ImageOps.fit(plain, (width, height), Image.Resampling.BICUBIC)
     except UnidentifiedImageError:
-        raise Refused([f"{path}: not an image of a kind Pillow can read"]) from None
+        raise Refused([f"{path}: {NO_IMAGE}"]) from None
     except OSError as error:
         raise Refused([f"{path}: cannot be read: {error.strerror or error}"]) from None
     except Exception as error:  # noqa: BLE001 - on damaged files Pillow's decoders raise nearly anything
@@ -59,6 +103,24 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> "np.ndarray":
 
     # Pillow's own memory is read-only, hence the copy.
     return np.asarray(fitted).reshape(height, width, channels).transpose(2, 0, 1).copy()
+
+
+def _bytes_to_decode(image: "Image.Image") -> int:
+    """Return about how much memory it takes to read an image; ValueError if that is beyond our limits.
+
+    The image is only opened: its header has told its size, and no pixel is decoded.
+    """
+    pixels = image.width * image.height
+    if pixels > MOST_PIXELS:
+        size = f"{image.width} x {image.height} pixels"
+        raise ValueError(f"it has {size}, allowed: {MOST_PIXELS:,} pixels in all; make it smaller first")
+
+    # Pixels of 16 bits and transparent ones are copied more often than plain ones.
+    wide = image.mode.startswith("I") or image.has_transparency_data or image.format in WIDE_FORMATS
+    needed = pixels * (WIDE_PIXEL if wide else PLAIN_PIXEL)
+    if needed > MOST_BYTES:
+        raise ValueError(f"to decode it takes {needed:,} bytes, allowed: {MOST_BYTES:,}; make it smaller first")
+    return needed
 
 
 def _plain(image: "Image.Image", channels: int) -> "Image.Image":
@@ -79,10 +141,10 @@ def _eight_bits(image: "Image.Image") -> "Image.Image":
     import numpy as np
     from PIL import Image
 
-    pixels = np.asarray(image).astype(np.int64)
+    pixels = np.asarray(image)
     if pixels.min() < 0 or pixels.max() > 65535:
         raise ValueError(f"its pixels run from {pixels.min()} to {pixels.max()}; convert it to 8 or 16 bits first")
-    return Image.fromarray(((pixels + 128) // 257).astype(np.uint8))
+    return Image.fromarray(((pixels.astype(np.int32) + 128) // 257).astype(np.uint8))
 
 
 # --- many of them -----------------------------------------------------------------------------------------------
@@ -170,13 +232,18 @@ def _images(paths: Sequence[Path], manifest: Mapping[str, Any], problems: list[s
     # No bar where it would last no longer than a second, nor into a file.
     bar = tqdm(total=len(paths), desc="reading", unit=" images", disable=None, leave=False, delay=1)
     with ThreadPoolExecutor() as pool, bar:
-        for start in range(0, len(paths), READ_AT_ONCE):
-            for image in pool.map(read, paths[start : start + READ_AT_ONCE]):
+        for start in range(0, len(paths), count := read_at_once(manifest["shape"])):
+            for image in pool.map(read, paths[start : start + count]):
                 if isinstance(image, Refused):
                     problems += image.problems
                 else:
                     yield image
                 bar.update()
+
+
+def read_at_once(shape: Sequence[int]) -> int:
+    """Return how many images of a shape are read before the first of them is written: few where they are large."""
+    return max(1, min(READ_AT_ONCE, BLOCK_BYTES // math.prod(shape)))
 
 
 def shortened(problems: Sequence[str]) -> list[str]:

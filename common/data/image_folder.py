@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.data.image_files import READ_AT_ONCE, read_image, shortened
+from common.data.image_files import read_at_once, read_image, shortened
 from common.data.packing import Part
 from common.failures import Refused
 
@@ -175,8 +175,8 @@ def _blocks(paths: Sequence[Path], shape: tuple[int, int, int], name: str) -> It
 
     # Reading goes on after a bad image, with a black one in its place, so that all bad ones are reported together.
     with ThreadPoolExecutor() as pool, tqdm(total=len(paths), desc=name, unit=" images", disable=None) as bar:
-        for start in range(0, len(paths), READ_AT_ONCE):
-            block = np.stack(list(pool.map(read, paths[start : start + READ_AT_ONCE])))
+        for start in range(0, len(paths), count := read_at_once(shape)):
+            block = np.stack(list(pool.map(read, paths[start : start + count])))
             yield block
             bar.update(len(block))
 

@@ -6,7 +6,6 @@ budget is kept on the device; a larger one is read from the map, one batch ahead
 
 import copy
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ from torch import Tensor
 
 from common.compute import Compute, Draws
 from common.data.augment import alternating_flips, augment, mix
-from common.data.prepare import prepare
-from common.failures import DataError, Refused
+from common.data.integrity import array_problems, checked_manifest, open_array
+from common.data.prepare import damaged, prepare
+from common.failures import Refused
 from common.settings.entries import AugmentSettings, TrainingSettings
 
 
@@ -33,7 +33,10 @@ class PackedSet:
 
     @classmethod
     def open(cls, folder: Path) -> "PackedSet":
-        return cls(folder, json.loads((folder / "manifest.json").read_text()))
+        manifest, problems = checked_manifest(folder)
+        if problems:
+            raise damaged(folder, manifest, problems)
+        return cls(folder, manifest)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -54,17 +57,17 @@ class PackedSet:
         return {name: self.manifest[name] for name in names}
 
     def images(self, part: str) -> np.ndarray:  # (n, channels, height, width) uint8, mapped
-        return self._array(part, "images", mmap_mode="r")
+        return self._array(part, "images")
 
     def labels(self, part: str) -> np.ndarray:
-        return self._array(part, "labels", mmap_mode=None)
+        return np.array(self._array(part, "labels"))
 
-    def _array(self, part: str, kind: str, mmap_mode: Any) -> np.ndarray:
-        path = self.folder / self.manifest["sets"][part][kind]
-        array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
-        if len(array) != self.manifest["sets"][part]["n"]:
-            raise DataError(f"{path} holds {len(array)} rows, its manifest says {self.manifest['sets'][part]['n']}")
-        return array
+    def _array(self, part: str, kind: str) -> np.ndarray:
+        # Labels are few, so they are compared byte by byte; of images that is left to verify=true.
+        problems = array_problems(self.folder, part, kind, self.manifest, bytewise=kind == "labels")
+        if problems:
+            raise damaged(self.folder, self.manifest, problems)
+        return open_array(self.folder / self.manifest["sets"][part][kind])
 
 
 @dataclass(frozen=True)

@@ -12,25 +12,34 @@ used, here and in the modules beside this one: a command that only answers a que
 
 import hashlib
 import io
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from common.data.integrity import (
+    DTYPES,
+    FORMAT,
+    MANIFEST,
+    array_problems,
+    checksum_of_manifest,
+    fingerprint,
+    label_problem,
+    label_shape,
+    manifest_problems,
+    open_array,
+    per_class_counts,
+    structure_problem,
+)
 from common.failures import Refused
 from common.files import atomic_write, read_json, write_json
 
 if TYPE_CHECKING:
     import numpy as np
 
-FORMAT = 1
-MANIFEST = "manifest.json"
 TRAIN = "train"  # the part whose mean and deviation normalise images; sets for evaluation only have none
-MULTI_LABEL = "multi-label"
 Task = Literal["multi-class", "binary", "ordinal", "multi-label"]  # the first three have one class number per image
-DTYPES = {"images": "|u1", "labels": "<i8"}  # the same bytes, so the same checksums, on every machine
 BLOCK = 1024  # images
 
 
@@ -122,48 +131,23 @@ def pack(folder: Path, parts: Mapping[str, Part], classes: Sequence[str], about:
         "std": sums.std(),
         "digest": fingerprint(classes, shape, sets),
     }
+    manifest["checksum"] = checksum_of_manifest(manifest)
     write_json(folder / MANIFEST, manifest)
     return manifest
-
-
-def fingerprint(classes: Sequence[str], shape: Sequence[int], sets: Mapping[str, Any]) -> str:
-    """Return a digest that differs for other images, labels, class names, or another order of them."""
-    content = [list(classes), list(shape), {name: entry["sha256"] for name, entry in sets.items()}]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _check_labels(name: str, labels: "np.ndarray", classes: Sequence[str], about: Mapping[str, Any]) -> None:
     if len(labels) == 0:
         raise Refused([f"{name}: no images; a set needs at least one"])
-    expected = _label_shape(about, len(labels), len(classes))
+    expected = label_shape(about, len(labels), len(classes))
     if labels.shape != expected:
         raise Refused([f"{name}: labels have the shape {labels.shape}, expected {expected}"])
-    problem = _label_problem(labels, len(classes))
+    problem = label_problem(labels, len(classes))
     if problem:
         raise Refused([f"{name}: {problem}"])
     if name == TRAIN and (labels == labels[0]).all():
         what = f"are of one class, {classes[labels[0]]}" if labels.ndim == 1 else "have the same labels"
         raise Refused([f"{name}: all {len(labels):,} images {what}; expected two classes or more to tell apart"])
-
-
-def _label_shape(about: Mapping[str, Any], n: int, n_classes: int) -> tuple[int, ...]:
-    return (n, n_classes) if about.get("task") == MULTI_LABEL else (n,)
-
-
-def _label_problem(labels: "np.ndarray", n_classes: int) -> str:
-    """Say what is wrong with the values of labels; empty where they are right."""
-    highest = n_classes - 1 if labels.ndim == 1 else 1
-    if not labels.size or (labels.min() >= 0 and labels.max() <= highest):
-        return ""
-    return f"labels run from {labels.min()} to {labels.max()}, allowed: 0 to {highest}"
-
-
-def _per_class(labels: "np.ndarray", n_classes: int) -> list[int]:
-    """Count the images of each class; an image of several classes counts for each of them."""
-    import numpy as np
-
-    counts = np.bincount(labels, minlength=n_classes) if labels.ndim == 1 else labels.sum(axis=0)
-    return counts.tolist()
 
 
 def _write_set(folder: Path, name: str, part: Part, n_classes: int, sums: PixelSums | None) -> dict[str, Any]:
@@ -174,7 +158,7 @@ def _write_set(folder: Path, name: str, part: Part, n_classes: int, sums: PixelS
         "images": _write_array(folder / files["images"], (n, *part.shape), "images", blocks),
         "labels": _write_array(folder / files["labels"], part.labels.shape, "labels", [part.labels]),
     }
-    return {"n": n, **files, "sha256": checksums, "per_class": _per_class(part.labels, n_classes)}
+    return {"n": n, **files, "sha256": checksums, "per_class": per_class_counts(part.labels, n_classes)}
 
 
 def _write_array(path: Path, shape: tuple[int, ...], kind: str, blocks: Iterable["np.ndarray"]) -> str:
@@ -198,53 +182,45 @@ def _write_array(path: Path, shape: tuple[int, ...], kind: str, blocks: Iterable
     return digest.hexdigest()
 
 
+# --- verifying ---------------------------------------------------------------------------------------------------
+
+
 def differences(folder: Path) -> list[str]:
     """List everything in which a packed set is not what its manifest says; empty is good."""
     manifest = read_json(folder / MANIFEST)
-    if manifest is None:
-        return [f"{folder / MANIFEST}: not readable as JSON"]
-    if manifest.get("format") != FORMAT:
-        return [f"{folder / MANIFEST}: format is {manifest.get('format')}, expected {FORMAT}"]
+    problem = structure_problem(manifest)
+    if manifest is None or problem:
+        return [f"{folder / MANIFEST}: {problem}"]
 
-    # The manifest may be anybody's JSON: a key that is missing or of another type is a difference too.
-    try:
-        lines = [line for name in manifest["sets"] for line in _set_differences(folder, name, manifest)]
-        digest = fingerprint(manifest["classes"], manifest["shape"], manifest["sets"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        return [f"{folder / MANIFEST}: not a whole manifest: {type(error).__name__} {error}"]
-    if manifest.get("digest") != digest:
-        lines.append(f"{folder / MANIFEST}: digest is {manifest.get('digest')}, expected {digest}")
-    return lines
+    lines = []
+    for name in manifest["sets"]:
+        for kind in DTYPES:
+            try:
+                lines += array_problems(folder, name, kind, manifest, bytewise=True)
+            except OSError as error:
+                lines.append(f"{folder / manifest['sets'][name][kind]}: cannot be read: {error.strerror or error}")
 
-
-def _set_differences(folder: Path, name: str, manifest: Mapping[str, Any]) -> list[str]:
-    import numpy as np
-
-    entry = manifest["sets"][name]
-    n, n_classes = entry["n"], len(manifest["classes"])
-    shapes = {"images": (n, *manifest["shape"]), "labels": _label_shape(manifest, n, n_classes)}
-    lines: list[str] = []
-    for kind, dtype in DTYPES.items():
-        path = folder / entry[kind]
-        try:
-            with path.open("rb") as file:
-                checksum = hashlib.file_digest(file, "sha256").hexdigest()
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            lines.append(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}")
-            continue
-
-        # A checksum says that the bytes changed; what they hold now tells the user more.
-        if checksum != entry["sha256"][kind]:
-            lines.append(f"{path}: sha256 is {checksum}, expected {entry['sha256'][kind]}")
-        if (array.shape, array.dtype.str) != (shapes[kind], dtype):
-            lines.append(f"{path}: holds {array.dtype.str} {array.shape}, expected {dtype} {shapes[kind]}")
-        elif kind == "labels":
-            problem = _label_problem(array, n_classes) or _count_problem(array, entry["per_class"])
-            lines += [f"{path}: {problem}"] if problem else []
-    return lines
+    # Damaged images have another mean, which says nothing new.
+    if not lines:
+        lines += _statistics_problems(folder, manifest)
+    return lines + manifest_problems(folder, manifest)
 
 
-def _count_problem(labels: "np.ndarray", per_class: list[int]) -> str:
-    counts = _per_class(labels, len(per_class))
-    return "" if counts == per_class else f"images per class are {counts}, expected {per_class}"
+def _statistics_problems(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """Compute mean and deviation again from the pixels, and list what the manifest has otherwise."""
+    sets = manifest["sets"]
+    sums = PixelSums(manifest["shape"][0])
+    for name in [TRAIN] if TRAIN in sets else sets:
+        images = open_array(folder / sets[name]["images"])
+        for start in range(0, len(images), BLOCK):
+            sums.add(images[start : start + BLOCK])
+
+    return [
+        f"{folder / MANIFEST}: {key} is {manifest[key]}, expected {computed}"
+        for key, computed in (("mean", sums.mean()), ("std", sums.std()))
+        if not all(map(_nearly, manifest[key], computed))
+    ]
+
+
+def _nearly(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)

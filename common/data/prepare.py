@@ -5,6 +5,7 @@ preparation, a folder with the set's name holds the whole set or is not there.
 """
 
 import os
+import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from common.data import image_folder
-from common.data.packing import MANIFEST, Part, is_packed, pack
+from common.data.integrity import MANIFEST, checked_manifest
+from common.data.packing import Part, is_packed, pack
 from common.data.publishers.catalog import DATASETS, Published
 from common.data.publishers.checksums import locate
 from common.data.publishers.download import fetch
-from common.failures import Refused
+from common.failures import DataError, Refused
 from common.files import read_json
 
 DOWNLOADS = ".downloads"  # under the data folder; kept, so that force=true needs no network; may be deleted
@@ -85,6 +87,25 @@ def prepare_folder(
 
     _install(folder, image_folder.as_parts(listing, settings), listing.classes, about, force=force)
     return folder
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a packed set; DataError with the command that prepares it again if it is damaged."""
+    manifest, problems = checked_manifest(folder)
+    if problems:
+        raise damaged(folder, manifest, problems)
+    return manifest
+
+
+def damaged(folder: Path, manifest: Mapping[str, Any], problems: Sequence[str]) -> DataError:
+    """Return what is to be raised for a packed set that is not as its manifest says."""
+    command = f"python jobs/prepare.py data={folder.name}"
+    if folder.name not in DATASETS:
+        made_with = manifest.get("made_with")
+        size = made_with.get("size", "N") if isinstance(made_with, dict) else "N"
+        command = f"python jobs/prepare.py data=image_folder name={folder.name} source=DIR size={size}"
+    command += f" data_dir={shlex.quote(str(folder.parent))} force=true"
+    return DataError(f"{'; '.join(problems)}; to prepare {folder.name} again: {command}")
 
 
 def _files(

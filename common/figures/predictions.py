@@ -63,7 +63,7 @@ def _png_with_palette(figure: Figure) -> bytes:
     whole, small = io.BytesIO(), io.BytesIO()
     dpi = min(DPI, WIDEST / figure.get_size_inches()[0])
     figure.savefig(whole, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
-    with Image.open(whole) as image:
+    with Image.open(whole, formats=["PNG"]) as image:
         # This method of Pillow keeps rare colours, such as those of thin lines on white.
         reduced = image.convert("RGB").quantize(method=Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
         reduced.save(small, format="png", optimize=True, dpi=(dpi, dpi))

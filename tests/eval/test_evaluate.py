@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,24 @@ def test_sets_that_do_not_fit_are_refused(
     assert len(found) == len(lines), found
     for line, expected in zip(found, lines, strict=True):
         assert line.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("file", "problem"),
+    [
+        ("manifest.json", "format is None, expected 1"),
+        ("test_images.npy", "cannot be read: not a whole .npy file: EOF: reading magic string"),
+    ],
+)
+def test_a_damaged_set_fails_in_one_line_that_names_what_mends_it(
+    file: str, problem: str, digits_dir: Path, finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(digits_dir / "digits", tmp_path / "data" / "digits")
+    (tmp_path / "data" / "digits" / file).write_text("{}")
+    assert main([f"run={finished_run}", "data_dir=data", "out=found", "compute.threads=1"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"failed (data): data/digits/{file}: {problem}")
+    assert line.endswith("; to prepare digits again: python jobs/prepare.py data=digits data_dir=data force=true")
 
 
 def test_the_command_that_prepares_names_the_data_folder(finished_run: Path, refused: Refusal) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,9 @@ import torch
 from PIL import Image
 
 from common.compute import Compute
+from common.data.image_files import NO_IMAGE
+from common.data.packed import PackedSet
+from common.data.packing import Part, pack
 from common.failures import Refused
 from common.run.finished import open_run
 from common.settings.entries import ComputeSettings
@@ -126,13 +128,12 @@ def test_images_from_outside_need_no_packed_set(runs: dict[str, Path], tmp_path:
 def test_the_images_a_run_was_trained_on_must_be_the_packed_ones(
     runs: dict[str, Path], digits_dir: Path, tmp_path: Path, capsys: Capsys
 ) -> None:
-    shutil.copytree(digits_dir / "digits", tmp_path / "data/digits")
-    manifest = tmp_path / "data/digits/manifest.json"
-    changed = json.loads(manifest.read_text()) | {"digest": "another"}
-    manifest.write_text(json.dumps(changed))
+    digits, folder = PackedSet.open(digits_dir / "digits"), tmp_path / "data" / "digits"
+    parts = {name: Part.of(255 - digits.images(name), digits.labels(name)) for name in ("train", "test")}
+    other = pack(folder, parts, digits.classes, {"name": "digits", "task": digits.task, "dark_background": True})
     assert main([f"run={runs['cnn']}", f"data_dir={tmp_path / 'data'}"]) == 2
     (line,) = refusals(capsys)
-    assert line.startswith(f"data: the images packed under {manifest.parent} have another, the run was trained on ")
+    assert line.startswith(f"data: the images packed under {folder} have {other['digest']}, the run was trained on ")
 
 
 def test_a_set_that_is_not_prepared_is_named(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def test_what_is_no_run_and_what_is_no_image(
     assert refusals(capsys) == [f"run: {tmp_path} is not a run folder (it has no config.yaml)"]
     (tmp_path / "text.png").write_text("no image")
     assert explain(f"run={runs['cnn']}", tmp_path / "text.png") == 2
-    assert refusals(capsys) == [f"{tmp_path / 'text.png'}: not an image of a kind Pillow can read"]
+    assert refusals(capsys) == [f"{tmp_path / 'text.png'}: {NO_IMAGE}"]
 
 
 def test_the_words_and_the_explanations_have_the_same_names() -> None:

@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from common.data.image_files import NO_IMAGE
 from common.models.adaptive_cnn import AdaptiveCNN
 from eval.predict import main
 from eval.views import VIEWS, predict_with_views
@@ -171,8 +172,8 @@ def bad_files(digits: np.ndarray, tmp_path: Path) -> None:
 REFUSED: list[tuple[str, list[str]]] = [
     ("fractions.tiff", ["fractions.tiff: cannot be read as an image: its pixels are fractions, which have no fixed"]),
     ("truncated.jpg", ["truncated.jpg: cannot be read: "]),
-    ("notes.txt", ["notes.txt: not an image of a kind Pillow can read"]),
-    ("nothing.png", ["nothing.png: not an image of a kind Pillow can read"]),
+    ("notes.txt", [f"notes.txt: {NO_IMAGE}"]),
+    ("nothing.png", [f"nothing.png: {NO_IMAGE}"]),
     ("empty", ["empty: holds no files (hidden ones do not count); expected images"]),
     ("hidden", ["hidden: holds no files (hidden ones do not count); expected images"]),
     ("*.gif", ["*.gif: no file matches"]),

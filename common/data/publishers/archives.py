@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from common.data.integrity import NPY_DAMAGES
 from common.data.packing import Part
 from common.failures import Refused
 
@@ -59,12 +60,20 @@ def _in_tar(source: Path, name: str) -> Iterator[IO[bytes]]:
     with tarfile.open(source) as archive:
         for member in archive:
             names.append(Path(member.name).name)
-            file = archive.extractfile(member) if names[-1] == name else None
+            file = content_of(archive, member) if names[-1] == name else None
             if file:
                 with file:
                     yield file
                 return
     raise _missing(source, name, names)
+
+
+def content_of(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes] | None:
+    """Open a file of a tar, or the file of it that a link stands for; None for a folder."""
+    try:
+        return archive.extractfile(member)
+    except (KeyError, RecursionError):
+        raise tarfile.ReadError(f"it is a link to {member.linkname}, which leads to no file of the archive") from None
 
 
 def _missing(source: Path, name: str, names: list[str]) -> Refused:
@@ -82,7 +91,7 @@ def read_labels(source: Path, name: str, columns: int | None = None) -> "np.ndar
     with open_member(source, name) as file:
         try:
             labels = np.lib.format.read_array(io.BytesIO(file.read()), allow_pickle=False)
-        except (ValueError, MemoryError) as error:  # a pickle too: it could run code
+        except NPY_DAMAGES as error:  # a pickle too: it could run code
             raise Refused([f"{source}: {name} is not a whole .npy file of plain numbers: {error}"]) from None
 
     # A column more or less would be read as other labels, without a word.
@@ -109,7 +118,7 @@ def _check_images(source: Path, name: str, file: IO[bytes], expected: tuple[int,
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran_order, dtype = read(file)
-    except ValueError as error:
+    except NPY_DAMAGES as error:
         raise Refused([f"{source}: {name} is not a .npy file: {error}"]) from None
     if (shape, dtype.str, fortran_order) != (expected, "|u1", False):
         order = " in Fortran's order" if fortran_order else ""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.data.packing import Part
+from common.data.publishers.archives import DAMAGES, content_of
 from common.failures import Refused
 
 if TYPE_CHECKING:
@@ -109,9 +110,9 @@ def _members(archive: Path, names: Sequence[str]) -> dict[str, bytes]:
             # Nothing is extracted, so no path in the archive can lead anywhere.
             for member in tar:
                 name = Path(member.name).name
-                if name in names and (file := tar.extractfile(member)):
+                if name in names and (file := content_of(tar, member)):
                     contents[name] = file.read()
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+    except DAMAGES as error:
         raise Refused([f"{archive}: not a whole tar.gz archive: {error}"]) from None
 
     absent = [name for name in names if name not in contents]

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.data.packing import MULTI_LABEL, Part, Task
+from common.data.integrity import MULTI_LABEL
+from common.data.packing import Part, Task
 from common.data.publishers.archives import image_part, read_labels
 
 SIZES = (28, 64, 128, 224)  # pixels; the first is the one meant where a name says none

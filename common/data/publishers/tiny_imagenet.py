@@ -148,13 +148,11 @@ def _decoded(content: bytes, where: str) -> "np.ndarray":
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            pixels = np.asarray(image.convert("RGB"))
+        with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+            width, height = image.size
+            # An image of another size is not of this set: it is never resized, and not even decoded.
+            if (height, width) == SHAPE[1:]:
+                return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
     except Exception as error:  # noqa: BLE001 - on damaged files Pillow's decoders raise nearly anything
         raise Refused([f"{where} cannot be read as an image: {error or type(error).__name__}"]) from None
-
-    # Never resized: an image of another size is not of this set.
-    if pixels.shape != (*SHAPE[1:], 3):
-        height, width, _ = pixels.shape
-        raise Refused([f"{where} is {width}x{height} pixels, expected {SHAPE[2]}x{SHAPE[1]}"])
-    return pixels.transpose(2, 0, 1)
+    raise Refused([f"{where} is {width}x{height} pixels, expected {SHAPE[2]}x{SHAPE[1]}"])

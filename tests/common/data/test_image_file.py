@@ -1,11 +1,17 @@
+import ast
+import threading
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image, ImageFile
 
-from common.data.image_files import read_image
+from common.data import image_files
+from common.data.image_files import Memory, read_image
 from common.failures import Refused
+from tests.house import Module, checkout
 
 ORIENTATION = 0x0112  # the EXIF tag
 
@@ -138,8 +144,8 @@ def test_other_modes_and_formats(tmp_path: Path, image: Image.Image, name: str, 
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"plain text", "photo: not an image of a kind Pillow can read"),
-        (b"", "photo: not an image of a kind Pillow can read"),
+        (b"plain text", r"photo: not an image of a kind that is read \(BMP, "),
+        (b"", r"photo: not an image of a kind that is read \(BMP, "),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "photo: "),
     ],
 )
@@ -147,6 +153,118 @@ def test_what_is_no_image_is_refused(tmp_path: Path, content: bytes, problem: st
     (tmp_path / "photo").write_bytes(content)
     with pytest.raises(Refused, match=problem):
         read_image(tmp_path / "photo", (3, 4, 4))
+
+
+# --- kinds that are opened --------------------------------------------------------------------------------------
+
+
+def test_no_program_is_started_for_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostScript under a harmless name would be handed to Ghostscript, which may never end."""
+    ghostscript = tmp_path / "bin" / "gs"
+    ghostscript.parent.mkdir()
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", str(ghostscript.parent), prepend=":")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    (tmp_path / "photo.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n{} loop\n")
+
+    with pytest.raises(Refused, match=r"photo\.jpg: not an image of a kind that is read"):
+        read_image(tmp_path / "photo.jpg", (3, 4, 4))
+    assert not (tmp_path / "started").exists()
+
+
+def opened_without_formats(module: Module) -> list[str]:
+    """List where Pillow may open a file of any kind that it knows."""
+    return [
+        f"{module.path}:{call.lineno}: {ast.unparse(call)}"
+        for call in ast.walk(module.tree)
+        if isinstance(call, ast.Call)
+        and ast.unparse(call.func) in {"Image.open", "PIL.Image.open"}
+        and "formats" not in {word.arg for word in call.keywords}
+    ]
+
+
+def test_pillow_opens_only_named_kinds() -> None:
+    breaker = Module("eval/a.py", "with Image.open(path) as image, PIL.Image.open(path, 'r'): ...")
+    assert len(opened_without_formats(breaker)) == 2
+    assert opened_without_formats(Module("eval/a.py", "Image.open(path, formats=['PNG'])")) == []
+    assert [line for module in checkout() for line in opened_without_formats(module)] == []
+
+
+# --- limits -------------------------------------------------------------------------------------------------------
+
+
+def undecoded(*_: object) -> None:
+    pytest.fail("the image was decoded")
+
+
+@pytest.mark.parametrize(
+    ("mode", "limit", "allowed", "problem"),
+    [
+        ("L", "MOST_PIXELS", 11, r"it has 4 x 3 pixels, allowed: 11 pixels in all; make it smaller first"),
+        ("L", "MOST_BYTES", 143, r"to decode it takes 144 bytes, allowed: 143; make it smaller first"),
+        ("LA", "MOST_BYTES", 335, r"to decode it takes 336 bytes, allowed: 335; make it smaller first"),
+        ("I;16", "MOST_BYTES", 335, r"to decode it takes 336 bytes, allowed: 335; make it smaller first"),
+    ],
+)
+def test_an_image_beyond_the_limits_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, limit: str, allowed: int, problem: str
+) -> None:
+    path = save(tmp_path / "a.png", Image.new(mode, (4, 3)))
+    monkeypatch.setattr(image_files, limit, allowed + 1)
+    assert read_image(path, (1, 4, 4)).shape == (1, 4, 4)
+
+    monkeypatch.setattr(image_files, limit, allowed)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", undecoded)
+    with pytest.raises(Refused, match=rf"a\.png: cannot be read as an image: {problem}"):
+        read_image(path, (1, 4, 4))
+
+
+def test_the_limits_are_below_pillows() -> None:
+    assert (Image.MAX_IMAGE_PIXELS or 0) > image_files.MOST_PIXELS
+    assert image_files.MOST_PIXELS * image_files.PLAIN_PIXEL < image_files.MOST_BYTES
+
+
+def test_a_small_file_of_many_pixels_is_one_line(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Of 13,300 pixels a side, as a PNG of a single colour: 3.3 GB, and Pillow's warning beside the refusal."""
+    path = save(tmp_path / "a.png", Image.new("1", (13_300, 1)))
+    content = path.read_bytes()
+    header = content[12:20] + (13_300).to_bytes(4) + content[24:29]
+    path.write_bytes(content[:12] + header + zlib.crc32(header).to_bytes(4) + content[33:])
+
+    with pytest.raises(Refused, match=r"a\.png: .* it has 13300 x 13300 pixels, allowed: 80,000,000 pixels in all"):
+        read_image(path, (1, 4, 4))
+    assert list(recwarn) == []
+
+
+def test_images_are_decoded_at_once_as_far_as_memory_goes() -> None:
+    """Three that need 4 of 10 bytes: two are decoded, the third waits for one of them."""
+    memory, inside, most = Memory(10), [0], [0]
+    lock, enough = threading.Lock(), threading.Barrier(2, timeout=60)
+
+    def decode(number: int) -> None:
+        with memory.taken(4):
+            with lock:
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+            if number < 2:
+                enough.wait()  # so two are inside together
+            with lock:
+                inside[0] -= 1
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(decode, range(3)))
+    assert most == [2]
+    with memory.taken(10):  # all has come back
+        pass
+
+
+@pytest.mark.parametrize(("shape", "count"), [((3, 32, 32), 64), ((3, 1024, 1024), 42), ((3, 8192, 8192), 1)])
+def test_fewer_large_images_wait_to_be_written(shape: tuple[int, ...], count: int) -> None:
+    assert image_files.read_at_once(shape) == count
+
+
+# --- what cannot be read ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.gif", "a.tiff", "a.bmp"])

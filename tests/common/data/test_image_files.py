@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from common.data.image_files import find_images, load_all_outside, load_outside
+from common.data.image_files import NO_IMAGE, find_images, load_all_outside, load_outside
 from common.failures import Refused
 
 
@@ -137,6 +137,4 @@ def test_every_file_that_is_no_image_is_named(tmp_path: Path) -> None:
         paths[index].write_text("no image")
     with pytest.raises(Refused) as refused:
         load_all_outside(paths, manifest(dark_background=False, shape=(1, 4, 4)))
-    assert refused.value.problems == [
-        f"{paths[index]}: not an image of a kind Pillow can read" for index in (3, 70, 99)
-    ]
+    assert refused.value.problems == [f"{paths[index]}: {NO_IMAGE}" for index in (3, 70, 99)]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.data.image_files import NO_IMAGE
 from common.data.image_folder import FolderSettings, Listing, as_parts, list_images
 from common.failures import Refused
 
@@ -167,6 +168,6 @@ def test_unreadable_images_are_all_named_up_to_a_limit(tmp_path: Path) -> None:
     with pytest.raises(Refused) as refused:
         list(as_parts(everything, SETTINGS)["train"].blocks)
     lines = refused.value.problems
-    assert lines[0] == f"{tmp_path}/a/005.png: not an image of a kind Pillow can read"
-    assert lines[19] == f"{tmp_path}/a/062.png: not an image of a kind Pillow can read"
+    assert lines[0] == f"{tmp_path}/a/005.png: {NO_IMAGE}"
+    assert lines[19] == f"{tmp_path}/a/062.png: {NO_IMAGE}"
     assert lines[20:] == ["... and 2 more like these"]

@@ -1,4 +1,7 @@
+import errno
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,7 @@ from common.data.packed import (
     split_rows,
 )
 from common.data.packing import Part, pack
-from common.failures import DataError, Refused
+from common.failures import DataError, Refused, classify
 from common.settings.entries import AugmentSettings, ComputeSettings, TrainCNN
 
 SETTINGS = ComputeSettings()
@@ -173,8 +176,92 @@ def test_parts_are_the_batch_in_pieces(digits: PackedSet) -> None:
 def test_files_that_do_not_match_their_manifest_are_named(digits_dir: Path, tmp_path: Path) -> None:
     manifest = json.loads((digits_dir / "digits" / "manifest.json").read_text())
     np.save(tmp_path / "train_labels.npy", np.zeros(5, dtype=np.int64), allow_pickle=False)
-    with pytest.raises(DataError, match=r"train_labels\.npy holds 5 rows, its manifest says 1437"):
+    with pytest.raises(DataError, match=r"train_labels\.npy: holds <i8 \(5,\), expected <i8 \(1437,\)"):
         PackedSet(tmp_path, manifest).labels("train")
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def lengthen(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"!")
+
+
+def break_header(path: Path) -> None:
+    """Take away the bracket that ends the shape: Python's tokenizer does not find the end."""
+    path.write_bytes(path.read_bytes().replace(b"),", b" ,", 1))
+
+
+def first_label(label: int) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        labels = np.load(path)
+        labels[0] = label
+        np.save(path, labels)
+
+    return change
+
+
+def with_manifest(**changes: object) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "problem"),
+    [
+        ("train_images.npy", Path.unlink, "cannot be read: No such file or directory"),
+        ("train_images.npy", cut, r"cannot be read: not a whole \.npy file: mmap length is greater than file size"),
+        ("train_images.npy", lengthen, r"cannot be read: not a whole \.npy file: it goes on after 6 rows"),
+        ("train_images.npy", break_header, r"cannot be read: not a whole \.npy file: "),
+        ("train_images.npy", lambda path: path.write_bytes(b""), r"cannot be read: not a whole \.npy file: "),
+        (
+            "train_images.npy",
+            lambda path: np.save(path, np.zeros((6, 1, 4, 5), np.uint8)),
+            r"holds \|u1 \(6, 1, 4, 5\)",
+        ),
+        ("train_labels.npy", cut, r"cannot be read: not a whole \.npy file"),
+        ("train_labels.npy", first_label(3), "labels run from 0 to 3, allowed: 0 to 2"),
+        ("train_labels.npy", first_label(1), r"images per class are \[1, 3, 2\], expected \[2, 2, 2\]"),
+        ("train_labels.npy", lambda path: np.save(path, np.arange(6)[::-1] % 3), "sha256 is "),  # as many of each class
+        ("manifest.json", lambda path: path.write_text(path.read_text()[:200]), "not readable as JSON"),
+        ("manifest.json", lambda path: path.write_text("{}"), "format is None, expected 1"),
+        ("manifest.json", lambda path: path.write_text('{"format": 1}'), "not a whole manifest: KeyError 'shape'"),
+        ("manifest.json", with_manifest(mean=["0.5"]), "not a whole manifest: a value in it is not of the kind"),
+        ("manifest.json", with_manifest(std=[float("nan")]), "not a whole manifest: a value in it is not of the kind"),
+        ("manifest.json", with_manifest(mean=[0.51]), "checksum is [0-9a-f]{16}, expected [0-9a-f]{16}: a value was"),
+        ("manifest.json", with_manifest(task="ordinal"), "checksum is [0-9a-f]{16}, expected [0-9a-f]{16}: a value"),
+        ("manifest.json", with_manifest(sets=[1]), "not a whole manifest: AttributeError"),
+        ("manifest.json", with_manifest(classes=["b", "a", "c"]), "digest is [0-9a-f]{16}, expected [0-9a-f]{16}"),
+    ],
+)
+def test_a_damaged_pack_is_of_the_class_data_and_names_what_mends_it(
+    tmp_path: Path, file: str, damage: Callable[[Path], object], problem: str
+) -> None:
+    folder = medical(tmp_path / "my sets" / "medical", ONE_EACH, "multi-class")
+    damage(folder / file)
+    command = "python jobs/prepare.py data=image_folder name=medical source=DIR size=N data_dir='.*/my sets' force=true"
+    with pytest.raises(DataError, match=rf"/{file}: .*{problem}.*; to prepare medical again: {command}$"):
+        open_data(folder, TrainCNN(), CPU)
+
+
+def test_a_damaged_published_set_is_prepared_by_its_name(digits_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits_dir / "digits", tmp_path / "digits")
+    (tmp_path / "digits" / "manifest.json").write_text("{}")
+    with pytest.raises(DataError, match=rf": python jobs/prepare\.py data=digits data_dir={tmp_path} force=true$"):
+        open_data(tmp_path / "digits", TrainCNN(), CPU)
+
+
+def test_a_fault_of_the_machine_is_not_the_sets(digits_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(OSError, match="Input/output error") as raised:
+        PackedSet.open(digits_dir / "digits")
+    assert classify(raised.value) == "node"
 
 
 def test_mixing_processes_need_whole_pairs(digits_dir: Path) -> None:

@@ -285,6 +285,26 @@ def test_every_damage_is_reported(packed: Path, file: str, damage: Callable[[Pat
         assert part in line
 
 
+@pytest.mark.parametrize("key", ["mean", "std"])
+def test_mean_and_std_are_computed_again(packed: Path, key: str) -> None:
+    """Also of a set that an older version packed, whose manifest has no checksum."""
+    manifest = json.loads((packed / "manifest.json").read_text())
+    right = manifest[key]
+    manifest[key] = [right[0] + 1e-6, right[1]]
+    del manifest["checksum"]
+    (packed / "manifest.json").write_text(json.dumps(manifest))
+    assert differences(packed) == [f"{packed}/manifest.json: {key} is {manifest[key]}, expected {right}"]
+
+
+def test_the_mean_of_a_set_without_training_images_is_of_all(tmp_path: Path) -> None:
+    pack(tmp_path, {"fog": filled(0, (1, 2, 2), n=3), "snow": filled(255, (1, 2, 2))}, CLASSES, {})
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"mean": [0.5]}))
+    mean, checksum = differences(tmp_path)
+    assert mean.endswith("mean is [0.5], expected [0.25]")
+    assert checksum.endswith(": a value was changed")
+
+
 def test_damage_in_several_files_is_reported_at_once(packed: Path) -> None:
     flip_last_byte(packed / "train_images.npy")
     (packed / "test_labels.npy").unlink()

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import common.data.prepare
+from common.data.image_files import NO_IMAGE
 from common.data.image_folder import FolderSettings
 from common.data.packing import differences
 from common.data.prepare import prepare, prepare_folder
@@ -233,9 +234,7 @@ def test_unreadable_images_of_both_sets_are_named_and_leave_nothing(photos: Path
     with pytest.raises(Refused) as refused:
         prepare_folder("pets", data_dir, source=photos, settings=SETTINGS)
     assert sorted(refused.value.problems) == sorted(
-        f"{photos}/{name}/{number}.png: not an image of a kind Pillow can read"
-        for name in ("cat", "dog")
-        for number in range(4)
+        f"{photos}/{name}/{number}.png: {NO_IMAGE}" for name in ("cat", "dog") for number in range(4)
     )
     assert names(data_dir) == set()
 

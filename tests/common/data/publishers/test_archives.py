@@ -105,6 +105,7 @@ IMAGES = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
         (npy(IMAGES.astype(object), allow_pickle=True), r"x\.npy holds object \(2, 2, 3\), expected uint8"),
         (npy(IMAGES)[:30], r"x\.npy is not a \.npy file: EOF"),
         (b"", r"x\.npy is not a \.npy file: EOF"),
+        (npy(IMAGES).replace(b"), }", b"  , }"), r"x\.npy is not a \.npy file: "),  # Python's tokenizer finds no end
         (b"<html>not found</html>", r"x\.npy is not a \.npy file: the magic string is not correct"),
     ],
 )
@@ -124,6 +125,7 @@ class Evil:
     [
         (npy(np.arange(4))[:-1], None, r"y\.npy is not a whole \.npy file of plain numbers: "),
         (npy(np.array([Evil()]), allow_pickle=True), None, r"y\.npy is not a whole .*: Object arrays cannot be loaded"),
+        (npy(np.arange(4)).replace(b"), }", b"  , }"), None, r"y\.npy is not a whole \.npy file of plain numbers: "),
         (npy(np.zeros(4)), None, r"y\.npy holds float64 \(4,\), expected whole numbers of the shape \(n,\)"),
         (npy(np.zeros(4, bool)), None, r"y\.npy holds bool \(4,\), expected whole numbers"),
         (npy(np.zeros((4, 1), int)), None, r"y\.npy holds int64 \(4, 1\), expected whole numbers of the shape \(n,\)"),
@@ -154,6 +156,17 @@ def test_labels_that_are_not_as_announced_are_refused(
 def test_a_missing_file_is_named_with_what_is_there(tmp_path: Path, put: Put, problem: str) -> None:
     source = put(tmp_path, {"a.npy": b"", "b.npy": b""})
     with pytest.raises(Refused, match=f"{source}: {problem}"), open_member(source, "c.npy"):
+        pass
+
+
+@pytest.mark.parametrize("target", ["gone.npy", "x.npy"])
+def test_a_link_to_nothing_or_to_itself_is_refused(tmp_path: Path, target: str) -> None:
+    with tarfile.open(tmp_path / "all.tar", "w") as archive:
+        link = tarfile.TarInfo("x.npy")
+        link.type, link.linkname = tarfile.SYMTYPE, target
+        archive.addfile(link)
+    problem = rf"all\.tar: x\.npy cannot be read: it is a link to {target}, which leads to no file of the archive"
+    with pytest.raises(Refused, match=problem), open_member(tmp_path / "all.tar", "x.npy"):
         pass
 
 

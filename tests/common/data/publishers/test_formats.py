@@ -3,6 +3,7 @@ import json
 import os
 import pickle
 import struct
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,6 +149,16 @@ def test_what_is_no_cifar_batch_is_refused(
     batches["test_batch"].write_bytes(write_python2_pickle(batch))
     with pytest.raises(Refused, match=problem):
         read_cifar10(batches)
+
+
+def test_a_link_to_nothing_in_an_archive_is_refused(tmp_path: Path) -> None:
+    archive = tmp_path / "cifar-10-python.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        link = tarfile.TarInfo("a/data_batch_1")
+        link.type, link.linkname = tarfile.SYMTYPE, "gone"
+        tar.addfile(link)
+    with pytest.raises(Refused, match=r"not a whole tar\.gz archive: it is a link to gone, which leads to no file"):
+        read_cifar10({archive.name: archive})
 
 
 def test_broken_archives_are_refused(tmp_path: Path, write_tar_gz: Callable[[dict[str, bytes]], bytes]) -> None:
