@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from common.locks import make_folder
+
 
 def checksum_of(path: Path, algorithm: str) -> str:
     """Return the checksum by the publisher's algorithm. MD5 finds damage; it does not prove who made a file."""
@@ -21,7 +23,7 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
 
     durable: the file survives a power cut that comes after the block.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
     try:

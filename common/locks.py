@@ -3,11 +3,15 @@
 The kernel releases the lock when its process ends, however it ends. So no lock outlives its owner.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+
+from common.failures import FolderLost
 
 LOCK = "lock"
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what a file system without locks answers
@@ -20,7 +24,7 @@ def take_lock(folder: Path) -> IO[str]:
         file = path.open("a+")
         try:
             _flock(file)
-            if _is_at(path, file):
+            if is_locked_by(folder, file):
                 return file
         except BaseException:
             file.close()
@@ -38,6 +42,38 @@ def is_taken(folder: Path) -> bool:
     return False
 
 
+# The run folders that this process has locked, each with its open lock file.
+_kept: dict[Path, IO[str]] = {}
+
+
+@contextlib.contextmanager
+def keep(folder: Path, lock: IO[str]) -> Iterator[None]:
+    """Refuse every write into the folder, while the block runs, if it is no longer the folder of this lock."""
+    _kept[folder] = lock
+    try:
+        yield
+    finally:
+        _kept.pop(folder, None)
+
+
+def check_kept(folder: Path) -> None:
+    """Raise FolderLost if the folder at this path is not the one that this process has locked."""
+    if not (folder in _kept and is_locked_by(folder, _kept[folder])):
+        raise FolderLost(f"{folder} was removed or replaced while this run worked in it")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it. One that this process has locked is never made anew: its run is lost."""
+    kept = next((above for above in (folder, *folder.parents) if above in _kept), None)
+    if kept is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        return
+
+    check_kept(kept)
+    for inner in reversed([path for path in (folder, *folder.parents) if kept in path.parents]):
+        inner.mkdir(exist_ok=True)
+
+
 def _flock(file: IO[str]) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -46,8 +82,9 @@ def _flock(file: IO[str]) -> None:
             raise
 
 
-def _is_at(path: Path, file: IO[str]) -> bool:
+def is_locked_by(folder: Path, file: IO[str]) -> bool:
+    """Say whether the lock file in the folder is still this open one, and was not removed or renamed with it."""
     try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
+        return os.path.samestat((folder / LOCK).stat(), os.fstat(file.fileno()))
+    except (FileNotFoundError, NotADirectoryError):
         return False

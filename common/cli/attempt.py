@@ -23,8 +23,9 @@ from tqdm import tqdm
 
 from common.cli.command import DONE, FAILED, answer
 from common.cli.compose import Command, RunWords, compose, presets_of, starting_points_of
-from common.failures import Interrupted, Refused, classify
+from common.failures import FolderLost, Interrupted, Refused, classify
 from common.files import read_json, write_json
+from common.locks import check_kept
 from common.run.provenance import foreign_container, now, provenance
 from common.run.run_dir import RunDir, headline
 from common.settings.entries import LogSettings, RunSettings, TrainingSettings, run_name
@@ -166,6 +167,7 @@ def _work(command: Command, run: RunDir, body: Body, words: list[str]) -> int:
 
             # A result is the only sign of success, so it is written when the body has done everything else.
             result = body(attempt)
+            run.check_whole()
             write_json(run.result, {"entry": settings.entry, "run": run.path.name, **result})
         except Refused:
             raise
@@ -194,8 +196,13 @@ def _compute_along(command: Command, run: RunDir, body: Body) -> int:
 
 
 def _record_failure(run: RunDir, error: BaseException, stop_signal: str | None) -> int:
-    kind, message = classify(error), str(error) or type(error).__name__
+    # Without its folder, a run may fail in any words: then the folder is what there is to say.
     trace = "".join(traceback.format_exception(error))
+    try:
+        check_kept(run.path)
+    except (FolderLost, OSError) as lost:
+        error = lost if isinstance(lost, FolderLost) else error
+    kind, message = classify(error), str(error) or type(error).__name__
 
     # Only a bug is worth a traceback on the console; for all others it is in failure.json.
     log.log(logging.ERROR if kind == "bug" else logging.DEBUG, "%s", trace.rstrip())
@@ -205,7 +212,7 @@ def _record_failure(run: RunDir, error: BaseException, stop_signal: str | None) 
 
     try:
         write_json(run.failure, facts)
-    except OSError as second:
+    except (OSError, FolderLost) as second:
         log.error("failure.json could not be written either: %s", second)  # noqa: TRY400 - the first error matters
     return FAILED
 

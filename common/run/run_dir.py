@@ -25,9 +25,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from common.failures import Refused
+from common.failures import FolderLost, Refused
 from common.files import atomic_write, read_json, write_json
-from common.locks import LOCK, is_taken, take_lock
+from common.locks import LOCK, check_kept, is_locked_by, is_taken, keep, take_lock
 from common.settings.yaml12 import dump_yaml
 
 HEARTBEAT_SECONDS = 5.0  # at most one write in this time
@@ -106,9 +106,11 @@ class RunDir:
                 _overwrite(file, json.dumps(_me()))
 
                 try:
-                    yield
+                    with keep(self.path, file):
+                        yield
                 except Refused:
-                    unmade = self.set_aside() if was_bare else None  # who waits at the old name finds it free
+                    if was_bare and is_locked_by(self.path, file):
+                        unmade = self.set_aside()  # who waits at the old name finds it free
                     raise
                 finally:
                     with contextlib.suppress(OSError):  # a full disk must not hide what went wrong before
@@ -117,6 +119,12 @@ class RunDir:
             # Not before the lock is closed: until then a network file system keeps a file in the folder.
             if unmade:
                 self._remove(unmade, made)
+
+    def check_whole(self) -> None:
+        """Raise FolderLost if the folder is not the one that was locked, or has no settings any more."""
+        check_kept(self.path)
+        if not self.config.is_file():
+            raise FolderLost(f"{self.config} was removed while this run worked in its folder")
 
     def _take_lock(self, made: set[Path]) -> IO[str]:
         """Return the open and locked file; add the folders that are made for it to `made`."""

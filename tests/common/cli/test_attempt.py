@@ -3,6 +3,7 @@
 import fcntl
 import json
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import pytest
 from common.cli.attempt import Attempt, carry_out
 from common.cli.compose import Command, compose
 from common.failures import Refused
-from common.files import read_json
+from common.files import atomic_write, read_json
 from common.run.run_dir import RunDir
 from common.settings.entries import TrainCNN, run_name
 
@@ -167,6 +168,67 @@ def test_a_folder_that_cannot_come_back_is_named(command: Command, run: RunDir, 
             carry_out(forced(command), refuse, [])
     assert contents(run.path) == {"checkpoints/last.pt": b"hours of work"}
     assert contents(Path(refused.value.problems[-1].rpartition(" is ")[2])) == before
+
+
+# --- the folder is lost while the run works in it ---------------------------------------------------------------
+
+
+def remove(run: RunDir) -> None:
+    shutil.rmtree(run.path)
+
+
+def replace(run: RunDir) -> None:
+    """Another process finds no folder, and begins the run in one of its own."""
+    run.set_aside()
+    run.path.mkdir()
+    for path in (run.path / "lock", run.config):
+        path.write_text("another's")
+
+
+@pytest.mark.parametrize("lose", [remove, replace])
+@pytest.mark.parametrize("moment", ["at once", "between writes", "inside a write", "at the end", "before a refusal"])
+def test_a_run_whose_folder_is_lost_fails_as_node_and_leaves_no_half_of_a_result(
+    command: Command, run: RunDir, capsys: pytest.CaptureFixture[str], lose: Callable[[RunDir], None], moment: str
+) -> None:
+    def work_on(attempt: Attempt) -> dict[str, Any]:
+        if moment == "before a refusal":
+            lose(attempt.run)
+            raise Refused(["compute.device: there is no GPU"])
+        for now in ("at once", "between writes", "at the end"):
+            if now == moment:
+                lose(attempt.run)
+            if now == "between writes":
+                attempt.run.rotate_checkpoint(b"hours of work")
+                with atomic_write(attempt.run.predictions("val")):
+                    if moment == "inside a write":
+                        lose(attempt.run)
+                attempt.run.write_history([{"epoch": 1}])
+        return RESULT
+
+    if moment == "before a refusal":
+        with pytest.raises(Refused, match="there is no GPU"):
+            carry_out(command, work_on, [])
+    else:
+        assert carry_out(command, work_on, []) == 1
+        assert f"failed (node): {run.path} was removed or replaced while this run" in capsys.readouterr().out
+
+    # What another process has there by now stays as it is.
+    assert run.path.exists() == (lose is replace)
+    others = {"config.yaml": b"another's"} if lose is replace else {}
+    assert contents(run.path) == others
+
+
+def test_a_run_that_has_lost_its_settings_has_no_result(
+    command: Command, run: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work_on(attempt: Attempt) -> dict[str, Any]:
+        attempt.run.config.unlink()
+        return RESULT
+
+    assert carry_out(command, work_on, []) == 1
+    assert f"failed (node): {run.config} was removed while this run" in capsys.readouterr().out
+    assert (read_json(run.failure) or {})["class"] == "node"
+    assert not run.result.exists()
 
 
 # --- the lock file ----------------------------------------------------------------------------------------------
