@@ -115,6 +115,7 @@ def carry_out(command: Command, body: Body, words: list[str]) -> int:
         print(f"# folder: {run.path}{' (finished)' if result else ''}")
         return DONE
     if result and not command.force:
+        run.tidy()  # an attempt may have been killed just after it wrote the result
         return _say_finished(run, result)
 
     # Of several processes the first one owns the folder; the others only compute.
@@ -177,9 +178,7 @@ def _work(command: Command, run: RunDir, body: Body, words: list[str]) -> int:
             for monitor in monitors:
                 monitor.close()
 
-        # With a result, nobody needs the failures of earlier attempts or the spare checkpoint.
-        run.failure.unlink(missing_ok=True)
-        run.previous.unlink(missing_ok=True)
+        run.clear_leftovers()
         log.info("finished: %s%s", run.path, _headline(result))
     return DONE
 

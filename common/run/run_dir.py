@@ -186,10 +186,24 @@ class RunDir:
         pid, host, since = ((self.holder() or {}).get(name, "unknown") for name in ("pid", "host", "since"))
         return f"{self.path} is locked by pid {pid} on {host} since {since}"
 
+    def leftovers(self) -> list[Path]:
+        """List the temporary files of killed attempts; with a result, the failure and the spare checkpoint as well."""
+        temporary = [*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")]
+        unneeded = [self.failure, self.previous] if self.finished() is not None else []
+        return temporary + [path for path in unneeded if path.exists()]
+
     def clear_leftovers(self) -> None:
-        """Remove the temporary files of a killed attempt. Only the holder of the lock may do this."""
-        for leftover in [*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")]:
+        """Remove what an earlier attempt has left. Only the holder of the lock may do this."""
+        for leftover in self.leftovers():
             leftover.unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """Clear the leftovers, but wait for nobody: leave them if a process has the folder, or if it is read-only."""
+        if not self.leftovers():
+            return
+        with contextlib.suppress(OSError), take_lock(self.path):
+            if not self._foreign_and_alive():
+                self.clear_leftovers()
 
     def set_aside(self) -> Path:
         """Rename the folder, so that the run can start anew and nothing is lost. Only the holder of the lock may."""

@@ -118,6 +118,38 @@ def test_a_run_that_another_finished_since_the_door_is_not_done_again(
     assert f"finished: {run.path}, test accuracy 50.00%" in capsys.readouterr().out
 
 
+# --- finished, and killed before it had tidied up ---------------------------------------------------------------
+
+
+@pytest.fixture
+def leftovers(command: Command, run: RunDir) -> list[Path]:
+    """What a kill leaves between the result and the last removal."""
+    assert carry_out(command, work, []) == 0
+    temporary = run.predictions("test").with_name(".test.npz.1.tmp")
+    paths = [run.previous, run.failure, run.path / ".result.json.1.tmp", temporary]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}")
+    return paths
+
+
+def test_a_finished_run_is_tidied_at_the_next_look(
+    command: Command, run: RunDir, leftovers: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert carry_out(command, lambda _: pytest.fail("done twice"), []) == 0
+    assert f"finished: {run.path}, test accuracy 50.00%" in capsys.readouterr().out
+    assert [path for path in leftovers if path.exists()] == []
+
+
+def test_a_finished_run_answers_at_once_and_stays_as_it_is_while_another_process_has_it(
+    command: Command, run: RunDir, leftovers: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("waits for the lock"))
+    with RunDir(run.path).lock():
+        assert carry_out(command, lambda _: pytest.fail("done twice"), []) == 0
+        assert [path for path in leftovers if not path.exists()] == []
+
+
 # --- refused by the work ----------------------------------------------------------------------------------------
 
 
