@@ -60,7 +60,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """Return the content of a file that holds an object; None if it is absent, damaged or holds anything else."""
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # the last one: nested too deeply
         return None
     return content if isinstance(content, dict) else None
 
