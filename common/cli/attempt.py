@@ -44,8 +44,9 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 class Attempt:
     """An entry works with its attempt: the settings, the run folder, the monitors, and any signal to stop."""
 
-    def __init__(self, command: Command, run: RunDir, monitors: "Iterable[Monitor]" = ()) -> None:
-        self.settings, self.run, self.monitors = command.settings, run, list(monitors)
+    def __init__(self, command: Command, run: RunDir) -> None:
+        self.settings, self.run = command.settings, run
+        self.monitors: list[Monitor] = []
         self.root, self.data_folder = command.root, command.data_dir / command.settings.data.name
         self.stop_signal: str | None = None
         self._saved_at = time.monotonic()
@@ -153,18 +154,12 @@ def _work(command: Command, run: RunDir, body: Body, words: list[str]) -> int:
     settings = command.settings
     if done := run.finished():  # another process has finished it since the first look
         return _say_finished(run, done)
-    run.clear_leftovers()
-    monitors = _open_monitors(settings, run)
-    attempt = Attempt(command, run, monitors)
+    attempt = Attempt(command, run)
 
-    with _logging(run.log, settings.log), _stop_signals(attempt):
+    with _logging(settings.log) as write_to, _stop_signals(attempt):
         try:
-            log.info("run %s", run.path)
-            run.write_config(settings.model_dump())
-            facts = provenance(words)
-            write_json(run.provenance, {**facts, "earlier_attempts": _earlier_attempts(run)})
-            if commits := foreign_container(facts):
-                log.warning("this is the code of %s", commits)
+            write_to(run.log)
+            _begin(attempt, words)
 
             # A result is the only sign of success, so it is written when the body has done everything else.
             result = body(attempt)
@@ -175,12 +170,26 @@ def _work(command: Command, run: RunDir, body: Body, words: list[str]) -> int:
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, it is recorded
             return _record_failure(run, error, attempt.stop_signal)
         finally:
-            for monitor in monitors:
+            for monitor in attempt.monitors:
                 monitor.close()
 
         run.clear_leftovers()
         log.info("finished: %s%s", run.path, _headline(result))
     return DONE
+
+
+def _begin(attempt: Attempt, words: list[str]) -> None:
+    """Write down what the run is and what it comes from, before there is any work to lose."""
+    run, settings = attempt.run, attempt.settings
+    log.info("run %s", run.path)
+    run.clear_leftovers()
+    attempt.monitors = _open_monitors(settings, run)
+    run.write_config(settings.model_dump())
+
+    facts = provenance(words)
+    write_json(run.provenance, {**facts, "earlier_attempts": _earlier_attempts(run)})
+    if commits := foreign_container(facts):
+        log.warning("this is the code of %s", commits)
 
 
 def _compute_along(command: Command, run: RunDir, body: Body) -> int:
@@ -271,22 +280,26 @@ class _Console(logging.Handler):
 
 
 @contextmanager
-def _logging(path: Path, settings: LogSettings) -> Iterator[None]:
-    file, console = _LogFile(path), _Console()
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+def _logging(settings: LogSettings) -> Iterator[Callable[[Path], None]]:
+    """Log to the terminal, and to the file that the yielded function is given; it raises OSError if it cannot."""
+    before, console = list(log.handlers), _Console()
+    console.setLevel(logging.WARNING if settings.progress == "off" else logging.INFO)
+
+    def write_to(path: Path) -> None:
+        file = _LogFile(path)
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(file)
 
     # The file gets everything, whatever the terminal shows.
-    console.setLevel(logging.WARNING if settings.progress == "off" else logging.INFO)
     log.setLevel(logging.DEBUG)
-    log.addHandler(file)
     log.addHandler(console)
 
     try:
-        yield
+        yield write_to
     finally:
-        log.removeHandler(file)
-        log.removeHandler(console)
-        file.close()
+        for handler in [handler for handler in log.handlers if handler not in before]:
+            log.removeHandler(handler)
+            handler.close()
 
 
 def _earlier_attempts(run: RunDir) -> list[dict[str, Any]]:

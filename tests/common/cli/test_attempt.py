@@ -1,7 +1,10 @@
 """Who may work in a run folder, and what is left of a refused attempt: by hand, and by processes that race."""
 
+import errno
 import fcntl
 import json
+import logging
+import os
 import select
 import shutil
 import subprocess
@@ -200,6 +203,28 @@ def test_a_folder_that_cannot_come_back_is_named(command: Command, run: RunDir, 
             carry_out(forced(command), refuse, [])
     assert contents(run.path) == {"checkpoints/last.pt": b"hours of work"}
     assert contents(Path(refused.value.problems[-1].rpartition(" is ")[2])) == before
+
+
+# --- failed before the work begins ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("error", "kind"), [(errno.EACCES, "config"), (errno.ENOSPC, "disk"), (errno.EIO, "node")])
+def test_a_log_that_cannot_be_written_is_a_failure_with_its_class(
+    command: Command,
+    run: RunDir,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: int,
+    kind: str,
+) -> None:
+    def cannot_open(self: logging.FileHandler) -> None:
+        raise OSError(error, os.strerror(error), self.baseFilename)
+
+    monkeypatch.setattr(logging.FileHandler, "_open", cannot_open)
+    assert carry_out(command, lambda _: pytest.fail("works without a log"), []) == 1
+    assert f"failed ({kind}): " in capsys.readouterr().out
+    failure = read_json(run.failure) or {}
+    assert (failure["class"], "log.txt" in failure["message"]) == (kind, True)
 
 
 # --- the folder is lost while the run works in it ---------------------------------------------------------------
