@@ -182,6 +182,7 @@ def _begin(attempt: Attempt, words: list[str]) -> None:
     """Write down what the run is and what it comes from, before there is any work to lose."""
     run, settings = attempt.run, attempt.settings
     log.info("run %s", run.path)
+    run.beat_first()
     run.clear_leftovers()
     attempt.monitors = _open_monitors(settings, run)
     run.write_config(settings.model_dump())
@@ -214,7 +215,10 @@ def _record_failure(run: RunDir, error: BaseException, stop_signal: str | None) 
 
     # Only a bug is worth a traceback on the console; for all others it is in failure.json.
     log.log(logging.ERROR if kind == "bug" else logging.DEBUG, "%s", trace.rstrip())
-    log.error("failed (%s): %s", kind, message)
+    if stop_signal == "SIGINT" and kind == "preempted":
+        log.info("%s", "stopped by SIGINT" if isinstance(error, KeyboardInterrupt) else message)  # no fault of the run
+    else:
+        log.error("failed (%s): %s", kind, message)
     facts = {"class": kind, "message": message, "traceback": trace, "time": now(), "host": socket.gethostname()}
     facts |= {"signal": stop_signal} if stop_signal else {}
 

@@ -227,7 +227,14 @@ class RunDir:
         if now - self._last_beat < HEARTBEAT_SECONDS:
             return
         self._last_beat = now
-        content = {"time": time.time(), "pid": os.getpid(), "host": socket.gethostname(), **progress}
+        self._write_beat(progress)
+
+    def beat_first(self) -> None:
+        """Say that an attempt has begun; until its first step, the run stands where the last attempt left it."""
+        self._write_beat(read_json(self.heartbeat) or {})
+
+    def _write_beat(self, progress: Mapping[str, Any]) -> None:
+        content = {**progress, "time": time.time(), "pid": os.getpid(), "host": socket.gethostname()}
         write_json(self.heartbeat, content, durable=False)
 
     def read_history(self) -> list[dict[str, str]]:

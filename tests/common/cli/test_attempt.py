@@ -7,6 +7,7 @@ import logging
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ import pytest
 
 from common.cli.attempt import Attempt, carry_out
 from common.cli.compose import Command, compose
-from common.failures import Refused
+from common.failures import Interrupted, Refused
 from common.files import atomic_write, read_json
 from common.run.run_dir import RunDir
 from common.settings.entries import TrainCNN, run_name
@@ -203,6 +204,42 @@ def test_a_folder_that_cannot_come_back_is_named(command: Command, run: RunDir, 
             carry_out(forced(command), refuse, [])
     assert contents(run.path) == {"checkpoints/last.pt": b"hours of work"}
     assert contents(Path(refused.value.problems[-1].rpartition(" is ")[2])) == before
+
+
+# --- signs of life, and of an end by hand -----------------------------------------------------------------------
+
+
+def test_a_run_beats_from_its_lock_on_and_stands_where_it_stood(command: Command, run: RunDir) -> None:
+    """Building a network takes longer than a look at the status."""
+    beats = []
+
+    def stop_or_work(attempt: Attempt) -> dict[str, Any]:
+        beats.append(read_json(attempt.run.heartbeat) or {})
+        attempt.run.beat(epoch=3, epochs=8)
+        if len(beats) == 1:
+            raise Interrupted("stopped by SIGTERM")
+        return RESULT
+
+    began = time.time()
+    assert [carry_out(command, stop_or_work, []) for _ in range(2)] == [1, 0]
+    assert [beat["time"] >= began and beat["pid"] == os.getpid() for beat in beats] == [True, True]
+    assert [beat.get("epoch") for beat in beats] == [None, 3]
+
+
+@pytest.mark.parametrize("error", [Interrupted("stopped by SIGINT"), KeyboardInterrupt()])
+def test_ones_own_ctrl_c_is_no_failure_of_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], error: BaseException
+) -> None:
+    command = compose(TrainCNN, [f"root={tmp_path}", "log.progress=lines"])
+
+    def press_ctrl_c(attempt: Attempt) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise error
+
+    assert carry_out(command, press_ctrl_c, []) == 1
+    printed = capsys.readouterr().out
+    assert ("stopped by SIGINT" in printed, "failed" in printed) == (True, False)
+    assert (read_json(only_run(tmp_path).failure) or {})["class"] == "preempted"
 
 
 # --- failed before the work begins ------------------------------------------------------------------------------
@@ -409,7 +446,7 @@ def test_of_three_processes_one_works_and_nothing_is_lost(
         run = only_run(root, besides=kind == "forced")
         assert (read_json(run.result) or {})["lost"] == []
         assert contents(run.path).keys() == {
-            *("config.yaml", "provenance.json", "log.txt", "checkpoints/last.pt", "result.json")
+            *("config.yaml", "provenance.json", "log.txt", "heartbeat.json", "checkpoints/last.pt", "result.json")
         }
         if kind == "forced":
             (aside,) = run.path.parent.glob("*.aside-*")
