@@ -4,11 +4,9 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
-
-from common.locks import make_folder
 
 
 def checksum_of(path: Path, algorithm: str) -> str:
@@ -23,7 +21,7 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
 
     durable: the file survives a power cut that comes after the block.
     """
-    make_folder(path.parent)
+    _make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
     try:
@@ -40,6 +38,31 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     # The new name is an entry of the folder, which has to reach the disk too.
     if durable:
         _flush_folder(path.parent)
+
+
+# Folders that a process works in, each with the check that it is still the same folder.
+_guards: dict[Path, Callable[[], None]] = {}
+
+
+@contextlib.contextmanager
+def guarded(folder: Path, check: Callable[[], None]) -> Iterator[None]:
+    """Make no file in the folder while the block runs unless `check` returns, and never make the folder anew."""
+    _guards[folder] = check
+    try:
+        yield
+    finally:
+        _guards.pop(folder, None)
+
+
+def _make_folder(folder: Path) -> None:
+    owner = next((above for above in (folder, *folder.parents) if above in _guards), None)
+    if owner is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        return
+
+    _guards[owner]()
+    for inner in reversed([path for path in (folder, *folder.parents) if owner in path.parents]):
+        inner.mkdir(exist_ok=True)
 
 
 def _flush_folder(folder: Path) -> None:

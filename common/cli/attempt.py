@@ -25,7 +25,6 @@ from common.cli.command import DONE, FAILED, answer
 from common.cli.compose import Command, RunWords, compose, presets_of, starting_points_of
 from common.failures import FolderLost, Interrupted, Refused, classify
 from common.files import read_json, write_json
-from common.locks import check_kept
 from common.run.provenance import foreign_container, now, provenance
 from common.run.run_dir import RunDir, headline
 from common.settings.entries import LogSettings, RunSettings, TrainingSettings, run_name
@@ -208,7 +207,7 @@ def _record_failure(run: RunDir, error: BaseException, stop_signal: str | None) 
     # Without its folder, a run may fail in any words: then the folder is what there is to say.
     trace = "".join(traceback.format_exception(error))
     try:
-        check_kept(run.path)
+        run.check_folder()
     except (FolderLost, OSError) as lost:
         error = lost if isinstance(lost, FolderLost) else error
     kind, message = classify(error), str(error) or type(error).__name__

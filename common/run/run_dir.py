@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from common.failures import FolderLost, Refused
-from common.files import atomic_write, read_json, write_json
-from common.locks import LOCK, check_kept, is_locked_by, is_taken, keep, take_lock
+from common.files import atomic_write, guarded, read_json, write_json
+from common.locks import LOCK, is_locked_by, is_taken, take_lock
 from common.settings.yaml12 import dump_yaml
 
 HEARTBEAT_SECONDS = 5.0  # at most one write in this time
@@ -57,6 +57,7 @@ class RunDir:
         self.history = path / "history.csv"
         self.tensorboard = path / "tensorboard"
         self._last_beat = 0.0
+        self._lock: IO[str] | None = None  # the open lock file, while this process has the folder
 
         self.checkpoints = path / "checkpoints"
         self.last = self.checkpoints / "last.pt"
@@ -105,14 +106,16 @@ class RunDir:
                 was_bare = self.is_bare()
                 _overwrite(file, json.dumps(_me()))
 
+                self._lock = file
                 try:
-                    with keep(self.path, file):
+                    with guarded(self.path, self.check_folder):
                         yield
                 except Refused:
                     if was_bare and is_locked_by(self.path, file):
                         unmade = self.set_aside()  # who waits at the old name finds it free
                     raise
                 finally:
+                    self._lock = None
                     with contextlib.suppress(OSError):  # a full disk must not hide what went wrong before
                         _overwrite(file, "")
         finally:
@@ -120,9 +123,14 @@ class RunDir:
             if unmade:
                 self._remove(unmade, made)
 
+    def check_folder(self) -> None:
+        """Raise FolderLost if the folder at this path is not the one that this process has locked."""
+        if not (self._lock and is_locked_by(self.path, self._lock)):
+            raise FolderLost(f"{self.path} was removed or replaced while this run worked in it")
+
     def check_whole(self) -> None:
         """Raise FolderLost if the folder is not the one that was locked, or has no settings any more."""
-        check_kept(self.path)
+        self.check_folder()
         if not self.config.is_file():
             raise FolderLost(f"{self.config} was removed while this run worked in its folder")
 
