@@ -125,6 +125,14 @@ def test_a_distillation_is_chosen_by_name_and_changed_by_field() -> None:
     assert [share_of_teacher(settings.distill, done) for done in (0, 0.5, 1)] == pytest.approx([0, 0.3, 0.6])
 
 
+@pytest.mark.parametrize("taught_later", [True, False])
+@pytest.mark.parametrize("entry", [DistillKD, DistillCST])
+def test_a_teacher_that_timm_does_not_have_is_refused_at_the_door(entry: Any, taught_later: bool) -> None:
+    """As the network of a student is; it failed as a bug once the run folder was made."""
+    with pytest.raises(Refused, match=r"^teacher.name: given timm/resnet999, allowed: timm/NAME.*, nearest: timm/resn"):
+        compose(entry, ["teacher=timm/resnet999"], taught_later=taught_later)
+
+
 @pytest.mark.parametrize(("entry", "preset"), [("distill_kd", "kd_cascade"), ("distill_cst", "cst_reference")])
 def test_a_distillation_that_spells_the_defaults_out_is_the_same_run(entry: str, preset: str) -> None:
     plain, named = (compose(ENTRIES[entry], [*NEEDED[entry], *words]).settings for words in ([], [f"distill={preset}"]))
