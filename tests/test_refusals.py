@@ -50,6 +50,7 @@ def world(alone: None) -> None:
         Path("data", name, "manifest.json").write_text(manifest)
     files = {
         "empty.yaml": "",
+        "large.yaml": "seed: 3" + "\n" * 1_000_000,
         "list.yaml": "- seed: 3\n",
         "text.yaml": "seed 3\n",
         "binary.yaml": "seed: \x00\n",
@@ -132,7 +133,7 @@ TRAINING: list[tuple[str | list[str], list[str]]] = [
     ("seed=010", [f"seed: given 010, allowed: {SEEDS}"]),
     ("seed=[0,1]", [f"seed: given [0, 1], allowed: {SEEDS}"]),
     (["seed={a: 1}"], ["seed: given {'a': 1}, allowed: whole number"]),
-    (["seed=&a [*a]"], ["seed: given [[...]], allowed: whole number, 0 to 4294967295"]),
+    (["seed=&a [*a]"], ["seed: given '&a [*a]', which is not YAML: it holds itself\n"]),
     ("recipe.lr=yes", ["recipe.lr: given yes, allowed: number, above 0"]),
     ("recipe.lr=true", ["recipe.lr: given true, allowed: number, above 0"]),
     ("recipe.lr=0,1", ["recipe.lr: given 0,1, allowed: number, above 0"]),
@@ -276,6 +277,8 @@ TRAINING: list[tuple[str | list[str], list[str]]] = [
     # snapshots
     ("config=none.yaml", ["config: none.yaml: cannot be read: No such file or directory"]),
     ("config=data", ["config: data: cannot be read: Is a directory"]),
+    ("config=/dev/zero", ["config: /dev/zero: cannot be read: it is not a regular file\n"]),
+    ("config=large.yaml", ["config: large.yaml: cannot be read: it is larger than 1 MB\n"]),
     ("config=empty.yaml", ["config: empty.yaml: holds null, allowed: a mapping of settings"]),
     ("config=list.yaml", ["config: list.yaml: holds [{'seed': 3}], allowed: a mapping of settings"]),
     ("config=text.yaml", ["config: text.yaml: holds seed 3, allowed: a mapping of settings"]),

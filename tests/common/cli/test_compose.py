@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import os
 import random
 import subprocess
 import sys
@@ -369,6 +370,44 @@ def test_what_is_not_yaml_is_a_value_error_of_one_line(text: str) -> None:
     with pytest.raises(ValueError, match=r"\S") as error:
         load_yaml(text)
     assert "\n" not in str(error.value)
+
+
+BOMB = "a: &0 [x]\n" + "".join(f"b{n}: &{n + 1} [{', '.join([f'*{n}'] * 10)}]\n" for n in range(10))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (BOMB, "it holds more than 100,000 values, with those that aliases repeat"),
+        ("[" * 1000, "it is nested too deeply"),
+        ("[" * 51 + "]" * 51, "it is nested too deeply"),
+        ("x" * 1_000_001, "it is larger than 1 MB"),
+        ("a: &x {b: *x}", "it holds itself"),
+    ],
+)
+def test_yaml_has_limits(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"^{reason}"):
+        load_yaml(text)
+
+
+def test_a_bomb_of_aliases_is_refused_in_no_time() -> None:
+    began = time.process_time()
+    for text in (BOMB, "[" * 1000):
+        with pytest.raises(ValueError, match="it "):
+            load_yaml(text)
+    assert time.process_time() - began < 0.5
+
+
+def test_below_its_limits_yaml_is_read() -> None:
+    shared = load_yaml("a: &x {lr: 0.1}\nb: *x\nc: [*x, *x]")
+    assert shared == {"a": {"lr": 0.1}, "b": {"lr": 0.1}, "c": [{"lr": 0.1}] * 2}
+    load_yaml("[" * 49 + "1" + "]" * 49)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(Refused, match=r"pipe: cannot be read: it is not a regular file$"):
+        read_mapping(tmp_path / "pipe")
 
 
 def test_a_key_given_twice_is_named() -> None:
