@@ -97,6 +97,8 @@ def open_teacher(
         model = build_backbone(backbone, shape, classes, like["mean"], like["std"])
     except ValueError as error:
         raise Refused([f"teacher: {error}"]) from None
+    except Refused as refused:
+        raise Refused(map(_in_words_of_a_teacher, refused.problems)) from None
     torch.set_rng_state(random_state)
     teacher = Teacher(place(model, compute), {"model": settings.name, "weights_digest": settings.weights_digest})
     if answers and not teacher.knows_classes:
@@ -108,6 +110,12 @@ def open_teacher(
             ]
         )
     return teacher
+
+
+def _in_words_of_a_teacher(problem: str) -> str:
+    """Name the words that a teacher's weights have, where a refusal names those of a network that is trained."""
+    named = problem.replace("model.pretrained:", "teacher.weights:").replace("model.weights", "teacher.weights")
+    return named.replace(", or model.pretrained=false", "")
 
 
 # --- whether it should ------------------------------------------------------------------------------------------
