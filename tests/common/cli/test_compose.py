@@ -253,6 +253,17 @@ def test_the_defaults_are_those_of_the_reference() -> None:
     assert settings_of("data.name=mnist") == settings_of("data=mnist")
 
 
+@pytest.mark.parametrize(
+    ("preset", "named"),
+    [
+        ("backbone", {"optimizer": "adam", "lr": 1e-3, "weight_decay": 1e-4, "epochs": 50, "batch_size": 64}),
+        ("cascade", {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-4, "epochs": 300, "batch_size": 32}),
+    ],
+)
+def test_a_recipe_of_a_reference_has_what_its_source_names(preset: str, named: dict[str, Any]) -> None:
+    assert settings_of(f"recipe={preset}").recipe.model_dump(include=set(named)) == named
+
+
 def test_the_data_set_that_is_trained_on_chooses_the_defaults() -> None:
     pack("mnist")
     assert settings_of("data=mnist", "data.name=digits") == settings_of("data=digits") == settings_of()
