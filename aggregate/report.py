@@ -1,9 +1,9 @@
-"""Tables of many runs, that say what they are made of, what is missing, and what can be concluded.
+"""Make tables of many runs; they say what they are made of, what is missing, and what can be concluded.
 
     python aggregate/report.py sweep=cifar_all                       a sweep as it was last submitted
     python aggregate/report.py runs='runs/*/cifar10-*' out=results/cifar10
 
-Writes to results/NAME: report.html (one page with all of it, that needs no network), report.md (the same for a
+It writes to results/NAME: report.html (one page with everything, which needs no network), report.md (the same for a
 repository), runs.csv (each run), each table as CSV, Markdown and LaTeX, figures/ (PNG and SVG). Folders that cannot be
 counted are listed with the reason.
 """
@@ -63,12 +63,15 @@ def _report(argv: list[str]) -> int:
     root = runs_root(words.root)
     material = of_sweep(words.sweep, root) if words.sweep is not None else of_pattern(str(words.runs))
     folder = expanded(words.out) if words.out else Path("results") / material.name
+
     methods = group(material.runs, material.cells)
     tables = all_tables(methods, material)
     try:
         write_report(folder, material, methods, tables)
     except OSError as error:
         raise Refused([f"out: {folder} cannot be written: {error.strerror}"]) from None
+
+    # A terminal has room for what is asked first: how good the methods are, and which runs are missing.
     with suppress(BrokenPipeError):  # report | head
         for table in tables:
             if table.name in {"summary", "unfinished"}:
@@ -100,30 +103,35 @@ TABLES: Mapping[str, Callable[[Sequence[Method], Material], Table | None]] = {
 
 
 def all_tables(methods: Sequence[Method], material: Material) -> list[Table]:
-    """Those of which there are rows."""
+    """Return the tables that have rows."""
     tables = [make(methods, material) for make in TABLES.values()]
     return [table for table in tables if table]
 
 
 def without_result(material: Material) -> list[Path]:
-    """Folders that have cost time and do not count; a copy of a run that counts has cost none."""
+    """List the folders that have cost time and do not count; a copy of a run that counts has cost none."""
     counted = {run.name for run in material.runs}
     folders = [*(cell.run for cell in material.cells if cell.run), *(left.path for left in material.left_out)]
     return [folder for folder in dict.fromkeys(folders) if folder.name not in counted]
 
 
 def write_report(folder: Path, material: Material, methods: Sequence[Method], tables: Sequence[Table]) -> None:
-    """Tables of an earlier report, of which there are no rows now, do not stay."""
+    """Write the report's files, and remove tables of an earlier report that have no rows now."""
     folder.mkdir(parents=True, exist_ok=True)
+
+    # Only files with names of ours are removed: the folder may hold a user's own.
     written = {f"{table.name}.{ending}" for table in tables for ending in ("csv", "md", "tex")}
     for name in TABLES:
         for ending in ("csv", "md", "tex"):
             if f"{name}.{ending}" not in written:
                 (folder / f"{name}.{ending}").unlink(missing_ok=True)
+
     runs = run_rows(methods)
     write_text(folder / "runs.csv", as_csv(runs))
     for table in tables:
         write(table, folder)
+
+    # The page reads the figures from the folder, so it comes last.
     pictures = all_figures(methods, tables)
     write_figures(folder, pictures)
     write_text(folder / "report.md", report_text(material, tables, pictures))

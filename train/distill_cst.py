@@ -1,10 +1,11 @@
-"""Train a ViT on labels and on the tokens of another: their directions, and how they are like each other.
+"""Train a ViT on labels and on the tokens of another ViT: on their directions, and on how alike they are.
 
 python train/distill_cst.py teacher=HASH                                     # a ViT of the suite, a run on the same set
 python train/distill_cst.py data=cifar10 teacher=timm/vit_small_patch14_dinov2.lvd142m teacher.input_size=224
 python train/distill_cst.py data=cifar10 teacher=HASH distill.relation=sample distill.student_layers=[6,11]
 
-loss = labels + token_weight (1 - cosine of projected tokens) + relation_weight KL of relations, each from its epoch on.
+loss = labels + token_weight (1 - cosine of projected tokens) + relation_weight KL of relations. The two terms of the
+teacher may begin after a share of the epochs.
 """
 
 import sys
@@ -15,7 +16,7 @@ from common.settings.entries import DistillCST
 
 
 def train(attempt: Attempt) -> dict[str, Any]:
-    # Torch is loaded behind the door: a refused or a finished run has answered by now.
+    # Torch is loaded only here, so that a run that is refused or finished answers without it.
     import torch
 
     from common.compute import place, seed_model, start
@@ -41,43 +42,57 @@ def train(attempt: Attempt) -> dict[str, Any]:
 
         seed_model(settings.seed, "weights")
         student: Any = build_model(settings.model, data.facts(), checkpointing=recipe.checkpointing)
-        blocks = {"student_layers": settings.student_layers}
-        taught_student = place(
-            StudentWithProjectors(student, settings.student_layers, distill.hidden, teacher_width), compute
-        )
+        projecting = StudentWithProjectors(student, settings.student_layers, distill.hidden, teacher_width)
+        taught_student = place(projecting, compute)
 
         def objective(model: Any, batch: Batch) -> Loss:
             logits, tokens, projected = model(batch.images, with_tokens=True)
             taught = on_grid(teacher.tokens(batch.images, distill.teacher_layer), student.grid)
-            chosen = torch.randperm(taught.shape[0] * taught.shape[1])[: taught.shape[1]].to(compute.device)
+
+            # relation=random relates as many tokens of the whole batch as one image has. They are drawn for every
+            # relation, so that the random numbers that follow are the same.
+            images, tokens_each = taught.shape[:2]
+            chosen = torch.randperm(images * tokens_each)[:tokens_each].to(compute.device)
+
             own = label_loss(logits, batch.targets, recipe.label_smoothing, multi_label=data.train.multi_label)
-            distance = torch.stack([token_distance(each, taught) for each in projected]).mean()
-            told = related(taught, distill.relation, chosen)
-            relations = [
-                relation_divergence(related(each, distill.relation, chosen), told, distill.relation_temperature)
-                for each in tokens
+            distance = torch.stack([token_distance(block, taught) for block in projected]).mean()
+
+            # Likeness is measured within each network, so these tokens need no projector.
+            teachers_items = related(taught, distill.relation, chosen)
+            students_items = [related(block, distill.relation, chosen) for block in tokens]
+            divergences = [
+                relation_divergence(items, teachers_items, distill.relation_temperature) for items in students_items
             ]
-            divergence = torch.stack(relations).mean()
+            divergence = torch.stack(divergences).mean()
+
             done = batch.epoch / recipe.epochs
             taught_loss = distill.token_weight * (done >= distill.token_from) * distance
             taught_loss = taught_loss + distill.relation_weight * (done >= distill.relation_from) * divergence
             terms = {"label_loss": own, "kd_loss": taught_loss, "token_loss": distance, "relation_loss": divergence}
             return Loss(own + taught_loss, logits, terms | spread(projected[-1]))
 
-        chosen = fit(
-            taught_student, objective, data.train, data.val, attempt, compute, deployed=lambda model: model.student
-        )
-        agreed = agreement_on(data.val, student, teacher)
-        if compute.first:
-            draw_distillation(attempt.run, agreed)
+        # The projectors only help in training: the student alone is validated and kept.
+        def deployed(model: Any) -> Any:
+            return model.student
 
+        outcome = fit(taught_student, objective, data.train, data.val, attempt, compute, deployed)
+        agreement = agreement_on(data.val, student, teacher)
+        if compute.first:
+            draw_distillation(attempt.run, agreement)
+
+        # The weights are selected by now: only `report` reads the test images.
         return {
             "model": model_facts(settings.model, student, data.train.shape),
             "data": data.facts(),
-            **chosen,
+            **outcome,
             **report(student, data, attempt),
             "teacher": teacher.facts,
-            "distillation": {"gate": gate, "agreement_on_validation": agreed, "relation": distill.relation, **blocks},
+            "distillation": {
+                "gate": gate,
+                "agreement_on_validation": agreement,
+                "relation": distill.relation,
+                "student_layers": settings.student_layers,
+            },
             "speed": measure_speed(student, data.train.shape, compute, recipe.precision),
         }
 

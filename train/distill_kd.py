@@ -4,7 +4,7 @@ python train/distill_kd.py teacher=digits-adaptive_cnn-s0-255de7e6c7         # a
 python train/distill_kd.py data=cifar10 teacher=HASH distill=kd_reference    # the reference's DeiT
 python train/distill_kd.py data=cifar10 model=resnet18_small teacher=HASH distill=kd_cascade recipe=cascade
 
-A cascade is this command again, with the run before as the teacher. loss = (1 - alpha) labels + alpha teacher.
+In a cascade, each run is the teacher of the next. loss = (1 - alpha) labels + alpha teacher.
 """
 
 import sys
@@ -13,10 +13,11 @@ from typing import Any
 from common.cli.attempt import Attempt, run_entry
 from common.settings.distillation import share_of_teacher
 from common.settings.entries import DistillKD
+from common.settings.models import ViTSettings
 
 
 def train(attempt: Attempt) -> dict[str, Any]:
-    # Torch is loaded behind the door: a refused or a finished run has answered by now.
+    # Torch is loaded only here, so that a run that is refused or finished answers without it.
     import torch
 
     from common.compute import place, seed_model, start
@@ -41,36 +42,41 @@ def train(attempt: Attempt) -> dict[str, Any]:
         seed_model(settings.seed, "weights")
         model = build_model(settings.model, data.facts(), train=data.train, checkpointing=recipe.checkpointing)
         model = place(model, compute)
-        two_heads = settings.model.name == "vit" and settings.model.dist_token
+        two_heads = isinstance(settings.model, ViTSettings) and settings.model.dist_token
         several = data.train.multi_label
 
         def objective(model: Any, batch: Batch) -> Loss:
-            told = teacher.answers(batch.images)  # of the same image, however it was mixed
+            # The teacher sees the same images, however they were mixed. Of two heads, one learns from each source.
+            answers = teacher.answers(batch.images)
             if two_heads:
                 logits, labelled, taught, _ = model(batch.images, layers=())
             else:
                 logits = labelled = taught = model(batch.images)
+
             if distill.labels == "soft":
-                kd = soft_distillation(taught, told, distill.temperature, multi_label=several)
+                kd = soft_distillation(taught, answers, distill.temperature, multi_label=several)
             else:
-                kd = hard_distillation(taught, told, multi_label=several)
+                kd = hard_distillation(taught, answers, multi_label=several)
             own = label_loss(labelled, batch.targets, recipe.label_smoothing, multi_label=several)
+
+            # The teacher's share changes with every step, not only from epoch to epoch.
             alpha = share_of_teacher(distill, (batch.epoch + batch.step / data.train.steps) / recipe.epochs)
             terms = {"label_loss": own, "kd_loss": kd, "alpha": torch.tensor(alpha, device=compute.device)}
             return Loss((1 - alpha) * own + alpha * kd, logits, terms)
 
-        chosen = fit(model, objective, data.train, data.val, attempt, compute)
-        agreed = agreement_on(data.val, model, teacher)
+        outcome = fit(model, objective, data.train, data.val, attempt, compute)
+        agreement = agreement_on(data.val, model, teacher)
         if compute.first:
-            draw_distillation(attempt.run, agreed)
+            draw_distillation(attempt.run, agreement)
 
+        # The weights are selected by now: only `report` reads the test images.
         return {
             "model": model_facts(settings.model, model, data.train.shape),
             "data": data.facts(),
-            **chosen,
+            **outcome,
             **report(model, data, attempt),
             "teacher": teacher.facts,
-            "distillation": {"gate": gate, "agreement_on_validation": agreed},
+            "distillation": {"gate": gate, "agreement_on_validation": agreement},
             "speed": measure_speed(model, data.train.shape, compute, recipe.precision),
         }
 

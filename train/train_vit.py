@@ -18,7 +18,7 @@ from common.settings.entries import TrainViT
 
 
 def train(attempt: Attempt) -> dict[str, Any]:
-    # Torch is loaded behind the door: a refused or a finished run has answered by now.
+    # Torch is loaded only here, so that a run that is refused or finished answers without it.
     from common.compute import place, seed_model, start
     from common.data.packed import Batch, open_data
     from common.models.zoo import build_model, measure_speed, model_facts
@@ -28,10 +28,12 @@ def train(attempt: Attempt) -> dict[str, Any]:
     from common.training.predict import report
 
     settings = attempt.settings
+    assert isinstance(settings, TrainViT)
     recipe = settings.recipe
     with start(settings.compute) as compute:
         data = open_data(attempt.data_folder, settings, compute)
 
+        # The seed alone decides the initial weights, whatever was drawn before.
         seed_model(settings.seed, "weights")
         model = place(build_model(settings.model, data.facts(), checkpointing=recipe.checkpointing), compute)
 
@@ -40,12 +42,13 @@ def train(attempt: Attempt) -> dict[str, Any]:
             loss = label_loss(logits, batch.targets, recipe.label_smoothing, multi_label=data.train.multi_label)
             return Loss(loss, logits)
 
-        chosen = fit(model, objective, data.train, data.val, attempt, compute)
+        outcome = fit(model, objective, data.train, data.val, attempt, compute)
 
+        # The weights are selected by now: only `report` reads the test images.
         return {
             "model": model_facts(settings.model, model, data.train.shape),
             "data": data.facts(),
-            **chosen,
+            **outcome,
             **report(model, data, attempt),
             "speed": measure_speed(model, data.train.shape, compute, recipe.precision),
         }

@@ -1,4 +1,4 @@
-"""All figures of a report, each drawn from what there is, as PNG and SVG. One look for each method in all of them."""
+"""This module draws all figures of a report and saves them as PNG and SVG; a method looks the same in all of them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,9 @@ KINDS = (
 
 
 def all_figures(methods: Sequence[Method], tables: Sequence[Table]) -> list[Picture]:
+    # Colours are given out once for all figures, or a method would change its own from one to the next.
     looks = styles((method.data, method.label) for method in methods)
+
     return [
         *learning_curves(methods, looks),
         *cost_plots(methods, looks),
@@ -41,13 +43,16 @@ def all_figures(methods: Sequence[Method], tables: Sequence[Table]) -> list[Pict
 
 
 def write_figures(folder: Path, pictures: Sequence[Picture]) -> None:
-    """Figures of an earlier report, for which there is nothing now, do not stay."""
+    """Save the figures, and remove those of an earlier report that are not drawn now."""
     place = folder / FOLDER
     written = {f"{picture.name}.{ending}" for picture in pictures for ending in ENDINGS}
+
+    # The folder may be a user's own: only what has a name of ours is removed.
     for old in place.glob("*"):
         is_ours = old.suffix.removeprefix(".") in ENDINGS and old.stem.partition("-")[0] in KINDS
         if is_ours and old.name not in written:
             old.unlink()
+
     if pictures:
         place.mkdir(exist_ok=True)
     for picture in pictures:
@@ -56,7 +61,7 @@ def write_figures(folder: Path, pictures: Sequence[Picture]) -> None:
 
 
 def links(pictures: Sequence[Picture]) -> str:
-    """For Markdown, as PNG; the SVG of the same name lies beside it."""
+    """Return Markdown that shows the figures as PNG; the SVG of the same name lies beside it."""
     return "\n".join(
         f"### {picture.title}\n\n![{picture.title}]({FOLDER}/{picture.name}.png)\n\n{picture.caption}\n"
         for picture in pictures

@@ -1,4 +1,4 @@
-"""Lines over epochs and over severities: means of several runs, with a band for their scatter."""
+"""These figures draw lines over epochs and over severities: means of several runs, with a band for their scatter."""
 
 import csv
 import math
@@ -40,24 +40,24 @@ BAND = "Lines: means over runs; bands: ± one standard deviation, where there is
 def learning_curves(methods: Sequence[Method], looks: Styles) -> Iterator[Picture]:
     for data, members in by_data(trained(methods)).items():
         leaders = leading(members)
-        found = {method.label: [curve for run in method.runs if (curve := history(run))] for method in leaders}
-        shown = [method for method in leaders if found[method.label]]
+        histories = {method.label: [curve for run in method.runs if (curve := history(run))] for method in leaders}
+        shown = [method for method in leaders if histories[method.label]]
         if shown:
             title = f"Learning curves on {data}"
             caption = f"Validation accuracy after each epoch that all runs of a method reached. {BAND}"
-            curves = {method.label: found[method.label] for method in shown}
+            curves = {method.label: histories[method.label] for method in shown}
             facts = f"{runs_each(curves.values())}{of_how_many(shown, members)}"
             yield Picture(f"learning-{data}", title, caption, _learning(curves, title, facts, looks))
 
 
 def _learning(curves: Mapping[str, Sequence[Curve]], title: str, facts: str, looks: Styles) -> Figure:
-    """All epochs, and beside them the second half, where the lines are close."""
-    last = max(epoch for each in curves.values() for curve in each for epoch in curve)
+    """Draw all epochs, and beside them the second half, where the lines are close."""
+    last = max(epoch for of_runs in curves.values() for curve in of_runs for epoch in curve)
     starts = [0, last // 2] if last >= FEWEST_FOR_HALF else [0]
     figure, fields = panels(4.2, title, facts, list(curves), len(starts))
     for axes, start in zip(fields, starts, strict=True):
-        for label, each in curves.items():
-            draw_curves(axes, each, looks[label], start)
+        for label, of_runs in curves.items():
+            draw_curves(axes, of_runs, looks[label], start)
         axes.set_xlabel("Epoch" if start == 0 else "Epoch, second half on a scale of its own")
     fields[0].set_ylabel("Validation accuracy (%)")
     legend_below(figure, [handle(looks[label]) for label in curves], list(curves))
@@ -65,46 +65,48 @@ def _learning(curves: Mapping[str, Sequence[Curve]], title: str, facts: str, loo
 
 
 def history(run: Run) -> dict[int, float]:
-    """Validation accuracy by epoch; empty where history.csv does not tell."""
-    found = {}
+    """Read validation accuracy by epoch; it is empty if history.csv does not tell."""
+    shares = {}
     try:
         with RunDir(run.path).history.open(newline="") as file:
             for row in csv.DictReader(file):
                 share = float(row["val_accuracy"])
                 if math.isfinite(share):
-                    found[int(row["epoch"])] = share
+                    shares[int(row["epoch"])] = share
     except (OSError, ValueError, KeyError, TypeError, csv.Error):
         return {}
-    return found
+    return shares
 
 
 # --- over severities --------------------------------------------------------------------------------------------
 
 
 def severity_curves(methods: Sequence[Method], looks: Styles) -> Iterator[Picture]:
-    for data, members in by_data(each for each in methods if each.entry == "eval_shift").items():
-        found = {each.label: [curve for run in each.runs if (curve := under_corruption(run))] for each in members}
-        drawn = [method for method in members if found[method.label]]
+    for data, members in by_data(method for method in methods if method.entry == "eval_shift").items():
+        # Tests under shift have no validation to choose by, so that of too many methods the first are shown.
+        curves = {one.label: [curve for run in one.runs if (curve := under_corruption(run))] for one in members}
+        drawn = [method for method in members if curves[method.label]]
         shown = drawn[:MOST_CURVES]
         if not shown:
             continue
+
         labels = [method.label for method in shown]
         title = f"Under corruption: {data}"
-        facts = f"{runs_each(found[label] for label in labels)}{_first_of(shown, drawn)}; severity 0: clean"
+        facts = f"{runs_each(curves[label] for label in labels)}{_first_of(shown, drawn)}; severity 0: clean"
         figure, (axes,) = panels(4.2, title, facts, labels)
         for label in labels:
-            draw_curves(axes, found[label], looks[label])
+            draw_curves(axes, curves[label], looks[label])
         axes.set(xlabel="Severity", ylabel="Accuracy (%), mean over corruptions")
         legend_below(figure, [handle(looks[label]) for label in labels], labels)
         yield Picture(f"severity-{data}", title, f"Test accuracy at each severity of corruption. {BAND}", figure)
 
 
 def under_corruption(run: Run) -> dict[int, float]:
-    """Severity -> accuracy, with the clean images at 0; empty where it was tested at no severity."""
-    told = run.fact("shift.corrupted.accuracy_by_severity")
-    if not isinstance(told, Mapping):
+    """Return severity -> accuracy, with the clean images at 0; it is empty if no severity was tested."""
+    shares = run.fact("shift.corrupted.accuracy_by_severity")
+    if not isinstance(shares, Mapping):
         return {}
-    curve = {int(severity): float(share) for severity, share in told.items() if isinstance(share, int | float)}
+    curve = {int(severity): float(share) for severity, share in shares.items() if isinstance(share, int | float)}
     clean = run.fact("shift.clean.accuracy")
     return {**({0: float(clean)} if curve and isinstance(clean, int | float) else {}), **curve}
 
@@ -113,18 +115,22 @@ def under_corruption(run: Run) -> dict[int, float]:
 
 
 def corruption_curves(methods: Sequence[Method], looks: Styles) -> Iterator[Picture]:
-    for data, members in by_data(each for each in methods if each.entry == "eval_shift").items():
-        found = {each.label: [told for run in each.runs if (told := by_corruption(run))] for each in members}
-        drawn = [method for method in members if found[method.label]]
+    for data, members in by_data(method for method in methods if method.entry == "eval_shift").items():
+        of_runs = {one.label: [curves for run in one.runs if (curves := by_corruption(run))] for one in members}
+        drawn = [method for method in members if of_runs[method.label]]
         shown = drawn[:MOST_CURVES]
-        names = [name for name in ALL_CORRUPTIONS if any(name in told for each in shown for told in found[each.label])]
-        if len(names) < 2:  # the mean over one is drawn already
+        by_label = {method.label: of_runs[method.label] for method in shown}
+
+        # Of one corruption alone, the figure of means over corruptions shows all there is.
+        tested = {name for runs in by_label.values() for corruptions in runs for name in corruptions}
+        names = [name for name in ALL_CORRUPTIONS if name in tested]
+        if len(names) < 2:
             continue
+
         title = f"Under each corruption: {data}"
-        curves = {method.label: found[method.label] for method in shown}
-        facts = f"{runs_each(curves.values())}{_first_of(shown, drawn)}; severity 0: clean"
+        facts = f"{runs_each(by_label.values())}{_first_of(shown, drawn)}; severity 0: clean"
         caption = f"Test accuracy at each severity of each corruption. {BAND}"
-        yield Picture(f"corruptions-{data}", title, caption, _multiples(curves, names, title, facts, looks))
+        yield Picture(f"corruptions-{data}", title, caption, _multiples(by_label, names, title, facts, looks))
 
 
 def _multiples(
@@ -135,8 +141,10 @@ def _multiples(
     figure, fields = panels(1.8 * rows + 0.8, title, facts, list(curves), columns, rows)
     for axes, name in zip(fields, names, strict=False):
         for label, runs in curves.items():
-            draw_curves(axes, [told[name] for told in runs if name in told], looks[label])
+            draw_curves(axes, [corruptions[name] for corruptions in runs if name in corruptions], looks[label])
         axes.set_title(name.replace("_", " "), fontsize=9, pad=3)
+
+    # The last row may be short: then the lowest field of a column carries the axis, wherever it is.
     for axes in fields[len(names) :]:
         axes.remove()
     for place in range(len(names)):
@@ -145,22 +153,25 @@ def _multiples(
             fields[place].tick_params(labelbottom=True)
         if place % columns == 0:
             fields[place].set_ylabel("Accuracy (%)")
+
     legend_below(figure, [handle(looks[label]) for label in curves], list(curves))
     return figure
 
 
 def by_corruption(run: Run) -> dict[str, dict[int, float]]:
-    """Corruption -> severity -> accuracy, with the clean images at 0."""
+    """Return corruption -> severity -> accuracy, with the clean images at 0."""
     errors, severities = (run.fact(f"shift.corrupted.{name}") for name in ("errors", "severities"))
     if not isinstance(errors, Mapping) or not isinstance(severities, list):
         return {}
     clean = run.fact("shift.clean.accuracy")
     start = {0: float(clean)} if isinstance(clean, int | float) else {}
-    return {
-        name: {**start, **{int(severity): 1 - error for severity, error in zip(severities, found, strict=True)}}
-        for name, found in errors.items()
-        if isinstance(found, list) and len(found) == len(severities) and _are_numbers([*found, *severities])
-    }
+
+    curves = {}
+    for name, values in errors.items():
+        if isinstance(values, list) and len(values) == len(severities) and _are_numbers([*values, *severities]):
+            shares = {int(severity): 1 - error for severity, error in zip(severities, values, strict=True)}
+            curves[name] = {**start, **shares}
+    return curves
 
 
 def _are_numbers(values: Sequence[object]) -> bool:
@@ -175,17 +186,21 @@ def _first_of(shown: Sequence[Method], drawn: Sequence[Method]) -> str:
 
 
 def draw_curves(axes: Axes, curves: Sequence[Curve], style: Style, start: int = 0) -> None:
-    """Where runs ended at different places, as far as all of them went: a mean of the rest would be of other runs."""
+    """Draw the mean and its band as far as all runs went: beyond that, the mean would be of other runs."""
     places = [place for place in sorted(set.intersection(*(set(curve) for curve in curves))) if place >= start]
     if not places:
         return
+
     columns = [[100 * curve[place] for curve in curves] for place in places]
     means = [statistics.fmean(column) for column in columns]
     axes.plot(places, means, **style.line(), linewidth=1.6, markevery=max(1, len(places) // MARKS))
+
+    # A single run has no deviation, and so no band; shares do not leave 0 to 100 %.
     spreads = [deviation(column) for column in columns]
     known = [spread for spread in spreads if spread is not None]
     if known:
         low = [max(0.0, mean - spread) for mean, spread in zip(means, known, strict=True)]
         high = [min(100.0, mean + spread) for mean, spread in zip(means, known, strict=True)]
         axes.fill_between(places, low, high, color=style.colour, alpha=0.18, linewidth=0)
+
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

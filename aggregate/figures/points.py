@@ -1,4 +1,4 @@
-"""Points with intervals: accuracy against cost, differences of pairs, gains of adaptation."""
+"""These figures draw points with intervals: accuracy against cost, differences of pairs, gains of adaptation."""
 
 import statistics
 import textwrap
@@ -46,6 +46,7 @@ def cost_plots(methods: Sequence[Method], looks: Styles) -> Iterator[Picture]:
         points = [_cost_point(method) for method in shown]
         if len(points) < 2:  # nothing to weigh
             continue
+
         labels = [method.label for method in shown]
         title = f"Accuracy against cost on {data}"
         head = f"{runs_each(method.runs for method in shown)}{of_how_many(shown, members)}"
@@ -58,25 +59,28 @@ def cost_plots(methods: Sequence[Method], looks: Styles) -> Iterator[Picture]:
 
 
 def _cost(points: Sequence[Row], labels: Sequence[str], title: str, head: str, looks: Styles) -> Figure:
-    named = ["Pareto front: none is both faster and better", *labels]
-    figure, (axes,) = panels(4.2, title, head, named)
+    entries = ["Pareto front: none is both faster and better", *labels]
+    figure, (axes,) = panels(4.2, title, head, entries)
     front = pareto_front([(point["seconds"], point["accuracy_mean"]) for point in points])
     _draw_front(axes, [(points[place]["seconds"], 100 * points[place]["accuracy_mean"]) for place in front])
     for label, point in zip(labels, points, strict=True):
         _draw_point(axes, point["seconds"], point, "accuracy", looks[label], upright=True)
+
+    # Times may span decades; ticks at 1, 2 and 5 keep numbers on the axis if they do not.
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     bent = _stretch_top(axes, [100 * (1 - point["accuracy_mean"]) for point in points])
     axes.set(xlabel="Training time of a run (s)", ylabel=f"Test accuracy (%){bent}")
+
     front_handle = Line2D([], [], color="0.55", linewidth=1, marker="o", markersize=12, markerfacecolor="none")
-    legend_below(figure, [front_handle, *(handle(looks[each], with_line=False) for each in labels)], named)
+    legend_below(figure, [front_handle, *(handle(looks[label], with_line=False) for label in labels)], entries)
     return figure
 
 
 def _stretch_top(axes: Axes, errors: Sequence[float]) -> str:
-    """Where one method is far below the others: the square root of the error shows what is between the others."""
+    """Scale by the square root of the error if one method is far below the others, to show what is between these."""
     if max(errors) <= FAR_BELOW * statistics.median(errors):
         return ""
     axes.set_yscale("function", functions=(_root_of_error, _from_root))
@@ -118,10 +122,12 @@ def forests(tables: Sequence[Table], methods: Sequence[Method], looks: Styles) -
     for data, members in by_data(trained(methods)).items():
         best = leading(members, 1)[0].label
         gains = _known(rows.get("distillation", ()), data)
-        against = [turned(row, best) for row in _known(rows.get("comparisons", ()), data) if best in _names(row)]
         if gains:
             title = f"Gain of students over the same student alone, on {data}"
             yield Picture(f"gain-{data}", title, f"{DIFFERENCES} {INTERVAL}", forest(gains, title, looks))
+
+        # All pairs would be too many: the differences from the best method are those that are asked for first.
+        against = [turned(row, best) for row in _known(rows.get("comparisons", ()), data) if best in _names(row)]
         if against:
             title = f"Test accuracy on {data}, less that of {best}"
             caption = f"{best} has the highest validation accuracy on {data}. {DIFFERENCES} {INTERVAL}"
@@ -143,7 +149,7 @@ def _names(row: Row) -> tuple[str, str]:
 
 
 def turned(row: Row, second: str) -> Row:
-    """The same pair with this one as the second: what is subtracted."""
+    """Return the same pair with this method as the second, the one that is subtracted."""
     if row["second"] == second:
         return row
     ends = {"difference": "difference", "difference_low": "difference_high", "difference_high": "difference_low"}
@@ -156,11 +162,14 @@ def forest(rows: Sequence[Row], title: str, looks: Styles) -> Figure:
     more = f"; the first {len(shown)} of {len(rows)}" if len(shown) < len(rows) else ""
     n = same(row["n"] for row in shown)
     facts = f"n: common seeds of both{more}" if n is None else f"n = {n} common {'seed' if n == 1 else 'seeds'}{more}"
+
     figure = new_figure(WIDTH, ROW_HEIGHT * len(shown) + 1.7, title, facts)
     axes = figure.subplots()
     for place, row in enumerate(shown):
         look = looks[row["first"]]
         _draw_point(axes, place, row, "difference", look, upright=False, filled=row["verdict"] in SETTLED)
+
+    # The first row is at the top, as in the table.
     axes.axvline(0, color="black", linewidth=1)
     axes.set_yticks(range(len(shown)), [_name(row, with_n=n is None) for row in shown], fontsize=8)
     axes.set_ylim(len(shown) - 0.5, -0.5)
@@ -176,11 +185,13 @@ def _name(row: Row, *, with_n: bool) -> str:
 
 
 def _bend(axes: Axes, centres: Sequence[float]) -> str:
-    """Where one is far from the others, a logarithmic scale beyond a middle that holds most of them."""
+    """Scale logarithmically beyond a middle that holds most differences, if one is far from the others."""
     sizes = [abs(centre) for centre in centres]
     middle = max(statistics.median(sizes), 0.1)
     if max(sizes) <= FAR * middle:
         return ""
+
+    # Differences have both signs: around 0 the scale stays linear, up to a round number that can stand on the axis.
     middle = float(f"{2 * middle:.1g}")
     axes.set_xscale("symlog", linthresh=middle)
     limits = axes.get_xlim()
@@ -196,27 +207,30 @@ def _bend(axes: Axes, centres: Sequence[float]) -> str:
 
 
 def adaptation_gains(tables: Sequence[Table], looks: Styles) -> Iterator[Picture]:
-    """From the table of adaptations."""
+    """Draw the table of adaptations, a figure for each data set."""
     rows = [row for table in tables if table.name == "adaptation" for row in table.rows]
     for data in dict.fromkeys(row["data"] for row in rows):
         yield _gains_of(data, [row for row in rows if row["data"] == data], looks)
 
 
 def _gains_of(data: str, rows: Sequence[Row], looks: Styles) -> Picture:
-    known = list(dict.fromkeys(row["method"] for row in rows))
-    labels = known[:MOST_CURVES]
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    labels = methods[:MOST_CURVES]
     kinds = list(dict.fromkeys((row["adaptation"], row["batch_size"], row["severity"]) for row in rows))
+
     title = f"Gain of adaptation on {data}"
-    more = f"; the first {len(labels)} of {len(known)} methods" if len(labels) < len(known) else ""
-    figure, (axes,) = panels(
-        4.0, title, f"n = {' or '.join(map(str, sorted({r['n'] for r in rows})))} runs{more}", labels
-    )
+    counts = " or ".join(map(str, sorted({row["n"] for row in rows})))
+    more = f"; the first {len(labels)} of {len(methods)} methods" if len(labels) < len(methods) else ""
+    figure, (axes,) = panels(4.0, title, f"n = {counts} runs{more}", labels)
+
+    # The methods stand side by side around the place of their adaptation.
     step = 0.8 / len(labels)
     for row in rows:
         if row["method"] in labels:
             kind = kinds.index((row["adaptation"], row["batch_size"], row["severity"]))
             at = kind + (labels.index(row["method"]) - (len(labels) - 1) / 2) * step
             _draw_point(axes, at, row, "gain", looks[row["method"]], upright=True)
+
     axes.axhline(0, color="black", linewidth=1)
     _name_kinds(axes, kinds)
     axes.grid(visible=False, axis="x")
@@ -227,12 +241,12 @@ def _gains_of(data: str, rows: Sequence[Row], looks: Styles) -> Picture:
 
 
 def _name_kinds(axes: Axes, kinds: Sequence[tuple[Any, Any, Any]]) -> None:
-    """Batch size and severity at each adaptation, or once where they are the same for all."""
+    """Write batch size and severity at each adaptation, or once if they are the same for all."""
     settings = [f"batches of {size}, severity {severity}" for _, size, severity in kinds]
     alike = len(set(settings)) == 1
     names = [
-        name if alike else f"{name}\n{said.replace(', ', chr(10))}"
-        for (name, *_), said in zip(kinds, settings, strict=True)
+        name if alike else f"{name}\n{setting.replace(', ', chr(10))}"
+        for (name, *_), setting in zip(kinds, settings, strict=True)
     ]
     axes.set_xticks(range(len(kinds)), names, fontsize=9)
     axes.set_xlim(-0.5, len(kinds) - 0.5)
@@ -247,7 +261,7 @@ def _name_kinds(axes: Axes, kinds: Sequence[tuple[Any, Any, Any]]) -> None:
 def _draw_point(
     axes: Axes, at: float, row: Row, name: str, style: Style, *, upright: bool, filled: bool = True
 ) -> None:
-    """The mean, <name>_mean or <name>, and its interval, from <name>_low to <name>_high, along the other axis."""
+    """Draw a mean (<name>_mean or <name>) and its interval (<name>_low to <name>_high) along the other axis."""
     centre = row.get(f"{name}_mean", row.get(name))
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     bars = None if low is None else [[100 * (centre - low)], [100 * (high - centre)]]

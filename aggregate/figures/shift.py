@@ -1,6 +1,6 @@
-"""Accuracy under shift against that on clean images: whoever is better on both has gained nothing in robustness.
+"""These figures draw accuracy under shift against that on clean images: robustness is what lies beyond the usual drop.
 
-Where a line of published models is known (CIFAR-10.1), it is drawn, and how far each method is above it.
+If a line of published models is known (CIFAR-10.1), it is drawn, and how far each method is above it.
 """
 
 import math
@@ -26,12 +26,14 @@ CORRUPTION = "corruption"
 FEWEST_METHODS = 3  # two points say nothing of how the drop goes with the accuracy
 NORMAL_95 = NormalDist().inv_cdf(0.975)
 TICKS = [1, 5, 10, 20, 30, 40, 50, 60, 70, 75, 80, 85, 90, 95, 97, 98, 99, 99.5]
-INTERVAL = "Bars: 95 % interval over runs by Student's t; none where n = 1. They do not hold the draw of the images."
+INTERVAL = (
+    "Bars: 95 % interval over runs by Student's t; none where n = 1. They do not include the choice of test images."
+)
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Accuracies of a method's runs: of each run on the clean images and on the shifted ones."""
+    """The accuracies of a method's runs: for each run that on the clean images and that on the shifted ones."""
 
     method: Method
     clean: Sequence[float]
@@ -46,7 +48,7 @@ class Pairs:
 
 
 def shift_lines(methods: Sequence[Method], looks: Styles) -> Iterator[Picture]:
-    for data, members in by_data(each for each in methods if each.entry == "eval_shift").items():
+    for data, members in by_data(method for method in methods if method.entry == "eval_shift").items():
         for images, known in by_images(members).items():
             shown = known[:MOST_CURVES]
             line = published_line(data, images)
@@ -63,25 +65,31 @@ def shift_lines(methods: Sequence[Method], looks: Styles) -> Iterator[Picture]:
 
 
 def by_images(methods: Sequence[Method]) -> dict[str, list[Pairs]]:
-    """Of each set, and of the corruptions as one: the methods that were tested on it."""
-    found: dict[str, list[Pairs]] = {}
+    """Return for each set, and for the corruptions as one, the accuracies of the methods that were tested on it."""
+    of_images: dict[str, list[Pairs]] = {}
     for method in methods:
-        shifted = [(shifted_accuracies(run), run.fact("shift.clean.accuracy")) for run in method.runs]
-        both = [(told, clean) for told, clean in shifted if isinstance(clean, int | float) and 0 < clean < 1]
-        for images in dict.fromkeys(name for told, _ in both for name in told):
-            mine = [(clean, told[images]) for told, clean in both if images in told]
-            found.setdefault(images, []).append(Pairs(method, [c for c, _ in mine], [s for _, s in mine]))
-    return found
+        tested = [(run.fact("shift.clean.accuracy"), shifted_accuracies(run)) for run in method.runs]
+        usable = [(clean, sets) for clean, sets in tested if isinstance(clean, int | float) and 0 < clean < 1]
+
+        # A run may lack a set that others of its method have: it is left out of that set's points alone.
+        for images in dict.fromkeys(name for _, sets in usable for name in sets):
+            clean = [share for share, sets in usable if images in sets]
+            shifted = [sets[images] for _, sets in usable if images in sets]
+            of_images.setdefault(images, []).append(Pairs(method, clean, shifted))
+    return of_images
 
 
 def shifted_accuracies(run: Run) -> dict[str, float]:
-    """By name of the set, of images as they are: the corrupted ones of a set would need a clean accuracy of theirs."""
-    found = {CORRUPTION: run.fact("shift.corrupted.accuracy")}
+    """Return the accuracy on each set, and on the corruptions as one.
+
+    A set that was corrupted itself is left out: it would have to be compared with that set as it is.
+    """
+    shares = {CORRUPTION: run.fact("shift.corrupted.accuracy")}
     sets = run.fact("shift.sets")
     for row in sets if isinstance(sets, list) else ():
         if isinstance(row, Mapping) and not row.get("severity"):
-            found[str(row.get("images"))] = row.get("accuracy")
-    return {name: float(share) for name, share in found.items() if isinstance(share, int | float) and 0 <= share <= 1}
+            shares[str(row.get("images"))] = row.get("accuracy")
+    return {name: float(share) for name, share in shares.items() if isinstance(share, int | float) and 0 <= share <= 1}
 
 
 # --- beside the line --------------------------------------------------------------------------------------------
@@ -90,11 +98,13 @@ def shifted_accuracies(run: Run) -> dict[str, float]:
 def _beside_line(
     name: str, data: str, images: str, shown: Sequence[Pairs], line: Line, facts: str, looks: Styles
 ) -> Picture:
-    """The whole line on the left; on the right the distance from it, where methods can be told apart."""
+    """Draw the whole line on the left, and on the right the distance from it, where methods can be told apart."""
     title = f"From {data} to {images}"
-    told = _line_legend(line)
-    labels = [*told.values(), *(pairs.method.label for pairs in shown)]
+    line_legend = _line_legend(line)
+    labels = [*line_legend.values(), *(pairs.method.label for pairs in shown)]
     figure, (left, right) = panels(4.4, title, facts, labels, 2)
+
+    # The axis must hold all methods and the whole range of the published models.
     clean = [share for pairs in shown for share in pairs.clean]
     for pairs in shown:
         look = looks[pairs.method.label]
@@ -103,8 +113,10 @@ def _beside_line(
     _draw_line(left, line, min(line.lowest, *clean) - 0.02, max(line.highest, *clean))
     _finish_left(left, data, images)
     _finish_right(right, data, line)
-    handles = [*told, *(handle(looks[pairs.method.label], with_line=False) for pairs in shown)]
+
+    handles = [*line_legend, *(handle(looks[pairs.method.label], with_line=False) for pairs in shown)]
     legend_below(figure, handles, labels)
+
     caption = (
         f"Accuracy on {images} against that on {data}, on probit scales, beside the line that was fitted to published "
         "models; on the right, points of accuracy above that line (effective robustness). Outside the range of the "
@@ -128,6 +140,8 @@ def _draw_line(axes: Axes, line: Line, lowest: float, highest: float) -> None:
     grid = np.linspace(max(lowest, 0.005), min(highest + 0.01, 0.995), 400)
     expected = np.array([line.expected(clean) for clean in grid])
     inside = (grid >= line.lowest) & (grid <= line.highest)
+
+    # Beyond the published models nobody has seen that the line holds, hence the dashes.
     for part, dash in ((grid <= line.lowest, "--"), (inside, "-"), (grid >= line.highest, "--")):
         axes.plot(100 * grid[part], 100 * expected[part], dash, color="black", linewidth=1.2, zorder=2)
     if line.residual_sd is not None:
@@ -135,6 +149,7 @@ def _draw_line(axes: Axes, line: Line, lowest: float, highest: float) -> None:
         low, high = (np.clip(100 * (expected + sign * half), 0.1, 99.9) for sign in (-1, 1))
         axes.fill_between(100 * grid, low, high, color="0.85", linewidth=0, zorder=1)
     axes.plot(100 * grid, 100 * grid, ":", color="0.5", linewidth=1, zorder=1)
+
     axes.set_xscale("function", functions=(_probit, _from_probit))
     axes.set_yscale("function", functions=(_probit, _from_probit))
     axes.set_xlim(100 * grid[0], 100 * grid[-1])
@@ -149,7 +164,8 @@ def _from_probit(z: Any) -> Any:
     return 100 * _CDF(np.asarray(z, dtype=float))
 
 
-_INV_CDF, _CDF = (np.vectorize(each, otypes=[float]) for each in (NormalDist().inv_cdf, NormalDist().cdf))
+_INV_CDF = np.vectorize(NormalDist().inv_cdf, otypes=[float])
+_CDF = np.vectorize(NormalDist().cdf, otypes=[float])
 
 
 def _hatch_outside(axes: Axes, line: Line) -> None:
@@ -186,25 +202,27 @@ def _drops(name: str, data: str, images: str, shown: Sequence[Pairs], facts: str
     under = f"under {CORRUPTION}" if images == CORRUPTION else f"on {images}"
     title = f"Drop {under} against accuracy on {data}"
     labels = [pairs.method.label for pairs in shown]
+
     figure, (axes,) = panels(4.2, title, facts, labels)
     for pairs in shown:
         _draw_cross(axes, pairs.clean, pairs.drops, looks[pairs.method.label])
     axes.set(xlabel=f"Accuracy on the clean test images of {data} (%)", ylabel="Drop (points)")
     legend_below(figure, [handle(looks[label], with_line=False) for label in labels], labels)
+
     which = ", mean over corruptions and severities" if images == CORRUPTION else ""
     caption = f"Accuracy on clean test images, and how much lower it is {under}{which}: low is robust. {INTERVAL}"
     return Picture(name, title, caption, figure)
 
 
 def _draw_cross(axes: Axes, across: Sequence[float], up: Sequence[float], style: Style) -> None:
-    """The means, and the interval of each; what is drawn across are shares, from 0 to 1."""
+    """Draw the means, and the interval of each; those across are shares, from 0 to 1."""
     look = {**style.point(), "capsize": 2, "elinewidth": 1.2, "zorder": 3}
     x, y = (100 * fmean(values) for values in (across, up))
     axes.errorbar([x], [y], xerr=_arms(across, 0, 1), yerr=_arms(up, -math.inf, math.inf), **look)
 
 
 def _arms(values: Sequence[float], lowest: float, highest: float) -> list[list[float]] | None:
-    """Of an interval, as errorbar has them, in points."""
+    """Return an interval as errorbar takes it: the lengths of its two arms, in points."""
     ends, centre = t_interval(values), fmean(values)
     if ends is None:
         return None

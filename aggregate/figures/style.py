@@ -1,4 +1,4 @@
-"""One look for each method in all figures of a report, and what the figures share."""
+"""This module gives each method one look in all figures of a report, and holds what the figures share."""
 
 import itertools
 import textwrap
@@ -22,6 +22,8 @@ MOST_COLUMNS = 3
 
 @dataclass(frozen=True)
 class Style:
+    """The look of one method."""
+
     colour: str
     dash: str
     marker: str
@@ -38,6 +40,8 @@ Styles = Mapping[str, Style]
 
 @dataclass(frozen=True)
 class Picture:
+    """A figure of the report, with what is written around it."""
+
     name: str  # of its files
     title: str
     caption: str
@@ -45,31 +49,34 @@ class Picture:
 
 
 def styles(methods: Iterable[tuple[str, str]]) -> dict[str, Style]:
-    """(data, label) in their order -> a look of each label, the same on all data sets.
+    """Give each label a look, the same on all data sets, from (data, label) in their order.
 
-    On one data set no two look alike before the 169th label, nor have one colour before the 8th, unless another data
-    set has taken it up before.
+    On one data set no two of the first 168 labels look alike, and no two of the first 7 have the same colour, unless
+    their looks were given on another data set before.
     """
     places: dict[str, int] = {}
-    rooms: dict[str, list[str]] = {}
+    labels_of: dict[str, list[str]] = {}
     for data, label in methods:
-        rooms.setdefault(data, []).append(label)
-    for labels in rooms.values():
+        labels_of.setdefault(data, []).append(label)
+
+    # A label that another data set has too keeps its look; the others take the looks that are left.
+    for labels in labels_of.values():
         taken = {places[label] for label in labels if label in places}
         free = (place for place in itertools.count() if place not in taken)
         for label in dict.fromkeys(labels):
             if label not in places:
                 places[label] = next(free)
+
     return {label: _style(place) for label, place in places.items()}
 
 
 def _style(place: int) -> Style:
-    """7 colours, 3 dashes and 8 markers have no common divisor: neighbours differ in all three."""
+    """Combine 7 colours, 3 dashes and 8 markers: without a common divisor, neighbours differ in all three."""
     return Style(*(kinds[place % len(kinds)] for kinds in (COLOURS, DASHES, MARKERS)))
 
 
 def leading(methods: Sequence[Method], most: int = MOST_CURVES) -> list[Method]:
-    """Of too many, those of the highest validation accuracy, in the order in which they were."""
+    """Keep the methods of the highest validation accuracy if there are too many; their order stays."""
     kept = set(map(id, by_validation(methods)[:most]))
     return [method for method in methods if id(method) in kept]
 
@@ -81,8 +88,8 @@ def of_how_many(shown: Sequence[Method], methods: Sequence[Method]) -> str:
 
 
 def runs_each(runs: Iterable[Sequence[Any]]) -> str:
-    """n, for a figure's head, from what each method's runs told: some of them may have told nothing."""
-    counts = [len(each) for each in runs]
+    """Say in a figure's head how many runs each method has; runs that told nothing are not among them."""
+    counts = [len(of_method) for of_method in runs]
     low, high = min(counts), max(counts)
     return f"n = {low if low == high else f'{low} to {high}'} {'run' if high == 1 else 'runs'} of each method"
 
@@ -94,7 +101,7 @@ def legend_height(labels: Sequence[str], width: float) -> float:
 
 
 def legend_columns(labels: Sequence[str], width: float) -> int:
-    """As many as fit side by side."""
+    """Return how many columns of the legend fit side by side."""
     longest = max(len(line) for label in labels for line in legend_label(label).splitlines())
     fit = int(width / (HANDLE_WIDTH + LETTER_WIDTH * longest))
     return max(1, min(fit, MOST_COLUMNS, -(-len(labels) // 2)))
@@ -107,7 +114,7 @@ def legend_label(label: str) -> str:
 def panels(
     height: float, title: str, facts: str, labels: Sequence[str], columns: int = 1, rows: int = 1
 ) -> tuple[Figure, list[Axes]]:
-    """Fields side by side, and room below them for a legend of these labels, which may be long.
+    """Make fields side by side, with room below them for a legend of these labels, which may be long.
 
     More than two fields share their scales.
     """
@@ -122,10 +129,10 @@ def panels(
 
 
 def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    said = [legend_label(label) for label in labels]
+    wrapped = [legend_label(label) for label in labels]
     columns = legend_columns(labels, figure.get_size_inches()[0])
     look = {"frameon": False, "fontsize": 9, "handlelength": 4}
-    figure.legend(handles, said, loc="outside lower left", ncols=columns, **look)
+    figure.legend(handles, wrapped, loc="outside lower left", ncols=columns, **look)
 
 
 def handle(style: Style, *, with_line: bool = True) -> Line2D:

@@ -1,7 +1,7 @@
-"""What a handful of numbers says of the method behind them: centre, spread, and intervals. Pure functions.
+"""This module estimates centre, spread and intervals from a handful of numbers. Its functions are pure.
 
-Student's t is computed here, because scipy is no dependency of the suite's own: its distribution is a regularised
-incomplete beta function, and that a continued fraction (Abramowitz and Stegun 26.5.8, 26.7.1).
+Student's t is computed here because the suite does not depend on scipy. Its distribution is a regularised incomplete
+beta function, which is computed as a continued fraction (Abramowitz and Stegun 26.5.8, 26.7.1).
 """
 
 import functools
@@ -23,12 +23,12 @@ ROUNDING = 1e-12  # differences of accuracies that should be equal are not alway
 
 
 def deviation(values: Sequence[float]) -> float | None:
-    """Of a sample, with n - 1; one value has none."""
+    """Return the standard deviation of a sample, with n - 1; a single value has none."""
     return statistics.stdev(values) if len(values) > 1 else None
 
 
 def interquartile_mean(values: Sequence[float]) -> float:
-    """Mean without the lowest and the highest quarter (rounded down): one run that went astray does not move it."""
+    """Return the mean without the lowest and the highest quarter (rounded down): one stray run does not move it."""
     cut = len(values) // 4
     return statistics.fmean(sorted(values)[cut : len(values) - cut])
 
@@ -37,13 +37,15 @@ def interquartile_mean(values: Sequence[float]) -> float:
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
-    """Of the mean over seeds that were never run, where the values are normal and independent.
+    """Return the interval of the mean over all seeds, also those never run, if values are normal and independent.
 
-    None where all values are equal: that is how coarse the test set is, and an interval of no width would claim more.
+    It is None if all values are equal: the test set is too coarse to tell them apart, and an interval of no width
+    would claim more.
     """
     spread = deviation(values)
     if spread is None or spread <= ROUNDING:
         return None
+
     half = t_quantile((1 + level) / 2, len(values) - 1) * spread / math.sqrt(len(values))
     centre = statistics.fmean(values)
     return centre - half, centre + half
@@ -55,9 +57,13 @@ def bootstrap_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval | None:
-    """Percentile bootstrap; `statistic` maps (resamples, n) to (resamples,). Too narrow below some ten values."""
+    """Return the percentile bootstrap interval of a statistic; it is too narrow for fewer than about ten values.
+
+    `statistic` maps (resamples, n) to (resamples,).
+    """
     if len(values) < 2:
         return None
+
     draws = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
     low, high = np.quantile(statistic(np.asarray(values)[draws]), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
@@ -70,7 +76,10 @@ def interquartile_means(rows: np.ndarray) -> np.ndarray:  # (resamples, n) -> (r
 
 
 def wilson_interval(share: float, n: int, level: float = 0.95) -> Interval:
-    """Of an accuracy over other test images of the same kind (Wilson 1927); holds near 0 and 1, and for few images."""
+    """Return the interval of an accuracy over other test images of the same kind (Wilson 1927).
+
+    It also holds near 0 and 1, and for few images.
+    """
     z = statistics.NormalDist().inv_cdf((1 + level) / 2)
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -78,7 +87,7 @@ def wilson_interval(share: float, n: int, level: float = 0.95) -> Interval:
 
 
 def images_error(share: float, n: int) -> float:
-    """Standard error of an accuracy that n test images are the reason for."""
+    """Return the standard error that an accuracy has because there are only n test images."""
     return math.sqrt(share * (1 - share) / n)
 
 
@@ -86,21 +95,24 @@ def images_error(share: float, n: int) -> float:
 
 
 def t_p_value(t: float, freedom: float) -> float:
-    """Probability of a t at least as far from 0, on either side."""
+    """Return the probability of a t at least as far from 0, on either side."""
     return incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t * t))
 
 
 @functools.lru_cache(maxsize=10_000)
 def t_quantile(share: float, freedom: float) -> float:
-    """The t that this share of the distribution lies below; by halving, which nothing can mislead."""
+    """Return the t below which this share of the distribution lies."""
     if not 0 < share < 1:
         raise ValueError(f"share: given {share}, allowed: above 0 and below 1")
     if share < 0.5:
         return -t_quantile(1 - share, freedom)
-    outside = 2 * (1 - share)
+
+    outside = 2 * (1 - share)  # on both sides together
     low, high = 0.0, 1.0
     while t_p_value(high, freedom) > outside:
         low, high = high, 2 * high
+
+    # Bisection is slower than Newton's method, but no start and no shape of the distribution can mislead it.
     while low < (middle := (low + high) / 2) < high:
         if t_p_value(middle, freedom) > outside:
             low = middle
@@ -110,7 +122,7 @@ def t_quantile(share: float, freedom: float) -> float:
 
 
 def incomplete_beta(a: float, b: float, x: float) -> float:
-    """Regularised: the share of the beta distribution (a, b) below x."""
+    """Return the share of the beta distribution (a, b) below x."""
     if x <= 0 or x >= 1:
         return float(x >= 1)
     if x > (a + 1) / (a + b + 2):  # on the other side the fraction converges fast
@@ -120,7 +132,7 @@ def incomplete_beta(a: float, b: float, x: float) -> float:
 
 
 def _beta_fraction(a: float, b: float, x: float) -> float:
-    """1 / (1 + d1 / (1 + d2 / (1 + ...))) by Lentz's method: from the front, until a step changes nothing."""
+    """Evaluate 1 / (1 + d1 / (1 + d2 / (1 + ...))) from the front, until a step changes nothing (Lentz's method)."""
     value, below, above = 1.0, 0.0, 1.0
     for step in range(FRACTION_STEPS):
         term = _beta_term(a, b, x, step)
@@ -133,7 +145,7 @@ def _beta_fraction(a: float, b: float, x: float) -> float:
 
 
 def _beta_term(a: float, b: float, x: float, step: int) -> float:
-    """The numerators d1, d2, ... of Abramowitz and Stegun 26.5.8."""
+    """Return one of the numerators d1, d2, ... of Abramowitz and Stegun 26.5.8."""
     m, odd = divmod(step + 1, 2)
     if odd:
         return -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))

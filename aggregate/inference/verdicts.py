@@ -1,7 +1,7 @@
-"""Whether two methods differ: tests of paired numbers, and the verdict. Pure functions.
+"""This module tests whether two methods differ, and gives the verdict. Its functions are pure.
 
-Paired means: the same seeds on both sides (what a method does over seeds), or the same test images (what two trained
-networks do on them). Every p value is two-sided.
+Numbers are paired if both sides have the same seeds (two methods), or the same test images (two trained networks).
+Every p value is two-sided.
 """
 
 import bisect
@@ -25,7 +25,7 @@ BETTER, WORSE, ALIKE, UNKNOWN = "better", "worse", "≈", "?"
 
 @dataclass(frozen=True)
 class Paired:
-    """A method less another, over the seeds that both have."""
+    """The difference between two methods, first less second, over the seeds that both have."""
 
     n: int
     difference: float
@@ -46,7 +46,10 @@ def compare_paired(differences: Sequence[float], seed: int = 0) -> Paired:
 
 
 def paired_t(differences: Sequence[float]) -> float:
-    """p of the mean difference. Where all differences are equal the t test would be certain: the signs decide."""
+    """Return the p value of the mean difference by Student's t.
+
+    If all differences are equal, the t test would be certain; then the signs decide.
+    """
     spread = statistics.stdev(differences)
     centre = statistics.fmean(differences)
     if spread <= ROUNDING * max(1.0, abs(centre)):
@@ -55,9 +58,10 @@ def paired_t(differences: Sequence[float]) -> float:
 
 
 def sign_flip(differences: Sequence[float], seed: int = 0) -> float:
-    """p of the permutation test that swaps the two sides of each pair: exact to 20 pairs, then of 100,000 draws.
+    """Return the p value of the permutation test that swaps the two sides of each pair.
 
-    It asks for no normal distribution. With n pairs it never falls below 2 / 2^n: five seeds give 0.0625 at best.
+    It is exact for up to 20 pairs, and comes from 100,000 draws for more. It assumes no normal distribution. With n
+    pairs it is never below 2 / 2^n: five seeds give 0.0625 at best.
     """
     values = np.asarray(differences, dtype=float)
     if len(values) <= EXACT_TO:
@@ -65,6 +69,8 @@ def sign_flip(differences: Sequence[float], seed: int = 0) -> float:
         for value in values:
             sums = np.concatenate([sums + value, sums - value])
         return float(np.mean(_as_far(sums, values)))
+
+    # All draws at once would take over a gigabyte for a thousand pairs, so they come in a hundred parts.
     generator = np.random.default_rng(seed)
     hits = sum(
         int(_as_far(generator.choice([-1.0, 1.0], size=(DRAWS // 100, len(values))) @ values, values).sum())
@@ -79,24 +85,25 @@ def _as_far(sums: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Exact p of two networks on the same images, from those that only one of them got right."""
+    """Return the exact p value of two networks on the same images, from those that only one of them got right."""
     n, fewer = only_first + only_second, min(only_first, only_second)
     if n == 0:
         return 1.0
+
     return min(1.0, 2 * incomplete_beta(n - fewer, fewer + 1, 0.5))  # the binomial distribution's lower end
 
 
 def combine_dependent(p_values: Sequence[float]) -> float:
-    """One p of several that were found on the same images, however they depend on each other (Rüger 1978).
+    """Combine p values of tests on the same images into one, however the tests depend on each other (Rüger 1978).
 
-    Where k of n are at most p, that has a probability of at most p n / k; k is the middle one.
+    The probability that k of n are at most p is at most p n / k; k is the middle one.
     """
     middle = (len(p_values) + 1) // 2
     return min(1.0, sorted(p_values)[middle - 1] * len(p_values) / middle)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Adjusted for all tests together (Holm 1979); what could not be tested is not counted."""
+    """Adjust p values for all tests together (Holm 1979); what could not be tested is not counted."""
     order = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     highest = 0.0
@@ -107,7 +114,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def verdict(difference: float, adjusted_p: float | None, *, higher_is_better: bool = True) -> str:
-    """Of the first method: better, worse, or ≈ where this many seeds cannot tell; ? where there is no test."""
+    """Judge the first method: better, worse, ≈ if this many seeds cannot tell, ? if there is no test."""
     if adjusted_p is None:
         return UNKNOWN
     if adjusted_p >= ALPHA:
@@ -116,17 +123,19 @@ def verdict(difference: float, adjusted_p: float | None, *, higher_is_better: bo
 
 
 def more_seeds(n: int, difference: float, spread: float | None, level: float = ALPHA) -> int | None:
-    """Further pairs that a t test at that level would need to see this difference in four experiments of five.
+    """Return how many further pairs a t test at that level needs to see this difference in four of five experiments.
 
-    As if difference and spread were the true ones. None: no spread to go by, no difference, or more than 1,000.
+    Difference and spread are taken for the true ones. None means no spread to go by, no difference, or that more than
+    1,000 pairs would be needed.
     """
     if spread is None or spread <= ROUNDING or abs(difference) <= ROUNDING:
         return None
+
     candidates = range(n, MOST_SEEDS + 1)
     place = bisect.bisect_left(candidates, True, key=lambda n: abs(difference) >= _smallest_seen(n, level) * spread)
     return place if place < len(candidates) else None
 
 
 def _smallest_seen(n: int, level: float) -> float:
-    """The difference, in standard deviations, that n pairs show with that power; it falls as n grows."""
+    """Return the smallest difference, in standard deviations, that n pairs show with POWER; it falls as n grows."""
     return (t_quantile(1 - level / 2, n - 1) + t_quantile(POWER, n - 1)) / math.sqrt(n)

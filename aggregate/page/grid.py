@@ -1,6 +1,6 @@
-"""A table as HTML: each cell with the value to sort by, each mark with its note, each row with the runs behind it.
+"""This module writes a table as HTML: cells with the value to sort by, marks with their notes, rows with their runs.
 
-Everything here may come from a stranger's run folder, so all of it is escaped.
+Everything in a table may come from a stranger's run folder, so all of it is escaped.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ TONES = {  # of words that are verdicts; they say it too, so nothing hangs on th
 
 
 def table_section(table: Table, runs: Collection[str]) -> str:
-    """With its caption, notes and the files of the same name; runs are those that the page lists."""
+    """Write a table with its caption, its notes and links to its files; `runs` are those that the page lists."""
     name = escape(table.name)
     beside = " · ".join(f'<a href="{name}.{ending}">{title}</a>' for ending, title in ENDINGS.items())
     return (
@@ -36,7 +36,7 @@ def table_section(table: Table, runs: Collection[str]) -> str:
 
 
 def grid(table: Table, runs: Collection[str]) -> str:
-    """The table in a box that scrolls by itself, and its notes."""
+    """Write a table in a box that scrolls by itself, and its notes."""
     table = dataclasses.replace(table, most=min(table.most or MOST_ROWS, MOST_ROWS))
     name = escape(table.name)
     rows = table.rows[: table.most]
@@ -51,7 +51,7 @@ def grid(table: Table, runs: Collection[str]) -> str:
 
 
 def head(columns: Sequence[Column], last: str = "") -> str:
-    """The last heading is of a column that there is nothing to sort by in."""
+    """Write the headings; the last is of a column without values to sort by."""
     cells = [
         f'<th scope="col"{" class=n" if column.is_number else ""}>{escape(column.heading)}</th>' for column in columns
     ]
@@ -67,7 +67,10 @@ def _line(table: Table, row: Row, runs: Collection[str] | None) -> str:
 
 
 def column_cells(columns: Sequence[Column], row: Row, marks: str = "") -> str:
-    """What a row is of, the words before its first number, heads it; marks stand for the notes of that table."""
+    """Write the cells of a row; those before its first number name it, and are its heading.
+
+    `marks` is the name of the table whose notes the row's marks stand for.
+    """
     leading = len(list(itertools.takewhile(lambda column: not column.is_number, columns)))
     heads = leading if leading < len(columns) else 1
     return "".join(
@@ -105,12 +108,12 @@ def run_id(name: str) -> str:
 
 
 def _runs_cell(names: Iterable[str], listed: Collection[str]) -> str:
-    found = list(dict.fromkeys(names))
-    if not found:
+    runs = list(dict.fromkeys(names))
+    if not runs:
         return f"<td class=runs>{NOTHING}</td>"
-    links = [_run_link(name, listed) for name in found[:MOST_LINKS]]
-    more = [f"and {len(found) - MOST_LINKS:,} more"] if len(found) > MOST_LINKS else []
-    count = f"{len(found):,} run{'s' if len(found) > 1 else ''}"
+    links = [_run_link(name, listed) for name in runs[:MOST_LINKS]]
+    more = [f"and {len(runs) - MOST_LINKS:,} more"] if len(runs) > MOST_LINKS else []
+    count = f"{len(runs):,} run{'s' if len(runs) > 1 else ''}"
     return f"<td class=runs><details><summary>{count}</summary>{' '.join([*links, *more])}</details></td>"
 
 

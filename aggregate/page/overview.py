@@ -1,4 +1,4 @@
-"""The top of the page: what the report is of, how far it has got, and what it says in a few lines."""
+"""The top of the page tells what the report is of, how far the sweep has got, and the results in a few lines."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -15,11 +15,11 @@ from aggregate.tables.table import Column, Row, Table, number, percent, percent_
 SHORT_COMMIT = 7
 STATES = ("done", "running", "queued", "waiting", "failed", "blocked", "unusable")  # in the order of the bar
 OPPOSITE = {"better": "worse", "worse": "better"}
-VERDICTS = {"better": "better", "≈": "alike", "worse": "worse", "?": "untested"}  # of compare: name of a column
+VERDICTS = {"better": "better", "≈": "alike", "worse": "worse", "?": "untested"}  # of comparisons: name of a column
 
 
 def overview(material: Material, tables: Sequence[Table], runs: Collection[str], written: datetime) -> str:
-    facts = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(said)}</dd></div>\n" for name, said in _facts(material))
+    facts = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(fact)}</dd></div>\n" for name, fact in _facts(material))
     when = f"<div><dt>Report written</dt><dd>{written:%Y-%m-%d %H:%M} UTC</dd></div>\n"
     glance = at_a_glance(tables)
     return f"<dl class=facts>\n{facts}{when}</dl>\n{progress(material, tables)}" + (
@@ -56,60 +56,64 @@ def _commits(runs: Sequence[Run]) -> str:
 
 def _images(runs: Sequence[Run]) -> str:
     images = origins(runs, ["container image"])["container image"]
-    said = ", ".join(f"{image} ({count})" for image, count in images.most_common())
-    return "; ".join([said, *foreign_images(runs)])
+    counts = ", ".join(f"{image} ({count})" for image, count in images.most_common())
+    return "; ".join([counts, *foreign_images(runs)])
 
 
 # --- how far it has got -----------------------------------------------------------------------------------------
 
 
 def progress(material: Material, tables: Sequence[Table]) -> str:
-    """Cells of the sweep by state, as a bar and in words; empty where nothing was submitted as a sweep."""
+    """Show the cells of the sweep by state, as a bar and in words; without a sweep there is nothing to show."""
     counts = states(material)
     if not counts:
         return ""
+
+    # One unit of the picture is one cell: the browser stretches the bar to the width of the page.
     total = sum(counts.values())
-    said = [f"{count} {state}" for state, count in counts.items()]
     bars, start = [], 0
     for state, count in counts.items():
         bars.append(f'<rect class="{state}" x="{start}" width="{count}" height="1"/>')
         start += count
-    legend = "".join(f'<li class="{state}">{text}</li>' for state, text in zip(counts, said, strict=True))
+
+    # The same in words, for those who do not see the bar or its colours.
+    words = {state: f"{count} {state}" for state, count in counts.items()}
+    legend = "".join(f'<li class="{state}">{text}</li>' for state, text in words.items())
     has_list = any(table.name == "unfinished" for table in tables)
     why = '<p><a href="#table-unfinished">What is not counted, and why</a></p>\n' if has_list else ""
     return (
         '<section id="progress" aria-labelledby="title-progress">\n<h2 id="title-progress">Progress</h2>\n'
-        f'<svg class="progress" role="img" aria-label="Of {total} cells: {", ".join(said)}" '
+        f'<svg class="progress" role="img" aria-label="Of {total} cells: {", ".join(words.values())}" '
         f'viewBox="0 0 {total} 1" preserveAspectRatio="none">{"".join(bars)}</svg>\n'
         f'<ul class="states">{legend}</ul>\n{why}</section>\n'
     )
 
 
 def states(material: Material) -> dict[str, int]:
-    """Done is what is counted; a finished cell that is not is unusable. In the order of STATES, without zeros."""
-    finished = {run.path for run in material.runs}
-    found = Counter(
-        "done"
-        if cell.run in finished
-        else "unusable"
-        if cell.state not in STATES or cell.state == "done"
-        else cell.state
-        for cell in material.cells
-    )
-    return {state: found[state] for state in STATES if found[state]}
+    """Count the cells by state, in the order of STATES and without zeros; done are only those whose run counts."""
+    counted = {run.path for run in material.runs}
+    counts: Counter[str] = Counter()
+    for cell in material.cells:
+        if cell.run in counted:
+            counts["done"] += 1
+        elif cell.state == "done" or cell.state not in STATES:
+            counts["unusable"] += 1
+        else:
+            counts[cell.state] += 1
+    return {state: counts[state] for state in STATES if counts[state]}
 
 
 # --- what it says -----------------------------------------------------------------------------------------------
 
 
 def at_a_glance(tables: Sequence[Table]) -> Table | None:
-    """Of each data set the method of the highest validation accuracy, from the rows of the other tables."""
+    """Show the method of the highest validation accuracy on each data set, from the rows of the other tables."""
     by_name = {table.name: table.rows for table in tables}
-    rooms: dict[str, list[Row]] = {}
+    by_data: dict[str, list[Row]] = {}
     for row in by_name.get("summary", ()):
         if row["val_accuracy"] is not None:
-            rooms.setdefault(row["data"], []).append(row)
-    rows = [_best_row(room, by_name.get("comparisons", ())) for room in rooms.values()]
+            by_data.setdefault(row["data"], []).append(row)
+    rows = [_best_row(members, by_name.get("comparisons", ())) for members in by_data.values()]
     return Table("glance", "At a glance", CAPTION, COLUMNS, rows) if rows else None
 
 
@@ -132,20 +136,20 @@ COLUMNS = [
 ]
 
 
-def _best_row(room: Sequence[Row], comparisons: Sequence[Row]) -> Mapping[str, Any]:
-    best = max(room, key=lambda row: row["val_accuracy"])
-    equal = sum(row["val_accuracy"] == best["val_accuracy"] for row in room) - 1
+def _best_row(rows: Sequence[Row], comparisons: Sequence[Row]) -> Mapping[str, Any]:
+    best = max(rows, key=lambda row: row["val_accuracy"])
+    equal = sum(row["val_accuracy"] == best["val_accuracy"] for row in rows) - 1
     others = f" (and {equal} equal to it)" if equal else ""
     counts = verdicts(best["data"], best["method"], comparisons)
     counted = {column: counts[column] if counts else None for column in VERDICTS.values()}
-    return {**best, **counted, "method": f"{best['method']}{others}", "methods": len(room)}
+    return {**best, **counted, "method": f"{best['method']}{others}", "methods": len(rows)}
 
 
 def verdicts(data: str, method: str, comparisons: Sequence[Row]) -> Counter[str]:
-    """Of this method, whichever side of a pair it is on."""
-    found: Counter[str] = Counter()
+    """Count the verdicts on a method, whichever side of a pair it is on."""
+    counts: Counter[str] = Counter()
     for row in comparisons:
         if row["data"] == data and method in {row["first"], row["second"]}:
-            said = str(row["verdict"])
-            found[VERDICTS[said if row["first"] == method else OPPOSITE.get(said, said)]] += 1
-    return found
+            verdict = str(row["verdict"])
+            counts[VERDICTS[verdict if row["first"] == method else OPPOSITE.get(verdict, verdict)]] += 1
+    return counts

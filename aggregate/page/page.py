@@ -1,6 +1,6 @@
-"""The report as one page that needs nothing but itself: no network, no files beside it, no script to be read.
+"""The page holds the whole report and needs nothing else to be read: no network, no other file, no script.
 
-Its policy names the one style and the one script by their digests, so that nothing else runs, whatever a run folder
+Its policy names its one style and its one script by their digests, so that nothing else runs, whatever a run folder
 has written into a name or a message.
 """
 
@@ -32,14 +32,17 @@ def page(
     run_rows: Sequence[Row],
     written: datetime | None = None,
 ) -> str:
-    """Whole; figures are read from the folder that the report is written to, run_rows are those of runs.csv."""
+    """Return the page; figures are read from the report's folder, and `run_rows` are those of runs.csv."""
     runs = {run.name for run in material.runs}
     title = material.name if material.cells else material.source
     top = overview(material, tables, runs, written or datetime.now(UTC))
     grids = "".join(table_section(table, runs) for table in tables)
     listed = runs_section(run_rows)
+
+    # Figures get what the words leave of a page that can be sent by mail.
     words = len((STYLE + SCRIPT + top + grids + listed).encode(errors="replace"))
     figures = figures_section(folder, pictures, min(MOST_BYTES, MOST_PAGE - words))
+
     return (
         f"{_head(title)}<body>\n"
         '<a class="skip" href="#content">To the content</a>\n'
@@ -104,7 +107,7 @@ def _entries(
     for table in tables:
         yield f"table-{table.name}", table.title, ""
     if pictures:
-        inner = "".join(f'<li><a href="#figure-{escape(each.name)}">{escape(each.title)}</a></li>' for each in pictures)
+        inner = "".join(f'<li><a href="#figure-{escape(one.name)}">{escape(one.title)}</a></li>' for one in pictures)
         yield "figures", "Figures", f"<ul>{inner}</ul>"
     if listed:
         yield "runs", "All runs", ""

@@ -1,4 +1,4 @@
-"""The figures, inside the page as long as it stays small enough to be sent by mail."""
+"""This module puts the figures into the page, as many as leave it small enough to be sent by mail."""
 
 import base64
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ PNG_SIZE = slice(16, 24)  # width and height, four bytes each, of every PNG
 
 
 def figures_section(folder: Path, pictures: Sequence[Picture], most: int = MOST_BYTES) -> str:
-    """As the report's folder has them; those beyond `most` bytes are links to the files there."""
+    """Write the figures that the report's folder has; those that exceed `most` bytes are links to their files."""
     if not pictures:
         return ""
     figures = "".join(_figures(folder, pictures, most))
@@ -46,7 +46,7 @@ def _figure(picture: Picture, content: str) -> str:
 
 
 def _image(picture: Picture, png: bytes) -> str:
-    """With its size, so that nothing moves when it is shown."""
+    """Write a picture with its size, so that nothing moves when it is shown."""
     width, height = (int.from_bytes(part) for part in (png[PNG_SIZE][:4], png[PNG_SIZE][4:]))
     return (
         f'<img alt="{escape(picture.title)}" width="{width}" height="{height}" loading="lazy" '

@@ -1,4 +1,4 @@
-"""Every run by itself: seed, metrics, where it lies, and the command that makes it again. Numbers lead here."""
+"""This list has every run: its seed, its metrics, its folder, and the command that makes it again."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -27,12 +27,15 @@ COLUMNS = [
 
 
 def runs_section(rows: Sequence[Row]) -> str:
-    """Of listing's rows, of which each has only what its run told."""
+    """Write the list from the rows of runs.csv, of which each has only what its run told."""
     if not any(row.get("run") for row in rows):
         return ""
-    whole = [_whole(row) for row in rows]
-    columns = [column for column in COLUMNS if any(row[column.key] is not None for row in whole)]
-    runs = "".join(_run(columns, row) for row in whole)
+
+    # Runs of one report often lack the same things, such as corruptions: no column stays empty.
+    complete = [_complete(row) for row in rows]
+    columns = [column for column in COLUMNS if any(row[column.key] is not None for row in complete)]
+    runs = "".join(_run(columns, row) for row in complete)
+
     return (
         '<section id="runs" aria-labelledby="title-runs">\n<h2 id="title-runs">All runs</h2>\n'
         f'<p class="caption">{CAPTION}</p>\n'
@@ -42,20 +45,20 @@ def runs_section(rows: Sequence[Row]) -> str:
     )
 
 
-def _whole(row: Row) -> dict[str, Any]:
-    """With a value of the right kind, or None, for every column: a run folder may say anything."""
-    found: dict[str, Any] = dict(row)
+def _complete(row: Row) -> dict[str, Any]:
+    """Give every column a value of the right kind, or None: a run folder may say anything."""
+    complete: dict[str, Any] = dict(row)
     for column in COLUMNS:
         value = row.get(column.key)
         if column.is_number:
-            found[column.key] = value if isinstance(value, int | float) else None
+            complete[column.key] = value if isinstance(value, int | float) else None
         else:
-            found[column.key] = None if value is None else str(value)
-    return found
+            complete[column.key] = None if value is None else str(value)
+    return complete
 
 
 def _run(columns: Sequence[Column], row: Mapping[str, Any]) -> str:
-    """A body of its own, so that sorting and filtering keep its two rows together."""
+    """Write a run as a table body of its own, so that sorting and filtering keep its two rows together."""
     command = str(row.get("command") or "")
     code = f"<code class=command>{escape(command)}</code>" if command else "Its command was not recorded."
     return (

@@ -1,4 +1,7 @@
-"""Run folders -> runs that can be counted, and a reason for each of the others. Nothing here trusts a folder."""
+"""This module reads run folders: those that can be counted become runs, the others get a reason. It trusts no folder.
+
+Folders may be half written, edited, renamed, of an older version, or made by a stranger.
+"""
 
 import functools
 import math
@@ -66,13 +69,13 @@ class Run:
 
     @property
     def parent(self) -> str | None:
-        """Fingerprint of the weights of the run that this one builds on."""
+        """The fingerprint of the weights of the run that this one builds on."""
         facts = self.result.get("teacher" if self.is_training else "subject") or {}
         digest = facts.get("digest")
         return str(digest) if digest else None
 
     def fact(self, dotted: str) -> Any:
-        """Of the result; None where it is not there."""
+        """Return what the result has at a dotted place, None if it has nothing there."""
         return _at(self.result, dotted)
 
 
@@ -83,24 +86,26 @@ class LeftOut:
 
 
 class Unusable(Exception):
-    """Why a folder does not count."""
+    """The reason why a folder does not count."""
 
 
 def collect(folders: Iterable[Path]) -> tuple[list[Run], list[LeftOut]]:
-    """The finished runs, each once, and what was left out."""
+    """Return the finished runs, each once, and the folders that were left out."""
     runs: dict[str, Run] = {}
-    left: list[LeftOut] = []
+    left_out: list[LeftOut] = []
     for folder in dict.fromkeys(folders):
         try:
             run = read_run(folder)
         except Unusable as reason:
-            left.append(LeftOut(folder, str(reason)))
+            left_out.append(LeftOut(folder, str(reason)))
             continue
+
+        # A name holds a hash of the settings: a second folder of that name is a copy, or the same run made again.
         if run.name in runs:
-            left.append(LeftOut(folder, _twice(run, runs[run.name])))
+            left_out.append(LeftOut(folder, _twice(run, runs[run.name])))
         else:
             runs[run.name] = run
-    return list(runs.values()), left
+    return list(runs.values()), left_out
 
 
 def _twice(run: Run, counted: Run) -> str:
@@ -114,11 +119,14 @@ def read_run(folder: Path) -> Run:
         raise Unusable("no run folder: it has no config.yaml")
     settings = _settings(run.config)
     result = _result(run)
+
+    # Folder, settings and result each name the run; if they disagree, somebody has edited or moved one of them.
     if run_name(settings) != folder.name:
         raise Unusable(f"its settings are those of {run_name(settings)}: edited, renamed, or of another version")
     if (result.get("entry"), result.get("run")) != (settings.entry, folder.name):
         raise Unusable(f"its result.json is that of {messages.shown(result.get('run'))}")
     check_result(result, settings.entry)
+
     return Run(
         folder,
         settings.entry,
@@ -140,6 +148,8 @@ def _settings(path: Path) -> RunSettings:
         if not isinstance(entry, str) or entry not in ENTRIES:
             raise Unusable(f"config.yaml: {messages.unknown('entry', entry, ENTRIES)}")
         return ENTRIES[entry].model_validate(tree)
+
+    # The first problem is enough: whoever makes a report is not about to repair the file.
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise Unusable(f"config.yaml: {messages.problem(ENTRIES[str(entry)], first)}") from None
@@ -150,7 +160,7 @@ def _settings(path: Path) -> RunSettings:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """By its top-level blocks, most of which ten thousand runs share: reading YAML takes 10 milliseconds a file."""
+    """Read a file by its top-level blocks, most of which runs share; a whole file takes 10 milliseconds."""
     try:
         blocks = re.split(r"^(?=[a-z_]+:)", path.read_text(), flags=re.MULTILINE)
         parts = [_read_block(block) for block in blocks if block]
@@ -174,7 +184,7 @@ def _method_settings(settings: RunSettings) -> dict[str, Any]:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Mappings opened, by dotted names; lists stay as they are."""
+    """Open nested mappings into dotted names; lists stay as they are."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping) and value:
@@ -210,14 +220,17 @@ def _unfinished(run: RunDir) -> str:
 
 
 def check_result(result: Mapping[str, Any], entry: str) -> None:
-    """Raises Unusable where something is absent, no number, or not possible."""
+    """Raise Unusable if a value is absent, of a wrong type, or impossible."""
+    # Tables cannot do without these values.
     needed = NEEDED["training" if entry in TRAININGS else entry]
     for dotted, kind in needed.items():
         value = _at(result, dotted)
         if value is None:
-            raise Unusable(f"result.json has no {dotted}: of an older version, or no result of {entry}")
+            raise Unusable(f"result.json has no {dotted}: it is of an older version, or no result of {entry}")
         if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
             raise Unusable(f"result.json: {dotted} is {messages.shown(value)}, expected {kind.__name__}")
+
+    # One value that is not finite would make every mean so; a rate that is no share would be printed as a percentage.
     for dotted, value in flatten(_without_bulk(result)).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise Unusable(f"result.json: {dotted} is {value}")
@@ -226,6 +239,7 @@ def check_result(result: Mapping[str, Any], entry: str) -> None:
             value = _at(result, f"{part}.{name}")
             if value is not None and not (isinstance(value, int | float) and 0 <= value <= 1):
                 raise Unusable(f"result.json: {part}.{name} is {messages.shown(value)}, expected 0 to 1")
+
     if entry in TRAININGS and _at(result, "test.n") < 1:
         raise Unusable("result.json: tested on no images")
 
@@ -244,7 +258,7 @@ def _without_bulk(tree: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-# --- arrays of a run --------------------------------------------------------------------------------------------------
+# --- arrays of a run --------------------------------------------------------------------------------------------
 
 
 # What numpy and zipfile raise on files with a few bytes changed: RuntimeError where a member seems to be encrypted,
@@ -257,7 +271,7 @@ NUMBERS = "biuf"  # kinds of dtype
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> list[np.ndarray] | None:
-    """Those of these names; None where the file is absent, damaged, or lacks one of them as numbers."""
+    """Return the arrays of these names; None if the file is absent, damaged, or lacks one of them as numbers."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:  # numpy leaves a damaged one open
             arrays = [kept[name] for name in names]

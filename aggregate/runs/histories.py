@@ -1,8 +1,8 @@
-"""What history.csv tells of a run's learning: the chosen and the last epoch, and whether validation turned.
+"""This module reads history.csv: the numbers of the chosen and of the last epoch, and the turning point of validation.
 
-Training and validation loss are not compared with each other: strong augmentation, mixed labels and distillation raise
-the first alone, so that it may lie above the second from beginning to end. What can be seen is whether validation still
-follows where training goes.
+Training and validation loss are not compared with each other. Strong augmentation, mixed labels and distillation raise
+only the training loss, which may then lie above the validation loss from beginning to end. What can be seen is whether
+validation loss still falls when training loss does.
 """
 
 import csv
@@ -22,17 +22,17 @@ LAST_PARTS = 5  # a fifth of the epochs
 
 DIVERGING, FALLING, LEVEL, MIXED = "diverging", "falling", "level", "mixed"
 RULE = (
-    "Turning point: the epoch of the lowest validation loss, where by the end that loss is higher by more than 5 % and "
+    "Turning point: the epoch of the lowest validation loss, if by the end that loss is higher by more than 5 % and "
     "0.01 nats although the training loss fell further (medians of 3 epochs); -1: none; –: fewer than 5 epochs, or no "
-    "validation. Pattern: diverging, with a turning point; falling, where validation loss fell by as much in the last "
-    "fifth of the epochs, so that longer training may help; level, neither; mixed, where no one holds for more than "
-    "half of the runs."
+    "validation. Pattern: diverging, with a turning point; falling, if validation loss fell by as much in the last "
+    "fifth of the epochs, so that longer training may help; level, neither; mixed, if none of these holds for more "
+    "than half of the runs."
 )
 
 
 @dataclass(frozen=True)
 class Learning:
-    """Empty, and None, where the history does not tell."""
+    """The history of one run, as far as tables need it; what the file does not tell is empty, or None."""
 
     chosen: Mapping[str, float] = field(default_factory=dict)  # numbers of the epoch whose weights were kept
     last: Mapping[str, float] = field(default_factory=dict)
@@ -61,18 +61,21 @@ KEPT = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
 
 def _read(path: Path) -> dict[int, dict[str, float]]:
-    """Rows by epoch, of KEPT; of an epoch that is there twice, the later one."""
+    """Return the columns of KEPT by epoch; if an epoch is there twice, its later row counts."""
     rows: dict[int, dict[str, float]] = {}
     try:
         with path.open(newline="") as file:
             lines = csv.reader(file)
             heads = next(lines, [])
             places = [(name, heads.index(name)) for name in KEPT if name in heads]
+
+            # The last line may be half written: cells that are missing or no number are left out of its row.
             for line in lines:
-                told = {name: line[place] for name, place in places if place < len(line)}
-                row = {name: number for name, text in told.items() if (number := _number(text)) is not None}
+                texts = {name: line[place] for name, place in places if place < len(line)}
+                row = {name: number for name, text in texts.items() if (number := _number(text)) is not None}
                 if "epoch" in row:
                     rows[int(row["epoch"])] = row
+
     except (OSError, ValueError, csv.Error):
         return {}
     return rows
@@ -90,12 +93,16 @@ def _number(text: str) -> float | None:
 
 
 def turning_point(losses: Losses) -> int | None:
-    """The epoch after which validation loss leaves training loss for good, by RULE; None where it is too early."""
+    """Return the epoch from which validation loss no longer follows training loss, by RULE; None if it is too early."""
     if len(losses) < FEWEST_EPOCHS:
         return None
+
     epochs = sorted(losses)
-    train, val = ([losses[epoch][part] for epoch in epochs] for part in (0, 1))
+    train = [losses[epoch][0] for epoch in epochs]
+    val = [losses[epoch][1] for epoch in epochs]
     smooth_train, smooth_val = smoothed(train), smoothed(val)
+
+    # Medians decide whether there is a turn, but they are flat: the raw losses name its epoch.
     lowest = smooth_val.index(min(smooth_val))
     rose = smooth_val[-1] - smooth_val[lowest] > _enough(smooth_val[lowest])
     if not rose or smooth_train[-1] >= smooth_train[lowest]:
@@ -118,10 +125,11 @@ def _enough(loss: float) -> float:
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    return [statistics.median(values[each] for each in _window(place, len(values))) for place in range(len(values))]
+    windows = [_window(place, len(values)) for place in range(len(values))]
+    return [statistics.median(values[window.start : window.stop]) for window in windows]
 
 
 def _window(place: int, n: int) -> range:
-    """Of the places around that one; at the ends the first, or the last."""
+    """Return the WINDOW places around one; at the ends, the first or the last ones."""
     start = min(max(0, place - WINDOW // 2), max(0, n - WINDOW))
     return range(start, min(n, start + WINDOW))

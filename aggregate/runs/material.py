@@ -1,4 +1,4 @@
-"""What a report is made of: the cells of a sweep, or the folders that a pattern matches."""
+"""This module gathers what a report is made of: the cells of a sweep, or the folders that a pattern matches."""
 
 import glob
 import json
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from aggregate.runs.cells import AskedRun, cell_of
 from aggregate.runs.collect import LeftOut, Run, collect
-from aggregate.runs.methods import AskedRun, cell_of
 from common.failures import Refused
 from common.files import expanded
 from common.run.run_dir import RunDir
@@ -19,7 +19,7 @@ STATUS = Path(__file__).parents[2] / "jobs" / "status.py"
 
 @dataclass(frozen=True)
 class Material:
-    """What a report is made of."""
+    """The runs of a report, the folders that were left out, and the cells if it is about a sweep."""
 
     name: str
     source: str
@@ -28,29 +28,32 @@ class Material:
     cells: Sequence[AskedRun] = ()
 
     def counted(self) -> str:
-        said = f"{len(self.runs)} runs counted, {len(self.left_out)} folders left out"
+        counts = f"{len(self.runs)} runs counted, {len(self.left_out)} folders left out"
         missing = len(self.cells) - len(self.runs)
-        return f"{said}, {missing} of {len(self.cells)} cells without a usable result" if self.cells else said
+        return f"{counts}, {missing} of {len(self.cells)} cells without a usable result" if self.cells else counts
 
 
-def of_sweep(given: str, root: Path) -> Material:
-    """Its cells, as jobs/status.py tells of them: only files and commands cross between the stages of this suite."""
-    command = [sys.executable, str(STATUS), f"sweep={given}", f"root={root}", "json=true"]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
+def of_sweep(sweep: str, root: Path) -> Material:
+    """Gather the runs of a sweep; jobs/status.py is run for its cells, as no stage imports another."""
+    command = [sys.executable, str(STATUS), f"sweep={sweep}", f"root={root}", "json=true"]
+    status = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
-        cells = [cell_of(facts) for facts in json.loads(told.stdout)]
+        cells = [cell_of(facts) for facts in json.loads(status.stdout)]
     except (ValueError, KeyError, TypeError):
-        said = told.stderr.strip().splitlines() or ["jobs/status.py said nothing"]
-        raise Refused(said if told.returncode == 2 else [f"sweep: {said[-1]}"]) from None
-    runs, left = collect(cell.run for cell in cells if cell.run and RunDir(cell.run).result.exists())
-    name = Path(given).stem if given.endswith((".yaml", ".yml")) else given
-    return Material(name, f"sweep {name}, {len(cells)} cells, under {root}", runs, left, cells)
+        problems = status.stderr.strip().splitlines() or ["jobs/status.py said nothing"]
+        raise Refused(problems if status.returncode == 2 else [f"sweep: {problems[-1]}"]) from None
+
+    # A cell without a result is no folder that was left out: the table of unfinished cells says how it stands.
+    runs, left_out = collect(cell.run for cell in cells if cell.run and RunDir(cell.run).result.exists())
+    name = Path(sweep).stem if sweep.endswith((".yaml", ".yml")) else sweep
+    return Material(name, f"sweep {name}, {len(cells)} cells, under {root}", runs, left_out, cells)
 
 
 def of_pattern(pattern: str) -> Material:
-    found = glob.glob(str(expanded(pattern)))  # noqa: PTH207 - Path.glob takes no pattern that begins at the top
-    folders = [path for path in map(Path, sorted(found)) if path.is_dir()]
+    paths = glob.glob(str(expanded(pattern)))  # noqa: PTH207 - Path.glob takes no pattern that begins at the top
+    folders = [path for path in map(Path, sorted(paths)) if path.is_dir()]
     if not folders:
         raise Refused([f"runs: {pattern} matches no folder; expected run folders, such as 'runs/*/*'"])
-    runs, left = collect(folders)
-    return Material("runs", f"{len(folders)} folders of {pattern}", runs, left)
+
+    runs, left_out = collect(folders)
+    return Material("runs", f"{len(folders)} folders of {pattern}", runs, left_out)

@@ -1,8 +1,8 @@
-"""Runs -> methods: what was run several times and differs in the seed alone.
+"""This module groups runs into methods: the runs of a method differ in the seed alone.
 
-A method is an entry with its settings, but for the seed, and the method of the run that it builds on. Other images,
-another split or another rule of selection make another method. Other code, machines or containers do not, or nothing
-would ever have two runs; where they differ within a method, a note says so.
+A method is an entry with its settings, without the seed, and the method of the run that it builds on. Other images,
+another split or another rule of selection make another method. Other code, machines or containers do not, or no
+method would ever have two runs; if they differ within a method, a note says so.
 """
 
 import json
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aggregate.inference.estimates import deviation, t_interval
+from aggregate.runs.cells import AskedRun
 from aggregate.runs.collect import Run
 from common.settings import messages
 from common.settings.entries import TRAININGS
@@ -23,47 +24,9 @@ UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
-class AskedRun:
-    """One run that a sweep asks for, as jobs/status.py tells of it."""
-
-    stage: str
-    at: tuple[tuple[str, Any], ...]  # axis, value; without the seed
-    seed: int
-    run: Path | None
-    state: str
-    why: str = ""
-
-    @property
-    def place(self) -> tuple[Any, ...]:
-        return (self.stage, *self.at)
-
-    @property
-    def title(self) -> str:
-        return " ".join([self.stage, *(f"{axis}={messages.shown(value)}" for axis, value in self.at)])
-
-    @property
-    def label(self) -> str:
-        """As a method without runs is called in tables, which name the data set elsewhere."""
-        axes = [f"{axis}={messages.shown(value)}" for axis, value in self.at if axis not in {"data", "of"}]
-        return " ".join([str(dict(self.at).get("of", self.stage)), *axes])
-
-
-def cell_of(facts: Mapping[str, Any]) -> AskedRun:
-    axes = dict(facts["axes"])
-    seed = int(axes.pop("seed", 0))
-    why = messages.one_line(
-        " ".join(
-            f"({facts['cause']})" if part == "cause" else str(facts[part])
-            for part in ("cause", "why")
-            if facts.get(part)
-        )
-    )
-    run = Path(facts["run"]) if facts["run"] else None
-    return AskedRun(str(facts["stage"]), tuple(axes.items()), seed, run, str(facts["state"]), why)
-
-
-@dataclass(frozen=True)
 class Method:
+    """The runs that differ in the seed alone, and the label that they share in tables and figures."""
+
     label: str
     entry: str
     data: str
@@ -84,22 +47,22 @@ class Method:
         return run_names(self.runs)
 
     def values(self, dotted: str) -> list[float]:
-        """Of all runs that have this number in their result."""
-        found = [run.fact(dotted) for run in self.runs]
-        return [float(value) for value in found if isinstance(value, int | float)]
+        """Return a number of the results, from all runs that have it."""
+        facts = [run.fact(dotted) for run in self.runs]
+        return [float(value) for value in facts if isinstance(value, int | float)]
 
     def by_seed(self, dotted: str) -> dict[int, float]:
-        """Where runs share a seed, their mean."""
-        found: dict[int, list[float]] = {}
+        """Return a number of the results by seed; runs that share a seed give their mean."""
+        of_seeds: dict[int, list[float]] = {}
         for run in self.runs:
             value = run.fact(dotted)
             if isinstance(value, int | float):
-                found.setdefault(run.seed, []).append(value)
-        return {seed: sum(values) / len(values) for seed, values in found.items()}
+                of_seeds.setdefault(run.seed, []).append(value)
+        return {seed: sum(values) / len(values) for seed, values in of_seeds.items()}
 
 
 def run_names(runs: Iterable[Run]) -> str:
-    """What a row is made of, for the tables: names hold no space."""
+    """Join the names of the runs that a row of a table is made of; names hold no space."""
     return " ".join(dict.fromkeys(run.name for run in runs))
 
 
@@ -107,10 +70,10 @@ def run_names(runs: Iterable[Run]) -> str:
 
 
 @dataclass
-class _Group:
-    """A method on its way to its label."""
+class _Draft:
+    """A method that has no label yet."""
 
-    base: str
+    base: str  # what its label begins with
     entry: str
     data: str
     traits: dict[str, Any]  # all that makes it this method
@@ -119,62 +82,74 @@ class _Group:
     runs: list[Run] = field(default_factory=list)
     unfinished: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def is_shift(self) -> bool:
+        return self.entry == "eval_shift"
+
 
 def group(runs: Sequence[Run], cells: Sequence[AskedRun] = ()) -> list[Method]:
-    """All methods, those of one data set together, in the order of the sweep or of their names."""
-    groups = _grouped(runs, {cell.run: cell for cell in cells if cell.run})
-    _add_unfinished(groups, cells, {run.path for run in runs})
-    labels = _labels(groups)
+    """Return all methods, those of one data set together, in the order of the sweep or of their names."""
+    drafts = _drafts(runs, {cell.run: cell for cell in cells if cell.run})
+    _add_unfinished(drafts, cells, {run.path for run in runs})
+    labels = _labels(drafts)
     methods = [
         Method(
             labels[key],
-            each.entry,
-            each.data,
-            tuple(sorted(each.runs, key=_by_seed)),
-            each.unfinished,
-            labels.get(each.parent, each.parent),
+            draft.entry,
+            draft.data,
+            tuple(sorted(draft.runs, key=_by_seed)),
+            draft.unfinished,
+            labels.get(draft.parent, draft.parent),
         )
-        for key, each in groups.items()
+        for key, draft in drafts.items()
     ]
+
+    # The sort is stable: within a data set the order stays that of the sweep, where there is one.
     if not cells:
         methods.sort(key=lambda method: (method.data, method.label))
-    order = {data: place for place, data in reversed(list(enumerate(each.data for each in methods)))}
-    return sorted(methods, key=lambda method: order[method.data])
+    data_sets = list(dict.fromkeys(method.data for method in methods))
+    return sorted(methods, key=lambda method: data_sets.index(method.data))
 
 
 def _by_seed(run: Run) -> tuple[int, str]:
     return run.seed, run.name
 
 
-def _grouped(runs: Sequence[Run], cells: Mapping[Path, AskedRun]) -> dict[str, _Group]:
+def _drafts(runs: Sequence[Run], cells: Mapping[Path, AskedRun]) -> dict[str, _Draft]:
+    """Group runs by a key that holds their entry and all their traits."""
     by_weights = {str(run.fact("selection.digest")): run for run in runs if run.is_training}
-    groups: dict[str, _Group] = {}
+    drafts: dict[str, _Draft] = {}
     keys: dict[str, str] = {}  # run: key of its method
 
     def place(run: Run) -> str:
-        if run.name not in keys:
-            keys[run.name] = ""  # no run is its own teacher's teacher, but a forged one could say so
-            parent = by_weights.get(run.parent or "")
-            parent_key = place(parent) if parent else _foreign_parent(run)
-            traits = _traits(run, parent_key)
-            keys[run.name] = json.dumps([run.entry, traits], sort_keys=True)
-            base, is_stage = _base(run, cells.get(run.path))
-            new = _Group(base, run.entry, run.data, traits, parent_key, is_stage)
-            groups.setdefault(keys[run.name], new).runs.append(run)
+        if run.name in keys:
+            return keys[run.name]
+
+        # The parent comes first, since its key is a trait of this run. No run is its own teacher's teacher, but a
+        # forged one could say so; the empty key ends that circle.
+        keys[run.name] = ""
+        parent = by_weights.get(run.parent or "")
+        parent_key = place(parent) if parent else _foreign_parent(run)
+
+        traits = _traits(run, parent_key)
+        keys[run.name] = json.dumps([run.entry, traits], sort_keys=True)
+        base, is_stage = _base(run, cells.get(run.path))
+        draft = _Draft(base, run.entry, run.data, traits, parent_key, is_stage)
+        drafts.setdefault(keys[run.name], draft).runs.append(run)
         return keys[run.name]
 
     for run in runs:
         place(run)
-    return groups
+    return drafts
 
 
 def _foreign_parent(run: Run) -> str:
-    """A published network, or a run that is not among those collected, of which the model is known at most."""
+    """Name a parent that is not among the runs: a published network, or a run of which at most the model is known."""
     return str(run.fact("teacher.model" if run.is_training else "model.name") or "")
 
 
 def _traits(run: Run, parent: str) -> dict[str, Any]:
-    """Settings, and what has the power to make numbers incomparable."""
+    """Return the settings, and what else can make numbers incomparable."""
     return {
         **run.settings,
         "parent": parent,
@@ -190,85 +165,87 @@ def _base(run: Run, cell: AskedRun | None) -> tuple[str, bool]:
     return f"{run.entry} {str(run.fact('model.name')).removeprefix('timm/')}", False
 
 
-def _add_unfinished(groups: dict[str, _Group], cells: Sequence[AskedRun], finished: set[Path]) -> None:
-    """Cells without a usable result join the method of their place in the sweep, or make one without runs."""
-    keys = {run.path: key for key, each in groups.items() for run in each.runs}
+def _add_unfinished(drafts: dict[str, _Draft], cells: Sequence[AskedRun], finished: set[Path]) -> None:
+    """Count cells without a usable result in the method of their place in the sweep, or in one without runs."""
+    keys = {run.path: key for key, draft in drafts.items() for run in draft.runs}
     by_place = {cell.place: keys[cell.run] for cell in cells if cell.run in keys}
     entries = {cell.stage: cell.run.parent.name for cell in cells if cell.run}
     for cell in cells:
         if cell.run in finished:
             continue
-        at = dict(cell.at)
-        entry = entries.get(cell.stage, "eval_shift" if "of" in at else UNKNOWN)
-        empty = _Group(cell.label, entry, str(at.get("data", "")), {"place": cell.title}, is_stage=True)
+
+        # A cell that waits for its parent has no run folder yet: its entry is that of other cells of its stage.
+        axes = dict(cell.at)
+        entry = entries.get(cell.stage, "eval_shift" if "of" in axes else UNKNOWN)
+        empty = _Draft(cell.label, entry, str(axes.get("data", "")), {"place": cell.title}, is_stage=True)
         key = by_place.setdefault(cell.place, cell.title)
-        groups.setdefault(key, empty).unfinished["unusable" if cell.state == "done" else cell.state] += 1
+        drafts.setdefault(key, empty).unfinished["unusable" if cell.state == "done" else cell.state] += 1
 
 
 # --- labels -----------------------------------------------------------------------------------------------------
 
 
-def _labels(groups: Mapping[str, _Group]) -> dict[str, str]:
-    """By key: the base, what tells it from others of that base, and its parent; all different on one data set.
+def _labels(drafts: Mapping[str, _Draft]) -> dict[str, str]:
+    """Label each method by its base, what tells it from others of that base, and its parent.
 
-    What is tested under shift is called as it is called elsewhere.
+    All labels on one data set differ. What is tested under shift has the label of the method that was trained.
     """
-    alike: dict[tuple[str, ...], list[_Group]] = {}
-    for each in groups.values():
-        alike.setdefault(_namesakes(each), []).append(each)
-    differing = {name: _differing([each.traits for each in members]) for name, members in alike.items()}
-    lines = {(name[:2], each.parent) for name, members in alike.items() for each in members}
-    several = {name for name, count in Counter(name for name, _ in lines).items() if count > 1}
+    namesakes: dict[tuple[Any, ...], list[_Draft]] = {}
+    for draft in drafts.values():
+        namesakes.setdefault(_name(draft), []).append(draft)
+    differing = {name: _differing([draft.traits for draft in members]) for name, members in namesakes.items()}
+
+    # A stage of a sweep says enough by its name, unless it has several parents.
+    lines = {(draft.base, draft.data, draft.parent) for draft in drafts.values()}
+    counts = Counter((base, data) for base, data, _ in lines)
     labels: dict[str, str] = {}
 
     def label(key: str) -> str:
-        if key not in groups:  # a network from elsewhere
+        if key not in drafts:  # a network from elsewhere
             return key
         if key not in labels:
-            each = groups[key]
-            names = _namesakes(each)
-            told = _told(each, differing[names])
-            parent = label(each.parent) if not each.is_stage or names[:2] in several or _is_shift(each) else ""
-            base = (parent or each.base) if _is_shift(each) else each.base
-            tail = f" ← {parent}" if parent and not _is_shift(each) else ""
-            labels[key] = f"{base}{told}{tail}"
+            draft = drafts[key]
+            settings = _settings_text(draft, differing[_name(draft)])
+            has_parent = draft.is_shift or not draft.is_stage or counts[draft.base, draft.data] > 1
+            parent = label(draft.parent) if has_parent else ""
+            if draft.is_shift:
+                labels[key] = f"{parent or draft.base}{settings}"
+            else:
+                labels[key] = f"{draft.base}{settings} ← {parent}" if parent else f"{draft.base}{settings}"
         return labels[key]
 
-    return _numbered({key: label(key) for key in groups}, groups)
+    return _numbered({key: label(key) for key in drafts}, drafts)
 
 
-def _namesakes(each: _Group) -> tuple[str, ...]:
-    return each.base, each.data, each.parent, "shift" if _is_shift(each) else ""
+def _name(draft: _Draft) -> tuple[Any, ...]:
+    return draft.base, draft.data, draft.parent, draft.is_shift
 
 
-def _is_shift(each: _Group) -> bool:
-    return each.entry == "eval_shift"
-
-
-def _numbered(labels: Mapping[str, str], groups: Mapping[str, _Group]) -> dict[str, str]:
-    """What is still the same is counted through."""
-    rooms = {key: (_is_shift(groups[key]), groups[key].data, label) for key, label in labels.items()}
-    counts, seen = Counter(rooms.values()), Counter[Any]()
+def _numbered(labels: Mapping[str, str], drafts: Mapping[str, _Draft]) -> dict[str, str]:
+    """Number the labels that are still the same."""
+    places = {key: (drafts[key].is_shift, drafts[key].data, label) for key, label in labels.items()}
+    counts, seen = Counter(places.values()), Counter[Any]()
     numbered = {}
-    for key, room in rooms.items():
-        seen[room] += 1
-        numbered[key] = f"{labels[key]} #{seen[room]}" if counts[room] > 1 else labels[key]
+    for key, place in places.items():
+        seen[place] += 1
+        numbered[key] = f"{labels[key]} #{seen[place]}" if counts[place] > 1 else labels[key]
     return numbered
 
 
-def _differing(traits: Sequence[Mapping[str, Any]]) -> list[str]:
-    names = dict.fromkeys(name for each in traits for name in each)
-    return [name for name in names if len({json.dumps(each.get(name), sort_keys=True) for each in traits}) > 1]
+def _differing(all_traits: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Name the traits that are not the same in all."""
+    names = dict.fromkeys(name for traits in all_traits for name in traits)
+    return [name for name in names if len({json.dumps(traits.get(name), sort_keys=True) for traits in all_traits}) > 1]
 
 
-def _told(each: _Group, differing: Sequence[str]) -> str:
-    told = [name for name in differing if name in each.traits and name not in {"parent", "place"}]
-    shown = [f"{name}={messages.shown(each.traits[name])}" for name in told[:NAMED]]
-    more = [f"{len(told) - NAMED} more settings"] if len(told) > NAMED else []
-    return "".join(f" {part}" for part in [", ".join(shown + more)] if part)
+def _settings_text(draft: _Draft, differing: Sequence[str]) -> str:
+    names = [name for name in differing if name in draft.traits and name not in {"parent", "place"}]
+    parts = [f"{name}={messages.shown(draft.traits[name])}" for name in names[:NAMED]]
+    parts += [f"{len(names) - NAMED} more settings"] if len(names) > NAMED else []
+    return f" {', '.join(parts)}" if parts else ""
 
 
-# --- means over the runs of a method ----------------------------------------------------------------------------------
+# --- means over the runs of a method ----------------------------------------------------------------------------
 
 
 def trained(methods: Iterable[Method]) -> list[Method]:
@@ -276,21 +253,24 @@ def trained(methods: Iterable[Method]) -> list[Method]:
 
 
 def by_data(methods: Iterable[Method]) -> dict[str, list[Method]]:
-    """Those with runs."""
-    rooms: dict[str, list[Method]] = {}
+    """Return the methods with runs, by data set."""
+    members: dict[str, list[Method]] = {}
     for method in methods:
         if method.runs:
-            rooms.setdefault(method.data, []).append(method)
-    return rooms
+            members.setdefault(method.data, []).append(method)
+    return members
 
 
 def by_validation(methods: Iterable[Method]) -> list[Method]:
-    """The best first: by test images, they would be chosen by what is shown."""
+    """Sort methods, the best first, by validation: test accuracy would be flattered by a choice of its own."""
     return sorted(methods, key=lambda method: -(mean_of(method.values("val.accuracy")) or 0.0))
 
 
 def estimate(name: str, values: Sequence[float], *, bounded: bool = False) -> dict[str, Any]:
-    """Columns <name>_mean, _std, _low and _high (95 % t interval over seeds); a share is not below 0 or above 1."""
+    """Return the columns <name>_mean, _std, _low and _high (95 % t interval over seeds).
+
+    A bounded value is a share: its interval is cut at 0 and 1.
+    """
     interval = t_interval(values)
     low, high = interval or (None, None)
     if interval and bounded:
@@ -305,13 +285,6 @@ def mean_of(values: Sequence[float | None]) -> float | None:
 
 
 def same(values: Iterable[Any]) -> Any:
-    """What all have in common, else None."""
-    found = list(dict.fromkeys(values))
-    return found[0] if len(found) == 1 else None
-
-
-def unfinished_text(method: Method) -> str:
-    return ", ".join(f"{count} {state}" for state, count in sorted(method.unfinished.items()))
-
-
-# --- what they reach --------------------------------------------------------------------------------------------
+    """Return the value that all have in common, else None."""
+    distinct = list(dict.fromkeys(values))
+    return distinct[0] if len(distinct) == 1 else None

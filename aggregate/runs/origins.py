@@ -1,4 +1,4 @@
-"""Where the runs of a table come from, and what of it differs: nothing is mixed without a word."""
+"""This module says where the runs of a table come from, and what differs: nothing is mixed without a note."""
 
 import re
 from collections import Counter
@@ -22,48 +22,55 @@ ORIGINS = {
 
 
 def image_of(run: Run) -> str | None:
-    """By its content, the same for docker's image and the file made of it; else by its digest, else by its name."""
+    """Name the container that a run was in: by its content, else by its digest, else by the name of its image.
+
+    The content is the same for docker's image and for the file made of it.
+    """
     facts = run.provenance.get("container")
     if not isinstance(facts, dict):
         return None
-    told = next((str(facts[name]) for name in ("content", "digest", "image") if facts.get(name)), None)
-    return f"{told} with a checkout's code" if told and facts.get("bound_checkout") else told
+
+    image = next((str(facts[name]) for name in ("content", "digest", "image") if facts.get(name)), None)
+    return f"{image} with a checkout's code" if image and facts.get("bound_checkout") else image
 
 
 def _short(image: str) -> str:
-    """Digests cut down to what tells them apart; names as they are."""
-    return re.sub(r"[0-9a-f]{64}", lambda found: found[0][:SHORT], image)
+    """Cut digests down to what tells them apart; names stay as they are."""
+    return re.sub(r"[0-9a-f]{64}", lambda digest: digest[0][:SHORT], image)
 
 
 def foreign_images(runs: Iterable[Run]) -> list[str]:
-    """Of runs whose code is not that of the checkout that started them."""
-    counts = Counter(told for run in runs if (told := foreign_container(run.provenance)))
-    return [f"{told} ({count})" for told, count in counts.items()]
+    """Describe the containers whose code is not that of the checkout that started the run, with counts of runs."""
+    counts = Counter(remark for run in runs if (remark := foreign_container(run.provenance)))
+    return [f"{remark} ({count})" for remark, count in counts.items()]
 
 
 def origins(runs: Iterable[Run], names: Iterable[str] = tuple(ORIGINS)) -> dict[str, Counter[str]]:
-    """Of each fact, how many runs have which value."""
+    """Count for each fact how many runs have which value."""
     runs = list(runs)
     return {name: Counter(ORIGINS[name](run) for run in runs) for name in names}
 
 
 def mixed(runs: Sequence[Run]) -> list[str]:
-    """One sentence for each thing that should be the same in all runs of a mean, and is not, or is not known."""
-    said = []
+    """Return a note for each thing that should be the same in all runs of a mean, and is not, or is not known."""
+    notes = []
     for name, counts in origins(runs).items():
         if len(counts) > 1:
-            said.append(f"differs in {name}: " + ", ".join(f"{value} ({count})" for value, count in counts.items()))
+            notes.append(f"differs in {name}: " + ", ".join(f"{value} ({count})" for value, count in counts.items()))
+
+    # Runs that agree on their origin may still come from code that nobody can look up.
     if runs and all(run.provenance.get("dirty") for run in runs):
-        said.append("run from a working copy with uncommitted changes, which no commit tells")
-    if any(not run.provenance.get("commit") for run in runs) and not said:
-        said.append("of unknown code: no commit is recorded")
-    said += [f"run in {told}" for told in foreign_images(runs)]
+        notes.append("run from a working copy with uncommitted changes, which are in no commit")
+    if any(not run.provenance.get("commit") for run in runs) and not notes:
+        notes.append("of unknown code: no commit is recorded")
+    notes += [f"run in {image}" for image in foreign_images(runs)]
+
     shared = sum(count - 1 for count in Counter(run.seed for run in runs).values())
-    return [*said, f"{shared + 1} runs share a seed"] if shared else said
+    return [*notes, f"{shared + 1} runs share a seed"] if shared else notes
 
 
 def differences(one: Sequence[Run], other: Sequence[Run]) -> list[str]:
-    """What a comparison of two methods mixes besides the methods."""
+    """Name what differs between the runs of two methods besides the methods."""
     left, right = origins(one), origins(other)
     return [name for name in ORIGINS if left[name].keys() != right[name].keys()]
 
@@ -73,7 +80,7 @@ def selection_rules(runs: Iterable[Run]) -> list[str]:
 
 
 def selection_sentence(runs: Iterable[Run]) -> str:
-    """For a caption: how the weights were chosen that the numbers are of."""
+    """Say in a caption how the weights were chosen that the numbers are of."""
     rules = selection_rules(runs)
     if not rules:
         return ""
@@ -83,19 +90,19 @@ def selection_sentence(runs: Iterable[Run]) -> str:
 
 
 def row_notes(methods: Sequence[Sequence[Run]]) -> list[list[str]]:
-    """What is to be said of each method's runs, once the whole table is known."""
+    """Return the notes on each method's runs; only the whole table shows whether their selection rules differ."""
     several = len(selection_rules(run for runs in methods for run in runs)) > 1
     rules = [[f"weights: {rule}" for rule in selection_rules(runs)] if several else [] for runs in methods]
     return [[*mixed(runs), *rule] for runs, rule in zip(methods, rules, strict=True)]
 
 
 def between(methods: Sequence[Sequence[Run]]) -> list[str]:
-    """What differs between the rows of a table, of what each row has but one of."""
-    said = []
+    """Say which origins differ between the rows of a table."""
+    sentences = []
     for name in ("commit", "container image", "torch"):
         rows = [frozenset(origins(runs, [name])[name]) for runs in methods if runs]
         if len(set(rows)) > 1:
             values = sorted({value for row in rows for value in row})
             more = f" and {len(values) - 4} more" if len(values) > 4 else ""
-            said.append(f"The rows differ in {name}: {', '.join(values[:4])}{more}.")
-    return said
+            sentences.append(f"The rows differ in {name}: {', '.join(values[:4])}{more}.")
+    return sentences

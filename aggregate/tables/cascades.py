@@ -1,11 +1,11 @@
-"""Chains of distillation, teacher to assistant to student: what each stage keeps, and of how large a network."""
+"""This table follows chains of distillation, teacher to assistant to student: what each stage keeps, at what size."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from aggregate.runs.methods import Method, estimate, mean_of, same, trained
 from aggregate.runs.origins import selection_sentence
-from aggregate.tables.distillation import GATE, is_taught
+from aggregate.tables.distillation import GATE, gate_counts, is_taught
 from aggregate.tables.table import Table, number, percent, percent_interval, percent_spread, text
 
 CAPTION = (
@@ -18,11 +18,11 @@ Chain = Sequence[Method]
 
 
 def cascade(methods: Sequence[Method]) -> Table | None:
-    found = chains([method for method in trained(methods) if method.runs])
-    if not found:
+    shown = chains([method for method in trained(methods) if method.runs])
+    if not shown:
         return None
-    rows = [row for place, chain in enumerate(found, start=1) for row in _rows(place, chain)]
-    runs = [run for chain in found for method in chain for run in method.runs]
+    rows = [row for place, chain in enumerate(shown, start=1) for row in _rows(place, chain)]
+    runs = [run for chain in shown for method in chain for run in method.runs]
     return Table("cascade", "Cascades", f"{CAPTION} {selection_sentence(runs)}", COLUMNS, rows)
 
 
@@ -44,16 +44,16 @@ COLUMNS = [
 
 
 def chains(methods: Sequence[Method]) -> list[Chain]:
-    """From each student that teaches no one, up to the first teacher; only where one between them was taught too."""
+    """Follow each student that teaches no one up to its first teacher; keep chains with an assistant between them."""
     by_name = {(method.data, method.label): method for method in methods}
     teachers = {(method.data, method.parent) for method in methods if method.parent}
     last = [method for method in methods if is_taught(method) and (method.data, method.label) not in teachers]
-    found = [_up_from(method, by_name) for method in last]
-    return [chain for chain in found if sum(map(is_taught, chain)) > 1]
+    all_chains = [_up_from(method, by_name) for method in last]
+    return [chain for chain in all_chains if sum(map(is_taught, chain)) > 1]
 
 
 def _up_from(student: Method, by_name: dict[tuple[str, str], Method]) -> Chain:
-    """The first teacher first; a teacher whose runs are not among these is not in it."""
+    """Return the chain, the first teacher first; a teacher whose runs are not in the report is not in it."""
     chain = [student]
     while (teacher := by_name.get((student.data, chain[0].parent))) and teacher not in chain:
         chain.insert(0, teacher)
@@ -61,13 +61,13 @@ def _up_from(student: Method, by_name: dict[tuple[str, str], Method]) -> Chain:
 
 
 def _rows(place: int, chain: Chain) -> Iterator[dict[str, Any]]:
-    stages = _stages(chain)
+    # Without the runs of the first teacher, there is nothing that the stages could be compared with.
     first = chain[0] if not is_taught(chain[0]) else None
-    for stage, method in zip(stages, chain, strict=True):
+    before = _parameters(first) if first else None
+
+    for stage, method in zip(_stages(chain), chain, strict=True):
         parameters = _parameters(method)
-        before = _parameters(first) if first else None
-        passed = [run.fact("distillation.gate.passed") for run in method.runs]
-        asked = [each for each in passed if isinstance(each, bool)]
+
         yield {
             "data": method.data,
             "chain": place,
@@ -80,14 +80,13 @@ def _rows(place: int, chain: Chain) -> Iterator[dict[str, Any]]:
             **estimate("accuracy", method.values("test.accuracy"), bounded=True),
             **estimate("loss", _losses(first, method) if first and method is not first else []),
             "teacher_accuracy": mean_of(method.values("teacher.test_accuracy")),
-            "gate_passed": sum(asked),
-            "gate_asked": len(asked),
+            **gate_counts(method),
             "runs": method.run_names,
         }
 
 
 def _stages(chain: Chain) -> list[str]:
-    """Only the first may be a teacher that no one taught; several assistants are counted."""
+    """Name the stages of a chain: only the first may be an untaught teacher; several assistants are numbered."""
     teachers = [] if is_taught(chain[0]) else ["teacher"]
     several = len(chain) - len(teachers) - 1
     assistants = [f"assistant {place}" for place in range(1, several + 1)] if several > 1 else ["assistant"]

@@ -1,7 +1,7 @@
-"""What others published (claims.yaml) against what was measured here.
+"""This table sets what others published (claims.yaml) against what was measured here.
 
-A published mean of k runs is set against where a mean of k further runs of ours would fall: the 95 % prediction
-interval, from the scatter of our n seeds. It says nothing of other test images, and both read the same ones.
+A published mean of k runs is compared with where a mean of k further runs of ours would fall: the 95 % prediction
+interval, from the scatter of our n seeds. It says nothing of other test images; both sides read the same ones.
 """
 
 import functools
@@ -50,7 +50,7 @@ class Claim(_Entry):
     @model_validator(mode="before")
     @classmethod
     def with_reference_accuracy(cls, written: Any) -> Any:
-        """`accuracy: reference` is the number that a teacher is measured by: it stands there, and only there."""
+        """Replace `accuracy: reference` by the number that teachers are measured by, which stands only there."""
         values = written.get("values") if isinstance(written, Mapping) else None
         if not isinstance(values, Mapping) or values.get("accuracy") != "reference":
             return written
@@ -87,20 +87,20 @@ def claims(methods: Sequence[Method], known: Published | None = None) -> Table |
     known = known or published()
     chosen = [method for method in trained(methods) if method.runs]
     sets = {method.data for method in chosen}
-    about = [claim for claim in known.claims.values() if claim.data in sets]
-    if not about:
+    relevant = [claim for claim in known.claims.values() if claim.data in sets]
+    if not relevant:
         return None
-    rows = [row for claim in about for row in _rows(claim, known.sources[claim.source], chosen)]
+    rows = [row for claim in relevant for row in _rows(claim, known.sources[claim.source], chosen)]
     caption = f"{CAPTION} {selection_sentence(run for method in chosen for run in method.runs)}"
     return Table("claims", "Published and measured", caption, COLUMNS, rows, findings(known, sets))
 
 
 CAPTION = (
-    "Published numbers in %, and test results here: mean ± standard deviation over n runs. Expected: where a mean of "
-    "as many runs as were published (one, where that is not said) would fall were the method ours, with 95 %, by "
-    "Student's t; of few seeds it is wide, and refutes little. Reproduced: it fell there. Above, below: where ours "
-    "lies instead. Chosen by test, a published number flatters itself: of those only above is told. Not comparable: "
-    "for the reasons beside it."
+    "Published numbers in %, and test results here: mean ± standard deviation over n runs. Expected: where the mean of "
+    "as many runs as were published (one, if that is not said) would fall with 95 % if the method were ours, by "
+    "Student's t; from few seeds it is wide, and refutes little. Reproduced: the published number is there. Above, "
+    "below: where ours lies instead. A published number that was chosen by test accuracy is too high, so that only "
+    "above is concluded from it. Not comparable: for the reasons given."
 )
 
 COLUMNS = [
@@ -121,14 +121,17 @@ COLUMNS = [
 
 
 def _rows(claim: Claim, source: Source, methods: Sequence[Method]) -> Iterator[dict[str, Any]]:
-    same = nearest(claim, source, methods)
+    method = nearest(claim, source, methods)
     for metric, value in claim.values.items():
-        measured = same.values(f"test.{metric}") if same else []
+        # A source that does not say how many runs its mean is of is taken to have made one.
+        measured = method.values(f"test.{metric}") if method else []
         expected = expected_interval(measured, source.n or 1)
-        doubts = reasons(claim, source, same, methods, expected)
+        low, high = expected or (None, None)
+
+        doubts = reasons(claim, source, method, methods, expected)
         verdict = judged(value, expected, statistics.fmean(measured) if measured else None, doubts, source)
         flattered = ["test-selected"] if source.selected == "test" else []
-        low, high = expected or (None, None)
+
         yield {
             "data": claim.data,
             "source": source.title,
@@ -137,7 +140,7 @@ def _rows(claim: Claim, source: Source, methods: Sequence[Method]) -> Iterator[d
             "published": value,
             "published_n": source.n,
             "selected": source.selected or "not said",
-            "method": same.label if same else "",
+            "method": method.label if method else "",
             "n": len(measured),
             "measured_mean": mean_of(measured),
             "measured_std": deviation(measured),
@@ -145,15 +148,15 @@ def _rows(claim: Claim, source: Source, methods: Sequence[Method]) -> Iterator[d
             "expected_high": high,
             "verdict": verdict,
             "why": "; ".join([*doubts, *flattered, *([claim.remark] if claim.remark else [])]),
-            "runs": same.run_names if same else "",
+            "runs": method.run_names if method else "",
         }
 
 
-# --- which method is meant, and whether it compares --------------------------------------------------------------
+# --- which method is meant, and whether it compares -------------------------------------------------------------
 
 
 def nearest(claim: Claim, source: Source, methods: Sequence[Method]) -> Method | None:
-    """The method of that entry and network on those images whose recipe differs least."""
+    """Find the method of that entry and network on that data set whose recipe differs least."""
     alike = [
         method
         for method in methods
@@ -166,7 +169,7 @@ def nearest(claim: Claim, source: Source, methods: Sequence[Method]) -> Method |
 def reasons(
     claim: Claim, source: Source, method: Method | None, methods: Sequence[Method], expected: Interval | None
 ) -> list[str]:
-    """Why the two do not compare; empty where they do."""
+    """Say why the two do not compare; if they do, there is no reason."""
     if method is None:
         return ["no method here is of this kind"]
     doubts = _other_recipe(claim, source, method, methods)
@@ -193,26 +196,27 @@ def _differing(asked: Mapping[str, Any], settings: Mapping[str, Any], word: str)
 
 
 def _teachers_settings(method: Method, methods: Sequence[Method]) -> Mapping[str, Any]:
-    """Empty where its runs are not among these."""
-    found = [each for each in methods if (each.data, each.label) == (method.data, method.parent)]
-    return found[0].first.settings if found else {}
+    """Return the settings of a method's teacher; none if its runs are not in the report."""
+    teachers = [other for other in methods if (other.data, other.label) == (method.data, method.parent)]
+    return teachers[0].first.settings if teachers else {}
 
 
 # --- the verdict ------------------------------------------------------------------------------------------------
 
 
 def expected_interval(values: Sequence[float], further: int) -> Interval | None:
-    """Where the mean of so many further runs falls with 95 %; None without scatter to go by. In the unit of a share."""
+    """Return where the mean of so many further runs falls with 95 %, as shares; None without scatter to go by."""
     spread = deviation(values)
     if not spread:
         return None
+
     half = t_quantile(1 - ALPHA / 2, len(values) - 1) * spread * math.sqrt(1 / len(values) + 1 / further)
     centre = statistics.fmean(values)
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def judged(value: float, expected: Interval | None, ours: float | None, doubts: Sequence[str], source: Source) -> str:
-    """Of ours. Chosen on the test images, a number can only be too high: below it, nothing follows."""
+    """Judge our number; if ours is below one that was chosen on the test images, nothing follows."""
     if doubts or expected is None or ours is None:
         return NOT_COMPARABLE
     low, high = expected
@@ -227,17 +231,21 @@ def judged(value: float, expected: Interval | None, ours: float | None, doubts: 
 
 
 def findings(known: Published, sets: set[str]) -> list[str]:
-    return [_said(known, finding) for finding in known.findings if known.claims[finding.higher].data in sets]
+    return [_note(known, finding) for finding in known.findings if known.claims[finding.higher].data in sets]
 
 
-def _said(known: Published, finding: Finding) -> str:
+def _note(known: Published, finding: Finding) -> str:
+    """Say whether a difference that a source claims is larger than the error of its test images."""
     higher, lower = known.claims[finding.higher], known.claims[finding.lower]
     one, other = higher.values["accuracy"], lower.values["accuracy"]
     images = known.test_images[higher.data]
+
+    # The sources give one run each: their scatter over seeds is unknown, that over images is not.
     z = images_z(one, other, images)
     verdict = (
         "cannot be told apart" if images_p(z) >= ALPHA else "differ on these images; of other seeds nothing is known"
     )
+
     return "; ".join(
         [
             f"{higher.data}, claimed: {finding.says}. {100 * one:.2f} and {100 * other:.2f}, of one run each, "
@@ -248,10 +256,10 @@ def _said(known: Published, finding: Finding) -> str:
 
 
 def images_z(one: float, other: float, images: int) -> float:
-    """Difference of two accuracies in standard errors, as if each had been measured on images of its own."""
+    """Return the difference of two accuracies in standard errors, as if each were measured on images of its own."""
     return (one - other) / math.hypot(images_error(one, images), images_error(other, images))
 
 
 def images_p(z: float) -> float:
-    """Two-sided."""
+    """Return the two-sided p value of z."""
     return 2 * (1 - statistics.NormalDist().cdf(abs(z)))

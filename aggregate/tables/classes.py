@@ -1,6 +1,6 @@
-"""What the classes are to the methods: how well each is told, and which are taken for which.
+"""These tables are about classes: how well each is recognised, and which are taken for which.
 
-Runs are kept without what is this large; it is read again, of the methods that are shown alone.
+Runs are held in memory without numbers of each class, which are large; they are read again for the methods shown.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,36 +23,40 @@ RATES = ("precision", "recall", "f1_score")
 
 
 def bulk_of_test(run: Run, name: str) -> Any:
-    """`per_class` or `confusion_matrix`, again from the file."""
+    """Read `per_class` or `confusion_matrix` from the run's result again."""
     test = (read_json(RunDir(run.path).result) or {}).get("test")
     return test.get(name) if isinstance(test, Mapping) else None
 
 
 def leaders(methods: Sequence[Method]) -> dict[str, list[Method]]:
-    """Of each data set, the best on validation first."""
+    """Return the leading methods of each data set, the best on validation first."""
     return {data: by_validation(members)[:MOST_METHODS] for data, members in by_data(trained(methods)).items()}
 
 
 def _selection(methods: Sequence[Method]) -> str:
-    return selection_sentence(run for members in leaders(methods).values() for each in members for run in each.runs)
+    leading = [method for members in leaders(methods).values() for method in members]
+    return selection_sentence(run for method in leading for run in method.runs)
 
 
 # --- each class -------------------------------------------------------------------------------------------------
 
 
 def per_class(methods: Sequence[Method]) -> Table | None:
-    """First the rows that are printed."""
+    """Make the table of classes; its first rows are printed, the CSV has all."""
     printed: list[Row] = []
     others: list[Row] = []
     for members in leaders(methods).values():
+        # On paper a data set has room for one method, and of many classes for those that matter most.
         best, *rest = [list(_class_rows(method)) for method in members]
         hardest = sorted(best, key=lambda row: row["f1_score_mean"])[:MOST_CLASSES]
         kept = {row["class"] for row in hardest}
         printed += [row for row in best if row["class"] in kept]
+
         others += [row for row in best if row["class"] not in kept]
         others += [row for rows in rest for row in rows]
     if not printed:
         return None
+
     caption = (
         "Precision, recall and F1 of each class on the test images in %, mean ± standard deviation over n runs, of the "
         f"method of the highest validation accuracy on each data set; of more than {MOST_CLASSES} classes, those of "
@@ -68,35 +72,35 @@ def per_class(methods: Sequence[Method]) -> Table | None:
 
 
 def _class_rows(method: Method) -> Iterator[dict[str, Any]]:
-    for name, told in class_scores(method).items():
+    for name, scores in class_scores(method).items():
         yield {
             "data": method.data,
             "method": method.label,
             "class": name,
-            "images": max(score["n"] for _, score in told),
-            "n": len(told),
-            **{f"{rate}_mean": mean_of(_rates(told, rate)) for rate in RATES},
-            **{f"{rate}_std": deviation(_rates(told, rate)) for rate in RATES},
-            "runs": run_names(run for run, _ in told),
+            "images": max(score["n"] for _, score in scores),
+            "n": len(scores),
+            **{f"{rate}_mean": mean_of(_rates(scores, rate)) for rate in RATES},
+            **{f"{rate}_std": deviation(_rates(scores, rate)) for rate in RATES},
+            "runs": run_names(run for run, _ in scores),
         }
 
 
 Scores = Sequence[tuple[Run, Mapping[str, Any]]]  # what each run's result says of one class
 
 
-def _rates(told: Scores, rate: str) -> list[float]:
-    return [score[rate] for _, score in told if isinstance(score.get(rate), int | float)]
+def _rates(scores: Scores, rate: str) -> list[float]:
+    return [score[rate] for _, score in scores if isinstance(score.get(rate), int | float)]
 
 
 def class_scores(method: Method) -> Mapping[str, Scores]:
-    """By class, with the run that it is of; classes without images have none."""
-    found: dict[str, list[tuple[Run, Mapping[str, Any]]]] = {}
+    """Return the scores of each class, with the runs that they are of; classes without images have none."""
+    by_class: dict[str, list[tuple[Run, Mapping[str, Any]]]] = {}
     for run in method.runs:
-        told = bulk_of_test(run, "per_class")
-        for score in told if isinstance(told, list) else ():
+        scores = bulk_of_test(run, "per_class")
+        for score in scores if isinstance(scores, list) else ():
             if isinstance(score, Mapping) and _is_score(score):
-                found.setdefault(str(score.get("class")), []).append((run, score))
-    return found
+                by_class.setdefault(str(score.get("class")), []).append((run, score))
+    return by_class
 
 
 def _is_score(score: Mapping[str, Any]) -> bool:
@@ -108,12 +112,13 @@ def _is_score(score: Mapping[str, Any]) -> bool:
 
 
 def confusion(methods: Sequence[Method]) -> Table | None:
-    """First the rows that are printed."""
-    found = [list(_confusion_rows(members[0])) for members in leaders(methods).values()]
-    printed = [row for rows in found for row in rows[:MOST_CONFUSIONS]]
+    """Make the table of confusions; its first rows are printed, the CSV has all."""
+    by_data_set = [_confusion_rows(members[0]) for members in leaders(methods).values()]
+    printed = [row for rows in by_data_set for row in rows[:MOST_CONFUSIONS]]
+    others = [row for rows in by_data_set for row in rows[MOST_CONFUSIONS:]]
     if not printed:
         return None
-    others = [row for rows in found for row in rows[MOST_CONFUSIONS:]]
+
     caption = (
         "What is most often taken for what on the test images, by the method of the highest validation accuracy on "
         f"each data set: the {MOST_CONFUSIONS} pairs with the largest share of the true class's images in %, mean ± "
@@ -128,15 +133,18 @@ def confusion(methods: Sequence[Method]) -> Table | None:
 
 
 def _confusion_rows(method: Method) -> list[dict[str, Any]]:
-    """The most frequent first."""
+    """Return a row for each pair of classes, the most frequent confusion first."""
     counts, names = confusion_counts(method)
     if counts is None:
         return []
+
+    # Shares of the true class's images: counts would show the large classes, not the difficult ones.
     images = counts.sum(axis=2, keepdims=True)
     shares = np.divide(counts, images, out=np.zeros(counts.shape), where=images > 0)
     means = shares.mean(axis=0)
     np.fill_diagonal(means, 0.0)
     order = np.argsort(-means, axis=None, kind="stable")[: np.count_nonzero(means)]
+
     return [
         {
             "data": method.data,
@@ -154,7 +162,10 @@ def _confusion_rows(method: Method) -> list[dict[str, Any]]:
 
 
 def confusion_counts(method: Method) -> tuple[np.ndarray | None, list[str]]:
-    """Counts (runs, classes, classes) and names; None where a run does not tell, or tells of other classes."""
+    """Return counts (runs, classes, classes) and names of classes.
+
+    The counts are None if a run has no matrix, or if runs have matrices of different classes.
+    """
     names = [str(name) for name in method.first.fact("data.classes") or ()]
     try:
         counts = np.array([bulk_of_test(run, "confusion_matrix") for run in method.runs], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Pairs of methods on the same images: over the seeds that both have, and on the test images themselves."""
+"""This table compares pairs of methods on the same images: over common seeds, and on the test images themselves."""
 
 import functools
 import hashlib
@@ -42,12 +42,13 @@ def comparisons(methods: Sequence[Method]) -> Table | None:
 
 
 CAPTION = (
-    "First less second method, test accuracy in points, over the n seeds that both have; 95 % interval by Student's t, "
-    "not corrected. p: paired t test, corrected for all pairs of this table (Holm); the verdict is its, at 0.05, and "
-    "speaks of seeds, on these test images. ≈: these seeds cannot tell. ?: no test without two common seeds. More "
-    "seeds: that would tell in four experiments of five, were the difference as seen. p, signs: exact sign-flip test, "
-    "not corrected; with five seeds it cannot fall below 0.05. p, images: McNemar's exact test of the same seeds on "
-    "the same test images, not corrected; several seeds by Rüger's rule, which holds however they depend on each other."
+    "First less second method, test accuracy in points, over the n seeds that both have; 95 % interval by Student's "
+    "t, not corrected. p: paired t test, corrected for all pairs of this table (Holm). The verdict is that of this "
+    "test at 0.05; it is about seeds, on these test images. ≈: these seeds cannot tell. ?: no test without two common "
+    "seeds. More seeds: how many would tell in four experiments of five if the difference is as seen. p, signs: exact "
+    "sign-flip test, not corrected; with five seeds it cannot fall below 0.05. p, images: McNemar's exact test of the "
+    "same seeds on the same test images, not corrected; several seeds are combined by Rüger's rule, which holds "
+    "however they depend on each other."
 )
 
 
@@ -74,40 +75,45 @@ COLUMNS = [
 
 
 def choose_pairs(methods: Sequence[Method]) -> tuple[list[Pair], bool]:
-    """All pairs that were tested on the same images; of too many, those with the best of each data set.
+    """Return all pairs that were tested on the same images, and whether these are all.
 
-    The best by validation: whoever were chosen by the test images would be flattered by them.
+    If there are too many, only those with the best method of each data set are kept. It is the best by validation: a
+    method that was chosen by the test images would be flattered by them.
     """
-    rooms: dict[Any, list[Method]] = {}
+    groups: dict[Any, list[Method]] = {}  # by what makes test images the same
     for method in methods:
         first = method.first
-        rooms.setdefault((method.data, first.fact("data.digest"), first.fact("test.n")), []).append(method)
-    if sum(len(room) * (len(room) - 1) // 2 for room in rooms.values()) <= MOST_PAIRS:
-        return [pair for room in rooms.values() for pair in itertools.combinations(room, 2)], True
-    return [pair for room in rooms.values() for pair in _with_best(room)], False
+        groups.setdefault((method.data, first.fact("data.digest"), first.fact("test.n")), []).append(method)
+    if sum(len(group) * (len(group) - 1) // 2 for group in groups.values()) <= MOST_PAIRS:
+        return [pair for group in groups.values() for pair in itertools.combinations(group, 2)], True
+    return [pair for group in groups.values() for pair in _with_best(group)], False
 
 
-def _with_best(room: Sequence[Method]) -> Iterator[Pair]:
-    best = max(room, key=lambda method: statistics.fmean(method.values("val.accuracy") or [0.0]))
-    return ((best, method) for method in room if method is not best)
+def _with_best(group: Sequence[Method]) -> Iterator[Pair]:
+    best = max(group, key=lambda method: statistics.fmean(method.values("val.accuracy") or [0.0]))
+    return ((best, method) for method in group if method is not best)
 
 
 def pair_row(first: Method, second: Method) -> dict[str, Any]:
-    """Without what only the whole table can tell."""
+    """Return the row of two methods, without the verdict, which needs the whole table."""
+    # Seed by seed, because runs of one seed see the images in the same order: some of the scatter cancels out.
     one, other = first.by_seed("test.accuracy"), second.by_seed("test.accuracy")
     seeds = sorted(one.keys() & other.keys())
     by_seed = [one[seed] - other[seed] for seed in seeds]
-    names = {"data": first.data, "first": first.label, "second": second.label, "n": len(seeds)}
-    found = compare_paired(by_seed) if seeds else None
-    low, high = (found.interval if found else None) or (None, None)
+    paired = compare_paired(by_seed) if seeds else None
+    low, high = (paired.interval if paired else None) or (None, None)
+
     return {
-        **names,
-        "difference": found.difference if found else None,
+        "data": first.data,
+        "first": first.label,
+        "second": second.label,
+        "n": len(seeds),
+        "difference": paired.difference if paired else None,
         "difference_std": deviation(by_seed),
         "difference_low": low,
         "difference_high": high,
-        "p_t": found.p_t if found else None,
-        "p_signs": found.p_signs if found else None,
+        "p_t": paired.p_t if paired else None,
+        "p_signs": paired.p_signs if paired else None,
         "p_images": p_on_images(first, second, seeds),
         "differ": ", ".join(differences(first.runs, second.runs)),
         "runs": run_names([*first.runs, *second.runs]),
@@ -129,7 +135,7 @@ def with_verdicts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _seeds_to_come(row: Row, p: float | None, tests: int) -> int | None:
-    """At the level of the smallest p among so many, because what the others will be is not known."""
+    """Estimate further seeds at Holm's strictest level, because what the other p values will be is not known."""
     if p is None or p < ALPHA:
         return None
     return more_seeds(row["n"], row["difference"], row["difference_std"], ALPHA / tests)
@@ -139,13 +145,13 @@ def _seeds_to_come(row: Row, p: float | None, tests: int) -> int | None:
 
 
 def p_on_images(first: Method, second: Method, seeds: Sequence[int]) -> float | None:
-    """McNemar's p over the common seeds; None unless every one has the predictions of both on the same images."""
+    """Return McNemar's p over the common seeds; None unless each has the predictions of both on the same images."""
     ones, others = ({run.seed: run for run in method.runs} for method in (first, second))
     if min(len(ones) - len(first.runs), len(others) - len(second.runs)) < 0:  # which of two runs to take?
         return None
-    found = [_mcnemar(ones[seed], others[seed]) for seed in seeds]
-    known = [p for p in found if p is not None]
-    return combine_dependent(known) if known and len(known) == len(found) else None
+    p_values = [_mcnemar(ones[seed], others[seed]) for seed in seeds]
+    known = [p for p in p_values if p is not None]
+    return combine_dependent(known) if known and len(known) == len(p_values) else None
 
 
 def _mcnemar(one: Run, other: Run) -> float | None:
@@ -157,14 +163,14 @@ def _mcnemar(one: Run, other: Run) -> float | None:
 
 @functools.lru_cache(maxsize=10_000)
 def right_answers(folder: Path) -> tuple[np.ndarray, bytes] | None:
-    """Which test images a run got right, and a fingerprint of their labels; None where it does not tell.
+    """Return which test images a run got right, and a fingerprint of their labels; None if there are no predictions.
 
-    Images with several labels have no right and wrong of their own.
+    Images with several labels are neither right nor wrong as a whole, so that they give None too.
     """
-    found = read_arrays(RunDir(folder).predictions("test"), ("logits", "labels"))
-    if not found:
+    arrays = read_arrays(RunDir(folder).predictions("test"), ("logits", "labels"))
+    if not arrays:
         return None
-    logits, labels = found
+    logits, labels = arrays
     if labels.ndim != 1 or logits.shape[:1] != labels.shape or logits.ndim != 2:
         return None
     fingerprint = hashlib.sha256(np.ascontiguousarray(labels, dtype=np.int64).tobytes()).digest()

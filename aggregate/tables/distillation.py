@@ -1,4 +1,4 @@
-"""Students: their teachers, and what distillation brought them over the same student alone."""
+"""This table compares students with the same students trained alone, and tells of their teachers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,25 +27,24 @@ CAPTION = (
     "Gain: test accuracy of the student less that of the same student trained alone, in points, over the n seeds that "
     "both have; 95 % interval by Student's t. p: paired t test, corrected for all rows of this table (Holm); negative "
     "transfer is a loss with p below 0.05, ≈ is neither. Gate: teachers that passed (no worse on validation than the "
-    "student alone, no worse on test than published); where one did not, a loss tells of the teacher and not of "
-    "the distillation. Agreement: with the teacher on validation images."
+    "student alone, no worse on test than published); if one did not, a loss may be due to the teacher and not to "
+    "distillation. Agreement: with the teacher on validation images."
 )
 
 
 def distillation(methods: Sequence[Method]) -> Table | None:
     chosen = trained(methods)
-    pairs = [
-        (student, alone)
-        for student in chosen
-        if student.runs and is_taught(student)
-        for alone in (student_alone(student, chosen),)
-    ]
-    if not pairs:
+    students = [method for method in chosen if method.runs and is_taught(method)]
+    if not students:
         return None
+
+    # The verdicts need all rows at once, since p values are corrected for the number of students.
+    pairs = [(student, student_alone(student, chosen)) for student in students]
     rows = with_verdicts([_row(student, alone) for student, alone in pairs])
-    marks, notes = footnotes([_said(student, alone) for student, alone in pairs])
+    marks, notes = footnotes([_remarks(student, alone) for student, alone in pairs])
     rows = [{**row, "effect": _effect(row), "notes": mark} for row, mark in zip(rows, marks, strict=True)]
-    runs = [run for student, _ in pairs for run in student.runs]
+
+    runs = [run for student in students for run in student.runs]
     return Table("distillation", "Distillation", f"{CAPTION} {selection_sentence(runs)}", COLUMNS, rows, notes)
 
 
@@ -77,7 +76,7 @@ def is_taught(method: Method) -> bool:
 
 
 def student_alone(student: Method, methods: Sequence[Method]) -> Method | None:
-    """The same network on the same images without a teacher; of several, that with the most settings in common."""
+    """Find the same network on the same images without a teacher; of several, the one with most settings in common."""
     alone = [
         method
         for method in methods
@@ -95,7 +94,7 @@ def _network_differs(one: Method, other: Method) -> bool:
 
 
 def differing_settings(one: Method, other: Method) -> list[str]:
-    """But for those of the distillation, and the token that only a teacher makes use of."""
+    """Name the settings in which two methods differ, without those that only a student with a teacher has."""
     left, right = _comparable(one), _comparable(other)
     names = dict.fromkeys([*left, *right])
     return [name for name in names if left.get(name) != right.get(name)]
@@ -111,17 +110,21 @@ def _comparable(method: Method) -> Mapping[str, Any]:
 
 
 def _row(student: Method, alone: Method | None) -> dict[str, Any]:
-    passed = [run.fact("distillation.gate.passed") for run in student.runs]
-    asked = [each for each in passed if isinstance(each, bool)]
     return {
         **(pair_row(student, alone) if alone else _without_pair(student)),
         "teacher": student.parent,
         "teacher_accuracy": mean_of(student.values("teacher.test_accuracy")),
-        "gate_passed": sum(asked),
-        "gate_asked": len(asked),
+        **gate_counts(student),
         "agreement": mean_of(student.values("distillation.agreement_on_validation.all")),
         "student_accuracy": mean_of(student.values("test.accuracy")),
     }
+
+
+def gate_counts(student: Method) -> dict[str, int]:
+    """Count the runs that judged their teacher before training, and those whose teacher passed."""
+    answers = [run.fact("distillation.gate.passed") for run in student.runs]
+    judged = [passed for passed in answers if isinstance(passed, bool)]
+    return {"gate_passed": sum(judged), "gate_asked": len(judged)}
 
 
 def _without_pair(student: Method) -> dict[str, Any]:
@@ -131,18 +134,18 @@ def _without_pair(student: Method) -> dict[str, Any]:
 
 
 def _effect(row: Row) -> str:
-    """A loss under teachers that the gate doubts may be theirs: it is not called negative transfer alone."""
+    """Name the effect; if the gate doubts a teacher, a loss may be the teacher's and not that of distillation."""
     if row["verdict"] == "worse" and row["gate_passed"] < row["gate_asked"]:
         return f"{EFFECTS['worse']}, or weak teachers"
     return EFFECTS.get(str(row["verdict"]), str(row["verdict"]))
 
 
-def _said(student: Method, alone: Method | None) -> list[str]:
-    said = [f"weak teacher: {doubt}" for doubt in _doubts(student)[:1]]
+def _remarks(student: Method, alone: Method | None) -> list[str]:
+    remarks = [f"weak teacher: {doubt}" for doubt in _doubts(student)[:1]]
     if alone is None:
-        return [*said, "no run of the same student alone is among these"]
+        return [*remarks, "no run of the same student alone is among these"]
     differing = differing_settings(student, alone)
-    return [*said, f"the student alone differs in {', '.join(differing)}"] if differing else said
+    return [*remarks, f"the student alone differs in {', '.join(differing)}"] if differing else remarks
 
 
 def _doubts(student: Method) -> list[str]:

@@ -1,5 +1,6 @@
-"""How networks place the test images, where eval/explain.py has kept it: along how many directions, and how far apart
-the classes lie. Of leading methods alone: measuring one run's takes up to a second.
+"""This table measures how networks embed the test images: along how many directions, and how far apart classes lie.
+
+It has only runs whose embeddings eval/explain.py has kept, and only leading methods: one run takes up to a second.
 """
 
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ def embeddings(methods: Sequence[Method]) -> Table | None:
     rows = [row for method in shown if (row := _row(method))]
     if not rows:
         return None
+
+    # The caption defines each measure, since all of them have other definitions too.
     caption = (
         "Test images as the network embeds them before its classifier, mean ± standard deviation over the n runs whose "
         "embeddings were kept. Effective rank: exponential of the entropy of the covariance's eigenvalues: the "
@@ -33,6 +36,7 @@ def embeddings(methods: Sequence[Method]) -> Table | None:
         f"on each data set, and of at most {MOST_IMAGES:,} images. "
         f"{selection_sentence(run for method in shown for run in method.runs)}"
     )
+
     columns = [
         *(text("data", "data"), text("method", "method"), number("n", "n", "d"), number("images", "images", "d")),
         number("dimension", "dimension", "d"),
@@ -50,31 +54,36 @@ def _spread(row: Row, name: str, form: str) -> str:
 
 
 def _row(method: Method) -> dict[str, Any] | None:
-    found = [(run, *kept) for run in method.runs if (kept := read_embeddings(run))]
-    if not found:
+    kept = [(run, *embedded) for run in method.runs if (embedded := read_embeddings(run))]
+    if not kept:
         return None
-    runs, points, labels = zip(*found, strict=True)
-    measured = [measures(*each) for each in zip(points, labels, strict=True)]
-    return {
+
+    # A run is measured by itself: networks of different seeds use different directions.
+    measured = [measures(points, labels) for _, points, labels in kept]
+    row = {
         "data": method.data,
         "method": method.label,
-        "n": len(runs),
-        "images": max(map(len, points)),
-        "dimension": points[0].shape[1],
-        **{k: v for name in MEASURES for k, v in estimate(name, [each[name] for each in measured]).items()},
-        "runs": run_names(runs),
+        "n": len(kept),
+        "images": max(len(points) for _, points, _ in kept),
+        "dimension": kept[0][1].shape[1],
     }
+    for name in MEASURES:
+        row |= estimate(name, [values[name] for values in measured])
+    return {**row, "runs": run_names(run for run, _, _ in kept)}
 
 
 def read_embeddings(run: Run) -> tuple[np.ndarray, np.ndarray] | None:
-    """Embeddings (n, dim) and labels (n,); None where they are absent, damaged, or of images with several labels."""
-    found = read_arrays(RunDir(run.path).evaluation("explain") / "embeddings.npz", ("embeddings", "labels"))
-    if not found:
+    """Read embeddings (n, dim) and labels (n,); None if they are absent, damaged, or of images with several labels."""
+    arrays = read_arrays(RunDir(run.path).evaluation("explain") / "embeddings.npz", ("embeddings", "labels"))
+    if not arrays:
         return None
-    points, labels = found[0].astype(np.float64), found[1]
+
+    points, labels = arrays[0].astype(np.float64), arrays[1]
     if points.ndim != 2 or labels.ndim != 1 or len(points) != len(labels) or len(points) <= NEIGHBOURS:
         return None
-    if len(points) > MOST_IMAGES:  # by lot: every third image could be of one class
+
+    # Images are drawn by lot: every third could be of one class.
+    if len(points) > MOST_IMAGES:
         drawn = np.random.default_rng(0).choice(len(points), MOST_IMAGES, replace=False)
         points, labels = points[drawn], labels[drawn]
     usable = points.shape[1] > 0 and np.isfinite(points).all() and len(np.unique(labels)) > 1
@@ -95,7 +104,10 @@ def measures(points: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def effective_rank(points: np.ndarray) -> float:
-    """exp of the entropy of the covariance's eigenvalues as shares (Roy and Vetterli 2007); 1 where all are equal."""
+    """Return exp of the entropy of the covariance's eigenvalues as shares (Roy and Vetterli 2007).
+
+    It is 1 if all points are equal.
+    """
     variances = np.linalg.svd(points - points.mean(axis=0), compute_uv=False) ** 2
     if not variances.sum():
         return 1.0
@@ -113,24 +125,31 @@ def cosine_distances(points: np.ndarray) -> np.ndarray:
 
 
 def silhouette(distances: np.ndarray, labels: np.ndarray) -> float:
-    """Mean over points of (b - a) / max(a, b): a to the others of its class, b to the nearest other class.
+    """Return the mean over points of (b - a) / max(a, b) (Rousseeuw 1987).
 
-    A point that is alone in its class counts as 0 (Rousseeuw 1987).
+    a is a point's mean distance to the others of its class, b that to the nearest other class. A point that is alone
+    in its class counts as 0.
     """
     classes, own, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     sums = distances @ np.eye(len(classes))[own]  # (n, classes)
     rows = np.arange(len(labels))
     inside = sums[rows, own] / np.maximum(sizes[own] - 1, 1)
+
+    # Infinity keeps a point's own class from being its nearest other one.
     means = sums / sizes
     means[rows, own] = np.inf
     outside = means.min(axis=1)
+
     widest = np.maximum(inside, outside)
     scores = np.divide(outside - inside, widest, out=np.zeros(len(labels)), where=(widest > 0) & (sizes[own] > 1))
     return float(scores.mean())
 
 
 def neighbours_accuracy(distances: np.ndarray, labels: np.ndarray) -> float:
-    """Leave-one-out; of classes with as many votes the first in order wins, as in scikit-learn."""
+    """Return the share of points whose neighbours vote for their class, each point being left out of its own vote.
+
+    Of classes with equally many votes the first in order wins, as in scikit-learn.
+    """
     _, own = np.unique(labels, return_inverse=True)
     others = distances.copy()
     np.fill_diagonal(others, np.inf)
@@ -140,7 +159,7 @@ def neighbours_accuracy(distances: np.ndarray, labels: np.ndarray) -> float:
 
 
 def between_share(points: np.ndarray, labels: np.ndarray) -> float:
-    """Variance of the classes' means, weighted by their sizes, over the whole variance; 0 where there is none."""
+    """Return the variance of the classes' means, weighted by their sizes, over the whole variance; 0 if that is 0."""
     _, own, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     sums = np.zeros((len(sizes), points.shape[1]))
     np.add.at(sums, own, points)

@@ -1,7 +1,7 @@
-"""How methods learn: where validation turned, and what the best and the last epoch are worth."""
+"""This table shows how methods learn: where validation turned, and what the best and the last epoch are worth."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,16 +19,16 @@ CAPTION = (
 
 
 def overfitting(methods: Sequence[Method]) -> Table | None:
-    told = [method for method in map(_with_history, trained(methods)) if method.runs]
-    if not told:
+    recorded = [method for method in map(_with_history, trained(methods)) if method.runs]
+    if not recorded:
         return None
-    rows = [_row(method) for method in told]
-    runs = [run for method in told for run in method.runs]
+    rows = [_row(method) for method in recorded]
+    runs = [run for method in recorded for run in method.runs]
     return Table("overfitting", "Overfitting", f"{CAPTION} {selection_sentence(runs)}", COLUMNS, rows)
 
 
 def _turning_point(row: Row) -> str:
-    """Mean over the runs that have one; of how many, where not all have."""
+    """Show the mean over the runs that have one, and their number unless all have."""
     point = row["turning_point"]
     if point is None or point == NO_TURN:
         return NOTHING if point is None else str(NO_TURN)
@@ -66,33 +66,38 @@ def _with_history(method: Method) -> Method:
 
 
 def _row(method: Method) -> dict[str, Any]:
-    learned = [run.learning for run in method.runs]
-    best, last = [each.chosen for each in learned], [each.last for each in learned]
-    both = [each for each in best if {"train_accuracy", "val_accuracy"} <= each.keys()]
-    points = [each.turning_point for each in learned if each.turning_point is not None]
+    histories = [run.learning for run in method.runs]
+    best = [history.chosen for history in histories]
+    last = [history.last for history in histories]
+    measured = [epoch for epoch in best if {"train_accuracy", "val_accuracy"} <= epoch.keys()]
+
+    # Short runs count neither as turned nor as not turned.
+    points = [history.turning_point for history in histories if history.turning_point is not None]
     turned = [point for point in points if point != NO_TURN]
+
     return {
         "data": method.data,
         "method": method.label,
-        "n": len(learned),
+        "n": len(histories),
         "turning_point": mean_of(turned) if turned else (NO_TURN if points else None),
         "turned": len(turned),
         "best_epoch": mean_of(method.values("selection.epoch")),
         "epochs": mean_of(method.values("cost.epochs")),
-        **{f"last_{name}": mean_of([each.get(name) for each in last]) for name in ("val_loss", "val_accuracy")},
-        **{
-            name: mean_of([each.get(name) for each in best])
-            for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
-        },
-        "gap": mean_of([each["train_accuracy"] - each["val_accuracy"] for each in both]),
+        **{f"last_{name}": _mean(last, name) for name in ("val_loss", "val_accuracy")},
+        **{name: _mean(best, name) for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")},
+        "gap": mean_of([epoch["train_accuracy"] - epoch["val_accuracy"] for epoch in measured]),
         "test_nll": mean_of(method.values("test.nll")),
         "test_accuracy": mean_of(method.values("test.accuracy")),
-        "pattern": _pattern(learned),
+        "pattern": _pattern(histories),
         "runs": method.run_names,
     }
 
 
-def _pattern(learned: Sequence[Learning]) -> str | None:
-    """What holds for more than half of the runs of which it is known."""
-    known = Counter(each.pattern for each in learned if each.pattern)
+def _mean(epochs: Sequence[Mapping[str, float]], name: str) -> float | None:
+    return mean_of([epoch.get(name) for epoch in epochs])
+
+
+def _pattern(histories: Sequence[Learning]) -> str | None:
+    """Return the pattern of more than half of the runs whose pattern is known, else MIXED."""
+    known = Counter(history.pattern for history in histories if history.pattern)
     return next((name for name, count in known.items() if 2 * count > known.total()), MIXED if known else None)

@@ -1,4 +1,4 @@
-"""The table of results: a row for each method, its scores with their spread and interval."""
+"""The table of results has a row for each method: its scores, with their spread and interval."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,8 +10,9 @@ from aggregate.inference.estimates import (
     interquartile_means,
     wilson_interval,
 )
-from aggregate.runs.methods import Method, estimate, mean_of, same, trained, unfinished_text
+from aggregate.runs.methods import Method, estimate, mean_of, same, trained
 from aggregate.runs.origins import between, row_notes, selection_sentence
+from aggregate.tables.runs import unfinished_text
 from aggregate.tables.table import Column, Table, footnotes, number, percent, percent_interval, percent_spread, text
 
 SCORES = ("precision", "recall", "f1_score", "macro_auc", "nll", "brier", "ece")
@@ -22,16 +23,19 @@ def summary(methods: Sequence[Method]) -> Table | None:
     chosen = trained(methods)
     if not chosen:
         return None
+
     runs = [method.runs for method in chosen]
     marks, notes = footnotes(row_notes(runs))
     rows = [{**_summary_row(method), "notes": mark} for method, mark in zip(chosen, marks, strict=True)]
-    everything = [run for each in runs for run in each]
+
+    # Tables are copied without their page: what the numbers are of, and by which rule, goes with them.
+    everything = [run for method in chosen for run in method.runs]
     caption = (
         "Test accuracy in %: mean ± standard deviation over n runs that differ in their seed, and the 95 % interval "
         "of that mean by Student's t (none for n = 1, or where all runs are equal). "
         f"{selection_sentence(everything)} "
-        "Test-set error: what the number of test images alone leaves open, one standard error; the interval does not "
-        "hold it. Precision, recall, F1 and AUC are means over classes; NLL in nats."
+        "Test-set error: one standard error of the accuracy that comes from the number of test images alone; the "
+        "interval does not include it. Precision, recall, F1 and AUC are means over classes; NLL in nats."
     )
     return Table("summary", "Results", caption, _summary_columns(rows), rows, [*notes, *between(runs)])
 
@@ -40,8 +44,12 @@ def _summary_row(method: Method) -> dict[str, Any]:
     accuracies = method.values("test.accuracy")
     images = same(run.fact("test.n") for run in method.runs)
     mean = mean_of(accuracies)
-    plain = mean is not None and images and same(run.fact("data.task") for run in method.runs) != "multi-label"
-    wilson = wilson_interval(mean, images) if plain and mean is not None else (None, None)
+
+    # An accuracy over several labels of an image is no share of images, so the binomial error does not hold for it.
+    is_share = mean is not None and images and same(run.fact("data.task") for run in method.runs) != "multi-label"
+    error = images_error(mean, images) if is_share and mean is not None else None
+    low, high = wilson_interval(mean, images) if is_share and mean is not None else (None, None)
+
     return {
         "data": method.data,
         "method": method.label,
@@ -52,9 +60,9 @@ def _summary_row(method: Method) -> dict[str, Any]:
         "accuracy_max": max(accuracies, default=None),
         **_robust(accuracies),
         "test_images": images,
-        "test_set_error": images_error(mean, images) if plain and mean is not None else None,
-        "test_set_low": wilson[0],
-        "test_set_high": wilson[1],
+        "test_set_error": error,
+        "test_set_low": low,
+        "test_set_high": high,
         "val_accuracy": mean_of(method.values("val.accuracy")),
         **{name: mean_of(method.values(f"test.{name}")) for name in SCORES},
         "parameters": same(run.fact("model.parameters") for run in method.runs),
@@ -64,18 +72,18 @@ def _summary_row(method: Method) -> dict[str, Any]:
 
 
 def _robust(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean of the middle half, with its bootstrap interval where there are values enough to draw from."""
+    """Return the mean of the middle half, with its bootstrap interval if there are enough values to draw from."""
     enough = len(values) >= FEWEST_FOR_BOOTSTRAP
     low, high = (bootstrap_interval(values, interquartile_means) if enough else None) or (None, None)
     return {"iqm": interquartile_mean(values) if values else None, "iqm_low": low, "iqm_high": high}
 
 
 def _summary_columns(rows: Sequence[dict[str, Any]]) -> list[Column]:
+    unfinished = [text("not finished", "unfinished")] if any(row["unfinished"] for row in rows) else []
+    notes = [text("notes", "notes")] if any(row["notes"] for row in rows) else []
     return [
-        text("data", "data"),
-        text("method", "method"),
-        number("n", "n", "d"),
-        *([text("not finished", "unfinished")] if any(row["unfinished"] for row in rows) else []),
+        *(text("data", "data"), text("method", "method"), number("n", "n", "d")),
+        *unfinished,
         percent_spread("test accuracy", "accuracy"),
         percent_interval("95 % interval", "accuracy"),
         percent("test-set error", "test_set_error"),
@@ -83,5 +91,5 @@ def _summary_columns(rows: Sequence[dict[str, Any]]) -> list[Column]:
         number("AUC", "macro_auc", ".4f"),
         number("NLL", "nll"),
         number("ECE", "ece"),
-        *([text("notes", "notes")] if any(row["notes"] for row in rows) else []),
+        *notes,
     ]

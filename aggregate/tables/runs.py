@@ -1,10 +1,11 @@
-"""Each run by itself: what was counted, and what was not and why."""
+"""This module lists each run: those that were counted with their numbers, the others with the reason."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from aggregate.runs.cells import AskedRun
 from aggregate.runs.collect import LeftOut, Run, flatten
-from aggregate.runs.methods import AskedRun, Method
+from aggregate.runs.methods import Method
 from aggregate.runs.origins import image_of
 from aggregate.tables.table import Row, Table, text
 
@@ -13,7 +14,7 @@ METRICS = ("test", "val", "shift.clean", "shift.corrupted")
 
 
 def run_rows(methods: Sequence[Method]) -> Sequence[Row]:
-    """For runs.csv: settings that differ between runs, metrics, cost, provenance."""
+    """Return the rows of runs.csv: settings that differ between runs, metrics, cost, provenance."""
     runs = [run for method in methods for run in method.runs]
     differing = differing_settings(runs)
     rows = [_run_row(method, run, differing) for method in methods for run in method.runs]
@@ -21,7 +22,7 @@ def run_rows(methods: Sequence[Method]) -> Sequence[Row]:
 
 
 def differing_settings(runs: Sequence[Run]) -> list[str]:
-    """Of settings, those that not all runs share."""
+    """Name the settings that not all runs share."""
     names = dict.fromkeys(name for run in runs for name in run.settings)
     absent = object()
     return [
@@ -40,6 +41,7 @@ def _run_row(method: Method, run: Run, differing: Sequence[str]) -> dict[str, An
         "data": run.data,
         "seed": run.seed,
         **settings,
+        # Every number that the result has, under the place that it has there.
         **{f"{part}.{name}": value for part in METRICS for name, value in _numbers(run.fact(part)).items()},
         "selection.rule": run.fact("selection.rule"),
         "selection.epoch": run.fact("selection.epoch"),
@@ -68,8 +70,15 @@ def _provenance(run: Run) -> dict[str, Any]:
     }
 
 
+# --- what is not counted ----------------------------------------------------------------------------------------
+
+
+def unfinished_text(method: Method) -> str:
+    return ", ".join(f"{count} {state}" for state, count in sorted(method.unfinished.items()))
+
+
 def unfinished(cells: Sequence[AskedRun], runs: Sequence[Run], left_out: Sequence[LeftOut]) -> Table | None:
-    """Cells of the sweep without a usable result, and folders that were left out."""
+    """List the cells of the sweep without a usable result, and the folders that were left out."""
     finished = {run.path for run in runs}
     reasons = {left.path: left.reason for left in left_out}
     rows: list[dict[str, Any]] = [
@@ -82,14 +91,17 @@ def unfinished(cells: Sequence[AskedRun], runs: Sequence[Run], left_out: Sequenc
         for cell in cells
         if cell.run not in finished
     ]
-    told = {cell.run for cell in cells}
+
+    # A folder that belongs to a cell has its row already.
+    of_cells = {cell.run for cell in cells}
     rows += [
         {"what": left.path.name, "state": "left out", "why": left.reason, "folder": str(left.path)}
         for left in left_out
-        if left.path not in told
+        if left.path not in of_cells
     ]
     if not rows:
         return None
+
     caption = "Not counted in any table, and why."
     columns = [text("what", "what"), text("state", "state"), text("why", "why")]
     return Table("unfinished", "Not counted", caption, columns, rows, most=SHOWN)

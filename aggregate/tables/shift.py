@@ -1,12 +1,13 @@
-"""Finished eval_shift runs: what corruption and other sets cost each method, and what adaptation brings back."""
+"""These tables are of eval_shift runs: what corruption and other sets cost each method, what adaptation brings back."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from aggregate.runs.collect import Run
-from aggregate.runs.methods import Method, estimate, mean_of, run_names, unfinished_text
+from aggregate.runs.methods import Method, estimate, mean_of, run_names
 from aggregate.runs.origins import row_notes
+from aggregate.tables.runs import unfinished_text
 from aggregate.tables.table import Column, Table, footnotes, number, percent_interval, percent_spread, text
 
 CORRUPTED = "corrupted"
@@ -14,7 +15,7 @@ INTERVAL = (
     "Mean ± standard deviation over n runs; 95 % interval of the mean by Student's t (none for n = 1, or where all "
     "runs are equal)."
 )
-EXTRAPOLATED = "clean accuracy outside the 82 to 97 % that the published line was fitted on: do not lean on it"
+EXTRAPOLATED = "clean accuracy outside the 82 to 97 % that the published line was fitted on: do not rely on it"
 
 
 def _tested(methods: Sequence[Method]) -> list[Method]:
@@ -26,7 +27,7 @@ def _tested(methods: Sequence[Method]) -> list[Method]:
 
 @dataclass(frozen=True)
 class Shifted:
-    """What one run reaches on shifted images, as shares; None where its result does not tell."""
+    """The results of one run on shifted images, as shares; what the file does not tell is None."""
 
     run: Run
     clean: float | None
@@ -41,10 +42,15 @@ def shift(methods: Sequence[Method]) -> Table | None:
     tested = _tested(methods)
     if not tested:
         return None
-    found = [(method, images, each) for method in tested for images, each in _by_images(method).items()]
-    said = [_said(each, notes) for (_, _, each), notes in zip(found, _notes(found), strict=True)]
-    marks, notes = footnotes(said)
-    rows = [{**_shift_row(*each), "notes": mark} for each, mark in zip(found, marks, strict=True)]
+
+    # A row for each method and set of images; its notes depend on all rows.
+    groups = [(method, images, shifted) for method in tested for images, shifted in _by_images(method).items()]
+    origin_notes = row_notes([[result.run for result in shifted] for _, _, shifted in groups])
+    marks, notes = footnotes(
+        [[*of_row, *_warnings(shifted)] for (_, _, shifted), of_row in zip(groups, origin_notes, strict=True)]
+    )
+    rows = [{**_shift_row(*group), "notes": mark} for group, mark in zip(groups, marks, strict=True)]
+
     caption = (
         "Accuracy in % on the clean test images and on shifted ones, and the drop between them in points. Corrupted: "
         "mean over corruptions and severities; other sets by their names. Effective robustness: on CIFAR-10.1, what "
@@ -55,40 +61,36 @@ def shift(methods: Sequence[Method]) -> Table | None:
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """What no row has is not printed."""
+    """Return the columns that are printed: those that no row fills are left out."""
 
-    def any_has(name: str) -> bool:
-        return any(row[name] not in {None, ""} for row in rows)
+    def if_any(key: str, *columns: Column) -> Sequence[Column]:
+        return columns if any(row[key] not in {None, ""} for row in rows) else ()
 
-    robust = [percent_spread("effective robustness", "robustness"), percent_interval("95 % interval", "robustness")]
+    robustness = percent_spread("effective robustness", "robustness")
     return [
         *(text("data", "data"), text("method", "method"), text("images", "images"), number("n", "n", "d")),
-        *([text("not finished", "unfinished")] if any_has("unfinished") else []),
+        *if_any("unfinished", text("not finished", "unfinished")),
         percent_spread("clean", "clean"),
         percent_spread("shifted", "shifted"),
         percent_interval("95 % interval", "shifted"),
         percent_spread("drop", "drop"),
         percent_interval("95 % interval", "drop"),
-        *(robust if any_has("robustness_mean") else []),
-        *(
-            [number("corruptions", "corruptions", "d"), text("severities", "severities")]
-            if any_has("corruptions")
-            else []
-        ),
-        *([text("notes", "notes")] if any_has("notes") else []),
+        *if_any("robustness_mean", robustness, percent_interval("95 % interval", "robustness")),
+        *if_any("corruptions", number("corruptions", "corruptions", "d"), text("severities", "severities")),
+        *if_any("notes", text("notes", "notes")),
     ]
 
 
 def _by_images(method: Method) -> dict[str, list[Shifted]]:
-    """Of a method that was tested on nothing, or is not yet, under no name."""
-    found: dict[str, list[Shifted]] = {}
+    """Group results by the images that they are of; clean ones alone, or none at all, have no name."""
+    groups: dict[str, list[Shifted]] = {}
     for run in method.runs:
         if isinstance(run.fact("shift.corrupted"), Mapping):
-            found.setdefault(CORRUPTED, []).append(_corrupted(run))
+            groups.setdefault(CORRUPTED, []).append(_corrupted(run))
         for cell in _cells(run, "shift.sets"):
-            found.setdefault(_set_name(cell), []).append(_set(run, cell))
+            groups.setdefault(_set_name(cell), []).append(_set(run, cell))
     untested = [Shifted(run, _share(run.fact("shift.clean.accuracy")), None, None) for run in method.runs]
-    return found or {"": untested}
+    return groups or {"": untested}
 
 
 def _corrupted(run: Run) -> Shifted:
@@ -111,16 +113,16 @@ def _set(run: Run, cell: Mapping[str, Any]) -> Shifted:
     )
 
 
-def _share(told: Any) -> float | None:
-    return float(told) if isinstance(told, int | float) and not isinstance(told, bool) and abs(told) <= 1 else None
+def _share(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1 else None
 
 
-def _whole(told: Any) -> int | None:
-    return told if isinstance(told, int) else None
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) else None
 
 
-def _spaced(told: Any) -> str:
-    return " ".join(map(str, told)) if isinstance(told, list) else ""
+def _spaced(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else ""
 
 
 def _set_name(cell: Mapping[str, Any]) -> str:
@@ -128,17 +130,10 @@ def _set_name(cell: Mapping[str, Any]) -> str:
     return f"{cell.get('images')}{at}"
 
 
-Found = tuple[Method, str, Sequence[Shifted]]
-
-
-def _notes(found: Sequence[Found]) -> list[list[str]]:
-    return row_notes([[each.run for each in shifted] for _, _, shifted in found])
-
-
-def _said(shifted: Sequence[Shifted], notes: Sequence[str]) -> list[str]:
-    outside = sum(each.extrapolated for each in shifted)
+def _warnings(shifted: Sequence[Shifted]) -> list[str]:
+    outside = sum(result.extrapolated for result in shifted)
     of = "" if outside == len(shifted) else f"{outside} of {len(shifted)} runs: "
-    return [*notes, *([f"{of}{EXTRAPOLATED}"] if outside else [])]
+    return [f"{of}{EXTRAPOLATED}"] if outside else []
 
 
 def _shift_row(method: Method, images: str, shifted: Sequence[Shifted]) -> dict[str, Any]:
@@ -149,15 +144,16 @@ def _shift_row(method: Method, images: str, shifted: Sequence[Shifted]) -> dict[
         "images": images,
         "n": len(shifted),
         "unfinished": unfinished_text(method),
-        **estimate("clean", _known(each.clean for each in shifted), bounded=True),
-        **estimate("shifted", _known(each.accuracy for each in shifted), bounded=True),
-        **estimate("drop", _known(each.drop for each in shifted)),
-        **estimate("robustness", _known(each.robustness for each in shifted)),
-        "expected": mean_of([each.expected for each in shifted]),
-        "extrapolated": sum(each.extrapolated for each in shifted),
+        # Drops and robustness may be negative, so that only accuracies are bounded.
+        **estimate("clean", _known(result.clean for result in shifted), bounded=True),
+        **estimate("shifted", _known(result.accuracy for result in shifted), bounded=True),
+        **estimate("drop", _known(result.drop for result in shifted)),
+        **estimate("robustness", _known(result.robustness for result in shifted)),
+        "expected": mean_of([result.expected for result in shifted]),
+        "extrapolated": sum(result.extrapolated for result in shifted),
         "corruptions": _whole(corrupted.get("corruptions")),
         "severities": _spaced(corrupted.get("severities")),
-        "runs": run_names(each.run for each in shifted),
+        "runs": run_names(result.run for result in shifted),
     }
 
 
@@ -172,10 +168,12 @@ def adaptations(methods: Sequence[Method]) -> Table | None:
     rows = [row for method in _tested(methods) for row in _adaptation_rows(method)]
     if not rows:
         return None
+
     caption = (
         "What adapting to the test images, without their labels, brings at the highest severity it was tried at: "
         f"accuracy in %, and the gain over the source model in points. {INTERVAL}"
     )
+
     columns = [
         text("data", "data"),
         text("method", "method"),
@@ -191,18 +189,23 @@ def adaptations(methods: Sequence[Method]) -> Table | None:
 
 
 def _adaptation_rows(method: Method) -> Iterator[dict[str, Any]]:
-    found: dict[tuple[Any, ...], list[tuple[Run, float, float]]] = {}
+    # What each run reached: an adaptation counts by itself at every size of batch and every severity.
+    groups: dict[tuple[Any, ...], list[tuple[Run, float, float]]] = {}
     for run in method.runs:
         for cell in _cells(run, "shift.adaptations"):
             accuracy, gain = _share(cell.get("accuracy")), _share(cell.get("gain"))
             severity = _whole(cell.get("severity"))
             if severity and accuracy is not None and gain is not None:
                 key = (str(cell.get("adaptation")), _whole(cell.get("batch_size")), severity)
-                found.setdefault(key, []).append((run, accuracy, gain))
-    for (adaptation, batch_size, severity), told in found.items():
-        if adaptation == "source" or severity < max(key[2] for key in found if key[:2] == (adaptation, batch_size)):
+                groups.setdefault(key, []).append((run, accuracy, gain))
+
+    # The source model is what the gain is measured from, so it has no row of its own.
+    for (adaptation, batch_size, severity), results in groups.items():
+        highest = max(key[2] for key in groups if key[:2] == (adaptation, batch_size))
+        if adaptation == "source" or severity < highest:
             continue
-        runs, accuracies, gains = zip(*told, strict=True)
+
+        runs, accuracies, gains = zip(*results, strict=True)
         yield {
             "data": method.data,
             "method": method.label,

@@ -1,4 +1,4 @@
-"""One table, written as CSV (every number in full), Markdown and LaTeX (as a paper prints it)."""
+"""A table is written as CSV (every number in full), and as Markdown and LaTeX (as a paper prints it)."""
 
 import csv
 import io
@@ -16,16 +16,18 @@ NOTHING = "–"
 
 @dataclass(frozen=True)
 class Column:
-    """What is printed of a row; CSV has the row's own values instead."""
+    """One column of what is printed; CSV has the row's own values instead."""
 
     heading: str
     show: Callable[[Row], str]
-    key: str  # of the row: the value behind what is printed, to sort by
+    key: str  # of the row: the value that is printed, to sort by
     is_number: bool = True
 
 
 @dataclass(frozen=True)
 class Table:
+    """Rows, and how they are printed."""
+
     name: str  # of its files
     title: str
     caption: str
@@ -38,7 +40,7 @@ class Table:
         return [[column.show(row) for column in self.columns] for row in self.rows[: self.most]]
 
     def remarks(self) -> list[str]:
-        """The notes, and how much is not printed."""
+        """Return the notes, and how much is not printed."""
         hidden = len(self.rows) - len(self.rows[: self.most])
         return [*self.notes, *([f"and {hidden:,} more, which {self.name}.csv lists"] if hidden else [])]
 
@@ -67,7 +69,7 @@ def percentage(share: float | None, form: str = ".2f") -> str:
 
 
 def percent_spread(heading: str, name: str) -> Column:
-    """Mean and standard deviation, from the columns <name>_mean and <name>_std."""
+    """Show mean and standard deviation, from the columns <name>_mean and <name>_std."""
 
     def show(row: Row) -> str:
         mean, spread = row[f"{name}_mean"], row[f"{name}_std"]
@@ -77,7 +79,7 @@ def percent_spread(heading: str, name: str) -> Column:
 
 
 def percent_interval(heading: str, name: str, form: str = ".2f") -> Column:
-    """From the columns <name>_low and <name>_high."""
+    """Show an interval, from the columns <name>_low and <name>_high."""
 
     def show(row: Row) -> str:
         low, high = row[f"{name}_low"], row[f"{name}_high"]
@@ -94,11 +96,11 @@ def p_value(heading: str, name: str) -> Column:
     return Column(heading, show, key=name)
 
 
-def footnotes(said: Iterable[Sequence[str]]) -> tuple[list[str], list[str]]:
-    """For each row what is to be said of it -> the marks of each row, and the notes that they stand for."""
+def footnotes(row_sentences: Iterable[Sequence[str]]) -> tuple[list[str], list[str]]:
+    """Turn what is to be said of each row into the marks of each row, and the notes that the marks stand for."""
     marks: dict[str, str] = {}
     rows = []
-    for sentences in said:
+    for sentences in row_sentences:
         for sentence in sentences:
             marks.setdefault(sentence, _letter(len(marks)))
         rows.append(" ".join(marks[sentence] for sentence in sentences))
@@ -106,7 +108,7 @@ def footnotes(said: Iterable[Sequence[str]]) -> tuple[list[str], list[str]]:
 
 
 def _letter(place: int) -> str:
-    """a ... z, aa, ab ..."""
+    """Return the mark of a place: a ... z, aa, ab ..."""
     before, letter = divmod(place, 26)
     return (_letter(before - 1) if before else "") + chr(ord("a") + letter)
 
@@ -115,7 +117,7 @@ def _letter(place: int) -> str:
 
 
 def as_aligned(table: Table) -> str:
-    """For a terminal."""
+    """Write a table for a terminal."""
     lines = [[column.heading for column in table.columns], *table.cells()]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     numeric = [column.is_number for column in table.columns]
@@ -145,14 +147,16 @@ def as_markdown(table: Table) -> str:
     return f"{body}\n\n{_plain(table.caption)}\n" + (f"\n{notes}" if notes else "")
 
 
-def _plain(given: str) -> str:
-    """Text that Markdown shows as it is, in one cell."""
-    return re.sub(r"([\\`*_|<>\[\]#~$])", r"\\\1", " ".join(given.split()))
+def _plain(content: str) -> str:
+    """Escape text so that Markdown shows it as it is, in one cell."""
+    return re.sub(r"([\\`*_|<>\[\]#~$])", r"\\\1", " ".join(content.split()))
 
 
 def as_latex(table: Table) -> str:
-    """For the package booktabs, and UTF-8."""
+    """Write a table for the package booktabs, in UTF-8."""
     align = "".join("r" if column.is_number else "l" for column in table.columns)
+
+    # Notes stand inside the float, or LaTeX would move the table away from them.
     lines = [
         r"\begin{table}",
         r"\centering",
@@ -168,6 +172,7 @@ def as_latex(table: Table) -> str:
         *(rf"\par {latex(note)}" for note in table.remarks()),
         r"\end{table}",
     ]
+
     return "\n".join(lines) + "\n"
 
 
@@ -194,8 +199,8 @@ _LATEX = {
 }
 
 
-def latex(given: str) -> str:
-    return "".join(_LATEX.get(mark, mark) for mark in " ".join(given.split()))
+def latex(content: str) -> str:
+    return "".join(_LATEX.get(mark, mark) for mark in " ".join(content.split()))
 
 
 def write(table: Table, folder: Path) -> None:

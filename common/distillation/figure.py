@@ -1,4 +1,4 @@
-"""The figure that a student leaves: the losses, how far it decides as its teacher, and what its tokens fill."""
+"""The figure of a distillation shows the losses, the agreement with the teacher, and the spread of tokens."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -18,25 +18,28 @@ log = logging.getLogger("stillhouse")
 
 
 def draw_distillation(run: RunDir, agreement: Mapping[str, Any] | None) -> None:
-    """figures/distillation.png of a run folder. A training is worth more than its figure, so a failure only warns."""
+    """Draw figures/distillation.png of a run folder. A failure only warns: a training is worth more than its figure."""
     try:
         save(distillation(run.read_history(), agreement, run.path.name), run.figures / "distillation.png")
-    except Exception as error:  # noqa: BLE001 - whatever it is, all that the figure shows stands in the folder
+    except Exception as error:  # noqa: BLE001 - whatever it is, the folder has the numbers
         log.warning("distillation.png could not be drawn: %s", error)
 
 
 def distillation(history: Sequence[Mapping[str, Any]], agreement: Mapping[str, Any] | None, title: str) -> Figure:
-    """Rows of history.csv as courses: the losses and, of tokens, their spread; between them `teacher.agreement`."""
+    """Draw the losses over the epochs, the agreement with the teacher if it was measured, and the spread of tokens."""
     tokens = "token_loss" in history[0]
     facts = f"n = {agreement['decisions']:,} decisions on validation" if agreement else "agreement not measured"
     panels = 1 + bool(agreement) + tokens
     figure = new_figure(5.2 * panels, 4.4, title, f"{facts}; epochs: {len(history)}")
     left, *more = figure.subplots(1, panels, squeeze=False)[0]
+
+    # Losses are drawn without their weights, so that runs with other weights can be compared.
     names = ["label_loss", "token_loss", "relation_loss"] if tokens else ["label_loss", "kd_loss"]
     _draw_courses(left, history, names, "Mean over the epoch, unweighted")
     legend_above(left)
     if "alpha" in history[0]:
         _draw_beside(left, history, "alpha", "Alpha: share of the teacher").set_ylim(0, 1.02)
+
     if agreement:
         _draw_agreement(more[0], agreement)
     if tokens:

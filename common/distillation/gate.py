@@ -1,4 +1,4 @@
-"""Whether a teacher should teach: what its student reaches alone, and how often the two agree."""
+"""The gate judges whether a teacher is good enough for a student, and measures how often the two agree."""
 
 from pathlib import Path
 from statistics import mean
@@ -19,14 +19,16 @@ from common.training.predict import infer
 
 
 def agreement(student: np.ndarray, teacher: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """How often the student decides as its teacher: over all images, and where the teacher is right or wrong.
+    """Return how often the student decides as its teacher: over all, and where the teacher is right or wrong.
 
-    With several labels each decision counts by itself.
+    A decision is the class of an image; with several labels, it is the yes or no of each label.
     """
     if labels.ndim == 2:
         mine, theirs, truth = (student > 0).ravel(), (teacher > 0).ravel(), labels.ravel() == 1
     else:
         mine, theirs, truth = student.argmax(1), teacher.argmax(1), labels
+
+    # A share of no decisions is None.
     same, right = mine == theirs, theirs == truth
     return {
         "teacher_accuracy": float(right.mean()),
@@ -39,7 +41,7 @@ def agreement(student: np.ndarray, teacher: np.ndarray, labels: np.ndarray) -> d
 
 
 def agreement_on(val: Batches | None, student: nn.Module, teacher: Teacher) -> dict[str, Any] | None:
-    """On the validation images, where there are some and the teacher knows their classes."""
+    """Measure the agreement on the validation images; None without them, or if the teacher knows other classes."""
     if val is None or not teacher.knows_classes:
         return None
     (mine, labels), (theirs, _) = infer(student, val), infer(teacher.model, val)
@@ -47,44 +49,53 @@ def agreement_on(val: Batches | None, student: nn.Module, teacher: Teacher) -> d
 
 
 def students_alone(settings: TrainingSettings, root: Path) -> list[dict[str, Any]]:
-    """Results of finished runs that trained the same network on the same split without a teacher."""
-    found = []
+    """Return the results of finished runs that trained the same network on the same split without a teacher."""
+    results = []
+
+    # Only the same split makes validation accuracies comparable, and only a run that had a validation set has one.
     for entry in ("train_cnn", "train_vit"):
         for run in finished_runs(root, f"{entry}/{settings.data.name}-*"):
             result = run.finished()
             try:
                 alone = TRAININGS[entry].model_validate(read_mapping(run.config))
             except (ValueError, Refused):
-                continue
+                continue  # settings that cannot be read, such as those of another version
+
             if result and result.get("val") and _same_network(alone, settings) and alone.data == settings.data:
-                found.append(result)
-    return found
+                results.append(result)
+    return results
 
 
 def _same_network(one: TrainingSettings, other: TrainingSettings) -> bool:
-    """But for the token that only a teacher makes use of."""
-    alone, taught = (
-        {name: value for name, value in identity(each.model).items() if name not in {"dist_token", "inference"}}
-        for each in (one, other)
-    )
-    return alone == taught
+    """Say whether both have the same network, but for the token that only distillation uses."""
+    return _without_dist_token(one) == _without_dist_token(other)
+
+
+def _without_dist_token(settings: TrainingSettings) -> dict[str, Any]:
+    model = identity(settings.model)
+    return {name: value for name, value in model.items() if name not in {"dist_token", "inference"}}
 
 
 def judge(teacher: Teacher, settings: TrainingSettings, gate: GateSettings, root: Path) -> dict[str, Any]:
-    """Whether this teacher is fit to teach this student, and why not; with gate=stop, Refused where it is not."""
+    """Judge whether the teacher is good enough for this student, and list the doubts. With gate=stop they refuse."""
     doubts: list[str] = []
+
+    # A student that is better alone has little to learn; without runs of it alone nothing can be said.
     alone = [result["val"]["accuracy"] for result in students_alone(settings, root)]
     val, test = teacher.facts.get("val_accuracy"), teacher.facts.get("test_accuracy")
     if alone and val is not None and val < mean(alone):
         doubts.append(
             f"the teacher has {val:.2%} on validation, the same student alone {mean(alone):.2%} (n={len(alone)})"
         )
+
+    # A network far below its published accuracy was not trained well.
     published = REFERENCE_ACCURACY.get((teacher.facts["model"], settings.data.name))
     if published is not None and test is not None and test < published - gate.margin:
         doubts.append(
             f"the teacher has {test:.2%} on test, {teacher.facts['model']} is published to reach {published:.2%} "
             f"(margin {gate.margin:.2%})"
         )
+
     verdict = {
         "rule": gate.gate,
         "passed": not doubts,
@@ -92,6 +103,7 @@ def judge(teacher: Teacher, settings: TrainingSettings, gate: GateSettings, root
         "students_alone": {"n": len(alone), "val_accuracy": mean(alone) if alone else None},
         "published_test_accuracy": published,
     }
+
     if doubts and gate.gate == "stop":
         raise Refused([f"teacher: {doubt}; allowed: a better teacher, or distill.gate=warn" for doubt in doubts])
     if doubts and gate.gate == "warn":

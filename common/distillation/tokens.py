@@ -1,4 +1,4 @@
-"""What a student learns from a teacher's tokens."""
+"""This module brings a student's tokens and those of its teacher into forms that can be compared."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -11,10 +11,10 @@ from common.models.vit import Outputs, ViT
 
 
 class StudentWithProjectors(nn.Module):
-    """A student with what distilling tokens needs: of each taught block, a projector to the teacher's width.
+    """A student with a projector to the teacher's width for each block that is taught.
 
-    The projectors are the student's alone. One on the teacher's side could be trained too, and then the cheapest way to
-    agree is that both say nothing.
+    Only the student has projectors. If those of a teacher were trained too, the cheapest way to agree would be that
+    both say nothing.
     """
 
     def __init__(self, student: ViT, layers: Sequence[int], hidden: int, teacher_width: int) -> None:
@@ -27,26 +27,27 @@ class StudentWithProjectors(nn.Module):
         )
 
     def forward(self, images: Tensor, with_tokens: bool = False) -> Any:
-        """Logits; with_tokens: also the taught blocks' tokens, as they are and projected.
+        """Return logits; with_tokens: also the tokens of the taught blocks, as they are and projected.
 
-        All through forward, because DistributedDataParallel synchronises the gradients of nothing else.
+        All of it goes through forward, because DistributedDataParallel synchronises no other gradients.
         """
         if not with_tokens:
             return self.student(images)
         outputs = cast(Outputs, self.student(images, layers=self.layers))
         tokens = [outputs.tokens[layer] for layer in self.layers]
-        return outputs.logits, tokens, [project(each) for project, each in zip(self.projectors, tokens, strict=True)]
+        projected = [project(block) for project, block in zip(self.projectors, tokens, strict=True)]
+        return outputs.logits, tokens, projected
 
 
 def on_grid(maps: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The teacher's tokens where the student has its own: (batch, dim, rows, columns) to (batch, n, dim)."""
+    """Resample the teacher's tokens onto the student's grid: (batch, dim, rows, columns) to (batch, n, dim)."""
     if maps.shape[2:] != grid:
         maps = F.interpolate(maps, grid, mode="bilinear", antialias=True)
     return maps.flatten(2).transpose(1, 2)
 
 
 def related(tokens: Tensor, kind: str, chosen: Tensor | None = None) -> Tensor:
-    """Whose likeness is compared: tokens within an image, images by their mean token, or chosen tokens of the batch."""
+    """Return the items to relate: tokens of each image, images by their mean token, or chosen tokens of the batch."""
     if kind == "token":
         return tokens
     if kind == "sample":
@@ -56,9 +57,10 @@ def related(tokens: Tensor, kind: str, chosen: Tensor | None = None) -> Tensor:
 
 @torch.no_grad()
 def spread(projected: Tensor) -> dict[str, Tensor]:
-    """Signs of collapse: the mean deviation of the tokens' numbers, and how many directions they fill.
+    """Return two signs of collapse: the mean deviation of the tokens, and how many directions they fill.
 
-    The latter is the participation ratio of the covariance's eigenvalues, (sum l)^2 / sum l^2: 1 if all lie on a line.
+    The number of directions is the participation ratio of the eigenvalues l of the covariance, (sum l)^2 / sum l^2. It
+    is 1 if all tokens lie on a line.
     """
     tokens = projected.detach().flatten(0, -2).float()
     centred = tokens - tokens.mean(dim=0)

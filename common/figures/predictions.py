@@ -1,8 +1,8 @@
-"""Figures of a set of predictions: matplotlib alone, each on a Figure of its own, without pyplot or global state.
+"""This module draws figures of a set of predictions, with matplotlib only and without pyplot or global state.
 
-Every figure has a title and says how many n it is about. Shades differ in lightness alone, and lines and bars have
-Okabe and Ito's colours, which the colour-blind tell apart; for print in grey, lines also differ by dash and bars by
-lightness. What would be illegible with 200 classes is left out, and the figure says so.
+Every figure has a title and says how many n it shows. Shades differ in lightness alone, and lines and bars have the
+colours of Okabe and Ito, which the colour-blind can tell apart. For print in grey, lines also differ by dash and bars
+by lightness. What nobody could read with 200 classes is left out, and the figure says so.
 """
 
 import io
@@ -47,7 +47,7 @@ NO_DATES: dict[str, dict[str, None]] = {"png": {}, "pdf": {"CreationDate": None}
 def save(figure: Figure, path: Path, *, with_palette: bool = False) -> None:
     """Write the figure, whole or not at all, in the format of the suffix.
 
-    A PNG with a palette is a third as large. Lines and text lose nothing by it that can be seen; photographs would.
+    A PNG with a palette is a third as large. Lines and text look the same with it; photographs would not.
     """
     suffix = path.suffix.removeprefix(".")
     if suffix not in NO_DATES:
@@ -64,7 +64,7 @@ def _png_with_palette(figure: Figure) -> bytes:
     dpi = min(DPI, WIDEST / figure.get_size_inches()[0])
     figure.savefig(whole, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
     with Image.open(whole) as image:
-        # Of Pillow's methods the one that keeps rare colours: thin lines are few among white pixels.
+        # This method of Pillow keeps rare colours, such as those of thin lines on white.
         reduced = image.convert("RGB").quantize(method=Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
         reduced.save(small, format="png", optimize=True, dpi=(dpi, dpi))
     return small.getvalue()
@@ -74,27 +74,33 @@ def _png_with_palette(figure: Figure) -> bytes:
 
 
 def confusion_matrix(counts: ArrayLike, class_names: Sequence[str], title: str, unit: str = "images") -> Figure:
-    """Counts (classes, classes), row = label: shaded by the share of the row; rows without images are hatched.
+    """Draw counts (classes, classes), row = label, shaded by their share of the row; empty rows are hatched.
 
-    The unit is what is counted: images, or the answers of several runs on the same ones.
+    The unit is what is counted: images, or the answers of several runs to the same images.
     """
     table = np.asarray(counts)
     totals, names = table.sum(axis=1), short_names(class_names, len(table))
     numbered = len(names) <= MOST_NUMBERED
+
+    # The matrix grows with its classes, and the names around it shrink with the cells. Both have limits.
     side = min(max(0.55 * len(names), 2.8), 10.0)
     cell = side * POINTS / len(names)
     size = min(max(0.8 * cell, SMALLEST_TEXT), 9.0)
     margin = max(map(len, names)) * size * CHARACTER_WIDTH / POINTS
     figure = new_figure(side + margin + 2.2, side + margin + 1.2, title, f"n = {totals.sum():,} {unit}")
     axes = figure.subplots()
+
     _shade(figure, axes, table, numbered)
     if numbered:
         _write_counts(axes, table, cell)
+
+    # Of cells that are lower than a line of text, only some have names.
     step = int(np.ceil(1.1 * SMALLEST_TEXT / cell))
     named = range(0, len(names), step)
     upright = margin * POINTS > 0.9 * cell
     axes.set_xticks(named, [names[place] for place in named], fontsize=size, rotation=90 if upright else 0)
     axes.set_yticks(named, [f"{names[place]} ({totals[place]:,})" for place in named], fontsize=size)
+
     thinned = f", one in {step} named" if step > 1 else ""
     axes.set_xlabel(f"Predicted class{thinned}" + ("" if numbered else "\n\n" + _commonest_mistakes(table, names)))
     axes.set_ylabel(f"True class (n {unit}){thinned}" + ("" if totals.all() else "; hatched: no images"))
@@ -102,7 +108,7 @@ def confusion_matrix(counts: ArrayLike, class_names: Sequence[str], title: str, 
 
 
 def _shade(figure: Figure, axes: Axes, table: NDArray[Any], linear: bool) -> None:
-    """Mistakes among many classes are small shares each: the square root instead of the linear scale shows them."""
+    """Shade each cell by its share. Among many classes mistakes have small shares, which a square root scale shows."""
     absent = np.broadcast_to(table.sum(axis=1, keepdims=True) == 0, table.shape)
     shares = np.ma.masked_array(_shares(table), mask=absent)
     norm = PowerNorm(1.0 if linear else 0.5, vmin=0, vmax=1)
@@ -115,12 +121,12 @@ def _shade(figure: Figure, axes: Axes, table: NDArray[Any], linear: bool) -> Non
 
 
 def _shares(table: NDArray[Any]) -> Floats:
-    """Of the row; 0 in a row without images."""
+    """Return each cell's share of its row; 0 in a row without images."""
     return table / np.maximum(table.sum(axis=1, keepdims=True), 1)
 
 
 def _write_counts(axes: Axes, table: NDArray[Any], cell: float) -> None:
-    """Zeros are left blank: they are most of a good matrix, and hide the rest."""
+    """Write the counts into the cells, but no zeros: a good matrix is full of them, and they hide the rest."""
     shares = _shares(table)
     size = min(10.0, cell / (0.7 * max(len(f"{table.max():,}"), 2)))
     for row, column in zip(*np.nonzero(table), strict=True):
@@ -146,16 +152,18 @@ def _commonest_mistakes(table: NDArray[Any], names: Sequence[str], most: int = 5
 def reliability_diagram(
     bins: Sequence[Mapping[str, Any]], ece: float, n: int, title: str, unit: str = "images"
 ) -> Figure:
-    """What was predicted against what came true, per bin of `scoring.reliability`; below, how many n are in each.
+    """Draw what was predicted against what came true, per bin of `ranking.reliability`, and below it the n of bins.
 
     The unit is what n counts: images, or the decisions of a multi-label task.
     """
     figure = new_figure(6.4, 7.0, title, f"n = {n:,} {unit}, ECE = {100 * ece:.2f} % ({len(bins)} bins)")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    filled = [each for each in bins if each["n"]]
+    filled = [group for group in bins if group["n"]]
     low, high, observed, predicted = (
-        np.array([100 * each[key] for each in filled]) for key in ("low", "high", "accuracy", "confidence")
+        np.array([100 * group[key] for group in filled]) for key in ("low", "high", "accuracy", "confidence")
     )
+
+    # The hatched gaps are the errors that the ECE averages.
     _bars(upper, low, high, observed, facecolor="#56B4E9", label="Observed")
     gap = {"bottom": np.minimum(observed, predicted), "facecolor": "none", "edgecolor": "#A03C00", "hatch": "////"}
     _bars(upper, low, high, np.abs(observed - predicted), **gap, label="Gap to the mean prediction")
@@ -163,8 +171,9 @@ def reliability_diagram(
     upper.set(xlim=(0, 100), ylim=(0, 100), ylabel="Observed: share that came true (%)")
     legend_above(upper)
 
-    numbers = _bars(lower, low, high, np.array([each["n"] for each in filled]), facecolor="0.7")
-    lower.bar_label(numbers, [_compact(each["n"]) for each in filled], padding=2, fontsize=SMALLEST_TEXT)
+    n_of_bins = [group["n"] for group in filled]
+    bars = _bars(lower, low, high, np.array(n_of_bins), facecolor="0.7")
+    lower.bar_label(bars, [_compact(number) for number in n_of_bins], padding=2, fontsize=SMALLEST_TEXT)
     lower.margins(y=0.2)
     lower.set(xlabel="Predicted probability (%)", ylabel=f"n {unit}")
     lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
@@ -184,16 +193,19 @@ def _compact(number: float) -> str:
 
 
 def per_class_bars(per_class: Sequence[Mapping[str, Any]], title: str) -> Figure:
-    """Precision, recall and F1 of each class, or of the worst of many beside the F1 of all."""
+    """Draw precision, recall and F1 of each class, or of the worst of many classes, beside the F1 of all."""
     names = short_names([row["class"] for row in per_class], len(per_class))
     facts = f"n = {sum(row['n'] for row in per_class):,} labels"
     if len(names) <= MOST_BARS:
         figure = new_figure(7.5, 0.42 * len(names) + 1.9, title, facts)
         _draw_bars(figure.subplots(), per_class, names)
         return figure
+
+    # With more classes than fit, readers want the ones that fail, and where those lie among all.
     worst_first = sorted(range(len(names)), key=lambda place: per_class[place]["f1_score"])
     worst = worst_first[:MOST_BARS]
     facts += f"; the {MOST_BARS} classes of lowest F1, of {len(names)}"
+
     figure = new_figure(10.5, 0.42 * MOST_BARS + 1.9, title, facts)
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])
     _draw_bars(left, [per_class[place] for place in worst], [names[place] for place in worst])
@@ -208,6 +220,8 @@ def _draw_bars(axes: Axes, rows: Sequence[Mapping[str, Any]], names: Sequence[st
         at = places + (offset - (len(BARS) - 1) / 2) * thickness
         lengths = [100 * row[key] for row in rows]
         axes.barh(at, lengths, thickness, color=colour, edgecolor="black", linewidth=0.5, label=label)
+
+    # The first class is at the top, as in a table.
     axes.set_yticks(places, [f"{name} ({row['n']:,})" for name, row in zip(names, rows, strict=True)], fontsize=9)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set(xlim=(0, 100), xlabel="Score (%)", ylabel="Class (n)")
@@ -237,13 +251,13 @@ def new_figure(width: float, height: float, title: str, facts: str) -> Figure:
 
 
 def legend_above(*shared: Axes) -> None:
-    """Of all that share a place."""
+    """Put one legend above the axes, with the handles of all that share their place."""
     handles = [handle for axes in shared for handle in axes.get_legend_handles_labels()[0]]
     shared[0].legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=9)
 
 
 def short_names(class_names: Sequence[str], classes: int) -> list[str]:
-    """Names that fit, cut in the middle, because beginnings and ends tell them apart."""
+    """Cut names that are too long in the middle, because their beginnings and ends tell them apart."""
     if len(class_names) != classes:
         raise ValueError(f"class_names: given {len(class_names)} names, allowed: {classes}, one per class")
     return [_short_name(" ".join(name.split()), index) for index, name in enumerate(class_names)]
@@ -259,7 +273,7 @@ def _short_name(name: str, index: int) -> str:
 
 
 def literal(text: str) -> str:
-    """What the font lacks is a question mark, and a dollar sign is a dollar sign, not the start of a formula."""
+    """Replace characters that the font lacks by question marks; escape the dollar, which would begin a formula."""
     return "".join(character if _in_font(character) else "?" for character in text).replace("$", r"\$")
 
 

@@ -1,4 +1,4 @@
-"""ROC curves, each of one class against the rest: of one set of predictions, or means over those of several runs."""
+"""This module draws ROC curves, each of one class against the rest, for one set of predictions or several runs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ Curve = tuple[Floats, Floats]  # false and true positive rates
 
 @dataclass(frozen=True)
 class OneAgainstTheRest:
-    """Of the classes that have a curve, by their place."""
+    """The ROC curves and AUCs of the classes that have one, by the number of the class."""
 
     curves: Mapping[int, Curve]
     aucs: Mapping[int, float]
@@ -32,13 +32,13 @@ class OneAgainstTheRest:
 
 
 def roc_curves(logits: ArrayLike, labels: ArrayLike, class_names: Sequence[str], title: str, task: str) -> Figure:
-    """Each of a few classes, of many their mean, their spread and the worst."""
-    found = one_against_the_rest(logits, labels, task)
-    return draw_roc(found, class_names, title, f"n = {found.images:,} images")
+    """Draw the curve of each of a few classes, or the mean, the spread and the worst of many."""
+    curves = one_against_the_rest(logits, labels, task)
+    return draw_roc(curves, class_names, title, f"n = {curves.images:,} images")
 
 
 def mean_roc_curves(runs: Sequence[OneAgainstTheRest], class_names: Sequence[str], title: str) -> Figure:
-    """The same of several runs on the same images: means over the runs at each false positive rate."""
+    """Draw the same for several runs on the same images, as means over the runs at each false positive rate."""
     first = runs[0]
     counted = f"n = {first.images:,} images" + (f", means over {len(runs)} runs" if len(runs) > 1 else "")
     return draw_roc(mean_of_runs(runs), class_names, title, counted)
@@ -48,7 +48,7 @@ def mean_roc_curves(runs: Sequence[OneAgainstTheRest], class_names: Sequence[str
 
 
 def one_against_the_rest(logits: ArrayLike, labels: ArrayLike, task: str) -> OneAgainstTheRest:
-    """Of two classes the second is the positive one: the curve of the first would be its mirror image."""
+    """Return the curves of all classes, or of the second of two: the first would have its mirror image."""
     scores, truth = _yes_or_no(logits, labels, task)
     classes = scores.shape[1]
     asked = [1] if classes == 2 and task != "multi-label" else list(range(classes))
@@ -63,7 +63,7 @@ def one_against_the_rest(logits: ArrayLike, labels: ArrayLike, task: str) -> One
 
 
 def _yes_or_no(logits: ArrayLike, labels: ArrayLike, task: str) -> tuple[Floats, NDArray[np.bool_]]:
-    """Scores and truth (n, classes), of each class a yes/no question."""
+    """Return scores and truth (n, classes), which make each class a yes/no question."""
     if task == "multi-label":
         scores, has = several_labels.checked(logits, labels)
         return scores, has == 1
@@ -85,7 +85,7 @@ def mean_of_runs(runs: Sequence[OneAgainstTheRest]) -> OneAgainstTheRest:
 
 
 def mean_curve(curves: Iterable[Curve]) -> Curve:
-    """The mean of the true positive rates at each false one, which keeps the mean of the areas."""
+    """Return the mean of the true positive rates at each false one, whose area is the mean of the areas."""
     rates = np.mean([np.interp(GRID, false, true) for false, true in curves], axis=0)
     return np.append(0, GRID), np.append(0, rates)
 
@@ -93,21 +93,24 @@ def mean_curve(curves: Iterable[Curve]) -> Curve:
 # --- drawing ----------------------------------------------------------------------------------------------------
 
 
-def draw_roc(found: OneAgainstTheRest, class_names: Sequence[str], title: str, counted: str) -> Figure:
-    names = short_names(class_names, len(found.positives))
-    curves, aucs = found.curves, found.aucs
+def draw_roc(classes: OneAgainstTheRest, class_names: Sequence[str], title: str, counted: str) -> Figure:
+    names = short_names(class_names, len(classes.positives))
+    curves, aucs = classes.curves, classes.aucs
+
+    # Of many classes only the worst are drawn one by one. The title says so, and how many have no curve.
     worst_first = sorted(aucs, key=lambda c: aucs[c])
     shown = worst_first[::-1] if len(curves) <= MOST_CURVES else worst_first[:WORST_CURVES]
     selection = f"; the {len(shown)} classes of lowest AUC, of {len(curves)}" if len(shown) < len(curves) else ""
-    undefined = found.asked - len(curves)
+    undefined = classes.asked - len(curves)
     without = f"; classes without curve (no image has them, or all): {undefined}" if undefined else ""
     figure = new_figure(8.6, 5.8, title, f"{counted}{selection}{without}")
+
     axes = figure.subplots()
     if len(curves) > 1:
         _draw_mean(axes, list(curves.values()), fmean(aucs.values()), len(shown) < len(curves))
     for place, c in enumerate(shown):
         colour, dashes = COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]
-        label = f"{aucs[c]:.3f}  {names[c]} ({found.positives[c]:,})"
+        label = f"{aucs[c]:.3f}  {names[c]} ({classes.positives[c]:,})"
         axes.plot(*(100 * rates for rates in curves[c]), dashes, color=colour, linewidth=1.4, label=label)
     axes.plot([0, 100], [0, 100], ":", color="0.4", linewidth=1, label="0.500  chance")
     _finish(axes, aucs)
@@ -137,7 +140,7 @@ def _finish(axes: Axes, aucs: Mapping[int, float]) -> None:
 
 
 def _magnify_corner(axes: Axes) -> None:
-    """Below the curves, where there is nothing: a curve that came there would have a smaller area."""
+    """Draw the corner again, larger, below the curves: with areas this large, none of them comes there."""
     corner = axes.inset_axes((0.42, 0.11, 0.55, 0.55))
     for line in axes.get_lines():
         colour, dashes, width = line.get_color(), line.get_linestyle(), line.get_linewidth()

@@ -1,14 +1,14 @@
-"""Every number that a run reports, as a function of (logits, labels).
+"""Metrics of images with one label are functions of (logits, labels).
 
-logits are finite numbers (n, classes), labels whole numbers from 0 to classes - 1 (n,); anything else is refused
+Logits are finite numbers (n, classes) and labels whole numbers from 0 to classes - 1 (n,); anything else is refused
 with a ValueError. All arithmetic is in float64, whatever precision the network computed in. The predicted class is
-that of the largest logit; among equal logits the lower class index wins, in accuracy and in top-k alike.
+that of the largest logit. Among equal logits the lower class index wins, in accuracy and in top-k alike.
 
-Macro averages give each class of the data set the same weight, whether or not it occurs: a class that is in neither
+Macro averages give each class of the data set the same weight, whether or not it occurs. A class that is in neither
 labels nor predictions counts with precision, recall and F1 of 0 (scikit-learn: labels=range(classes),
-zero_division=0). The AUC alone leaves such classes out, because there it has no value at all.
+zero_division=0). Only the AUC leaves such classes out, because it has no value for them.
 
-Needs numpy only: login nodes import this module.
+Login nodes import this module, so it needs numpy only.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ ONE_LABEL_TASKS = ("multi-class", "binary", "ordinal")
 
 
 def checked(logits: ArrayLike, labels: ArrayLike) -> tuple[Floats, Counts]:
-    """The same logits as float64 and labels as int64, or a ValueError that says what is wrong with them."""
+    """Return logits as float64 and labels as int64, or raise a ValueError that says what is wrong with them."""
     scores = ranking.checked_logits(logits, fewest_classes=2)
     return scores, _checked_classes("labels", labels, len(scores), scores.shape[1])
 
@@ -41,25 +41,25 @@ def _checked_classes(name: str, values: ArrayLike, n: int, classes: int) -> Coun
 
 
 def log_softmax(logits: ArrayLike) -> Floats:
-    """log p_c = z_c - log sum_k exp z_k per row, shifted by the row's maximum so that nothing overflows."""
+    """Return log p_c = z_c - log sum_k exp z_k per row, shifted by the row's maximum so that nothing overflows."""
     scores = np.asarray(logits, dtype=np.float64)
     shifted = scores - scores.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def softmax(logits: ArrayLike) -> Floats:
-    """p_c = exp z_c / sum_k exp z_k per row."""
+    """Return p_c = exp z_c / sum_k exp z_k per row."""
     return np.exp(log_softmax(logits))
 
 
 def accuracy(logits: ArrayLike, labels: ArrayLike) -> float:
-    """Share of samples whose predicted class is the label."""
+    """Return the share of samples whose predicted class is the label."""
     scores, truth = checked(logits, labels)
     return float((scores.argmax(axis=1) == truth).mean())
 
 
 def top_k_accuracy(logits: ArrayLike, labels: ArrayLike, k: int) -> float:
-    """Share of samples whose label is among the k largest logits; 1.0 when there are no more than k classes."""
+    """Return the share of samples whose label is among the k largest logits; 1.0 if there are at most k classes."""
     if k < 1:
         raise ValueError(f"k: given {k}, allowed: 1 or more")
     scores, truth = checked(logits, labels)
@@ -70,7 +70,7 @@ def top_k_accuracy(logits: ArrayLike, labels: ArrayLike, k: int) -> float:
 
 
 def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, classes: int) -> Counts:
-    """Counts (classes, classes): row = label, column = prediction."""
+    """Count samples in a table (classes, classes): row = label, column = prediction."""
     n = np.size(labels)
     truth = _checked_classes("labels", labels, n, classes)
     guess = _checked_classes("predicted", predicted, n, classes)
@@ -78,24 +78,24 @@ def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, classes: int) -> C
 
 
 def precision(confusion: NDArray[Any]) -> Floats:
-    """TP / (TP + FP) per class; 0 for a class that is never predicted."""
+    """Return TP / (TP + FP) per class; 0 for a class that is never predicted."""
     return ratio(np.diag(confusion), confusion.sum(axis=0))
 
 
 def recall(confusion: NDArray[Any]) -> Floats:
-    """TP / (TP + FN) per class; 0 for a class that has no samples."""
+    """Return TP / (TP + FN) per class; 0 for a class that has no samples."""
     return ratio(np.diag(confusion), confusion.sum(axis=1))
 
 
 def f1_score(confusion: NDArray[Any]) -> Floats:
-    """2 TP / (2 TP + FP + FN) per class; 0 for a class that is neither present nor predicted."""
+    """Return 2 TP / (2 TP + FP + FN) per class; 0 for a class that is neither present nor predicted."""
     return ratio(2 * np.diag(confusion), confusion.sum(axis=0) + confusion.sum(axis=1))
 
 
 def summarise(confusion: ArrayLike) -> dict[str, float]:
-    """Accuracy and macro precision, recall and F1 of a confusion matrix (row = label, column = prediction).
+    """Return accuracy and macro precision, recall and F1 of a confusion matrix (row = label, column = prediction).
 
-    Macro F1 is the mean of the classes' F1, not the F1 of the two other means (Opitz and Burst 2019 name the two).
+    Macro F1 is the mean of the F1 of classes, not the F1 of macro precision and recall (Opitz and Burst 2019).
     """
     counts = _checked_confusion(confusion)
     return {
@@ -116,10 +116,10 @@ def _checked_confusion(confusion: ArrayLike) -> NDArray[Any]:
 
 
 def one_vs_rest_auc(logits: ArrayLike, labels: ArrayLike) -> Floats:
-    """Per class c, the chance that a sample of c gets a higher probability of c than a sample of another class.
+    """Return, per class c, the chance that a sample of c gets a higher probability of c than one of another class.
 
-    A tie counts one half. Ranked by softmax probability, because a logit alone cannot be compared between samples.
-    NaN for a class that has no samples, or all of them.
+    A tie counts one half. Samples are ranked by softmax probability, because their logits alone cannot be compared.
+    The value is NaN for a class that has no samples, or all of them.
     """
     scores, truth = checked(logits, labels)
     probabilities = softmax(scores).T  # (classes, n)
@@ -127,18 +127,18 @@ def one_vs_rest_auc(logits: ArrayLike, labels: ArrayLike) -> Floats:
 
 
 def macro_auc(per_class: Floats) -> float | None:
-    """Mean of the per-class AUCs that exist; None when none does."""
+    """Return the mean of the per-class AUCs that exist; None if none does."""
     return ranking.mean_of_defined(per_class)
 
 
 def nll(logits: ArrayLike, labels: ArrayLike) -> float:
-    """Negative log likelihood: -log p of the label in nats, mean over samples."""
+    """Return the negative log likelihood: -log p of the label in nats, mean over samples."""
     scores, truth = checked(logits, labels)
     return float(-np.take_along_axis(log_softmax(scores), truth[:, None], axis=1).mean())
 
 
 def brier(logits: ArrayLike, labels: ArrayLike) -> float:
-    """sum_c (p_c - [c is the label])^2, mean over samples: 0 is best, 2 is worst.
+    """Return sum_c (p_c - [c is the label])^2, mean over samples: 0 is best, 2 is worst.
 
     This is the original definition of Brier (1950). With two classes it is twice the one-column variant.
     """
@@ -149,33 +149,33 @@ def brier(logits: ArrayLike, labels: ArrayLike) -> float:
 
 
 def reliability(logits: ArrayLike, labels: ArrayLike, bins: int = ECE_BINS) -> list[dict[str, Any]]:
-    """Samples grouped by the probability of the predicted class, and the share of each bin that is predicted right.
+    """Group samples by the probability of the predicted class; the accuracy of a bin is the share predicted right.
 
-    One {low, high, n, confidence, accuracy} per bin, as `scoring.reliability` says.
+    Each bin is a {low, high, n, confidence, accuracy} of `ranking.reliability`.
     """
     scores, truth = checked(logits, labels)
     return ranking.reliability(softmax(scores).max(axis=1), scores.argmax(axis=1) == truth, bins)
 
 
 def ece(logits: ArrayLike, labels: ArrayLike, bins: int = ECE_BINS) -> float:
-    """Expected calibration error: |accuracy - confidence| of each bin of `reliability`, weighted by its share of n.
+    """Return the expected calibration error: |accuracy - confidence| of each bin, weighted by its share of n.
 
-    It depends on the binning and is biased upwards for small n: compare like with like.
+    It depends on the bins and is biased upwards for small n: compare only values of equal bins and n.
     """
     return ranking.calibration_error(reliability(logits, labels, bins))
 
 
 def mean_absolute_error(logits: ArrayLike, labels: ArrayLike) -> float:
-    """|predicted class - label| in class numbers, mean over samples: for classes that are steps of a scale."""
+    """Return |predicted class - label| in class numbers, mean over samples, for classes that are steps of a scale."""
     scores, truth = checked(logits, labels)
     return float(np.abs(scores.argmax(axis=1) - truth).mean())
 
 
 def quadratic_weighted_kappa(confusion: ArrayLike) -> float | None:
-    """1 - observed / expected squared distance in class numbers (Cohen 1968): 1 is agreement, 0 is chance.
+    """Return 1 - observed / expected squared distance in class numbers (Cohen 1968): 1 is agreement, 0 is chance.
 
-    Expected is what the same labels and predictions would give if they were independent. None where that is 0:
-    one class is all that is labelled and predicted.
+    Expected is the distance if the same labels and predictions were independent. If it is 0, because only one class is
+    labelled and predicted, the result is None.
     """
     counts = _checked_confusion(confusion).astype(np.float64)
     steps = np.arange(len(counts))
@@ -192,9 +192,9 @@ def evaluate(
     task: str = "multi-class",
     thresholds: ArrayLike | None = None,
 ) -> dict[str, Any]:
-    """Everything that is reported of a set of predictions, ready for JSON: plain numbers, None where undefined.
+    """Return all that is reported about a set of predictions, ready for JSON: plain numbers, None if undefined.
 
-    A multi-label task has metrics and thresholds of its own: `multilabel.evaluate`.
+    A multi-label task has metrics and thresholds of its own, those of `several_labels.evaluate`.
     """
     if task == "multi-label":
         return several_labels.evaluate(logits, labels, class_names, thresholds)
@@ -202,10 +202,13 @@ def evaluate(
         raise ValueError(f"task: given {task!r}, allowed: {', '.join(ONE_LABEL_TASKS)}, multi-label")
     if thresholds is not None:
         raise ValueError(f"thresholds: given some, allowed: None, because a {task} task takes the largest logit")
+
     scores, truth = checked(logits, labels)
     n, classes = scores.shape
     if len(class_names) != classes:
         raise ValueError(f"class_names: given {len(class_names)} names, allowed: {classes}, one per column of logits")
+
+    # Both are reported twice, as means over classes and class by class.
     confusion = confusion_matrix(truth, scores.argmax(axis=1), classes)
     aucs = one_vs_rest_auc(scores, truth)
     return {

@@ -1,6 +1,6 @@
-"""What metrics.py and multilabel.py share: checked logits, and scores (n,) held against a yes/no truth (n,).
+"""This module has what both kinds of metrics share: checks of logits, and metrics of scores (n,) and a truth (n,).
 
-Needs numpy only.
+The truth is yes or no for each sample. Login nodes import this module, so it needs numpy only.
 """
 
 from typing import Any
@@ -16,13 +16,15 @@ ECE_BINS = 15  # as in Guo et al. 2017, and in most tables since
 
 
 def checked_logits(logits: ArrayLike, fewest_classes: int) -> Floats:
-    """The same as float64, or a ValueError that says what is wrong with them."""
+    """Return the logits as float64, or raise a ValueError that says what is wrong with them."""
     scores = np.asarray(logits, dtype=np.float64)
     if scores.ndim != 2 or scores.shape[1] < fewest_classes:
         allowed = f"(n, classes) with {fewest_classes} or more classes"
         raise ValueError(f"logits: given shape {scores.shape}, allowed: {allowed}")
     if len(scores) == 0:
         raise ValueError("logits: given an empty set, allowed: 1 or more samples")
+
+    # The number and the first of the bad samples tell one broken image from a broken network.
     if not np.isfinite(scores).all():
         bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
         raise ValueError(
@@ -33,12 +35,12 @@ def checked_logits(logits: ArrayLike, fewest_classes: int) -> Floats:
 
 
 def ratio(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
-    """part / whole, with 0/0 = 0."""
+    """Return part / whole, with 0/0 = 0."""
     return np.divide(part, whole, out=np.zeros(np.shape(whole)), where=np.asarray(whole) > 0)
 
 
 def mean_of_defined(values: Floats) -> float | None:
-    """Mean of the values that are not NaN; None when all are."""
+    """Return the mean of the values that are not NaN; None if all are."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if len(defined) else None
 
@@ -47,9 +49,10 @@ def mean_of_defined(values: Floats) -> float | None:
 
 
 def auc(scores: Floats, truth: Truth) -> float:
-    """The chance that a positive scores above a negative, a tie counting one half; NaN where one kind is absent.
+    """Return the chance that a positive scores above a negative, a tie counting one half; NaN if one kind is absent.
 
-    The Mann-Whitney statistic over the number of pairs, which is the area under `roc_curve` (Hanley and McNeil 1982).
+    This is the Mann-Whitney statistic divided by the number of pairs, and the area under `roc_curve` (Hanley and McNeil
+    1982).
     """
     positives, negatives = scores[truth], np.sort(scores[~truth])
     if len(positives) == 0 or len(negatives) == 0:
@@ -60,17 +63,20 @@ def auc(scores: Floats, truth: Truth) -> float:
 
 
 def roc_curve(scores: ArrayLike, truth: ArrayLike) -> tuple[Floats, Floats]:
-    """(false positive rate, true positive rate) from (0, 0) to (1, 1), as the threshold falls from score to score.
+    """Return the false and the true positive rates from (0, 0) to (1, 1), as the threshold falls from score to score.
 
-    Equal scores are one step. Points in the middle of a straight line are dropped, which draws the same curve.
+    Equal scores are one step. Points in the middle of a straight line are dropped, which leaves the curve as it is.
     """
     values, positive = np.asarray(scores, dtype=np.float64), np.asarray(truth, dtype=np.bool_)
     if values.ndim != 1 or values.shape != positive.shape:
         raise ValueError(f"scores and truth: given shapes {values.shape} and {positive.shape}, allowed: (n,) both")
     if positive.all() or not positive.any():
         raise ValueError(f"truth: given {positive.sum()} positives of {len(positive)}, allowed: both kinds")
+
     _, said_yes, hits = _tally(values, positive)
     points = np.stack([np.append(0, said_yes - hits), np.append(0, hits)])
+
+    # A point is kept where the direction changes: where the cross product of two neighbouring steps is not 0.
     steps = np.diff(points)
     turns = steps[0, :-1] * steps[1, 1:] != steps[0, 1:] * steps[1, :-1]
     false, true = points[:, np.concatenate([[True], turns, [True]])]
@@ -78,9 +84,10 @@ def roc_curve(scores: ArrayLike, truth: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def average_precision(scores: Floats, truth: Truth) -> float:
-    """Sum over thresholds of precision times gain in recall, equal scores being one step; NaN without positives.
+    """Return the sum over thresholds of precision times gain in recall; NaN without positives.
 
-    Not interpolated: the area under the interpolated precision-recall curve is an optimistic number.
+    Equal scores are one step. Nothing is interpolated, because the area under the interpolated precision-recall curve
+    is too optimistic.
     """
     if not truth.any():
         return float("nan")
@@ -89,7 +96,7 @@ def average_precision(scores: Floats, truth: Truth) -> float:
 
 
 def _tally(scores: Floats, truth: Truth) -> tuple[Floats, Counts, Counts]:
-    """The different scores, falling, and how many samples, and how many positives, have that score or more."""
+    """Return the different scores, falling, with the number of samples and of positives of that score or more."""
     order = np.argsort(-scores)
     falling = scores[order]
     ends = np.append(np.flatnonzero(np.diff(falling)), len(falling) - 1)
@@ -97,17 +104,19 @@ def _tally(scores: Floats, truth: Truth) -> tuple[Floats, Counts, Counts]:
 
 
 def choose_threshold(probabilities: Floats, truth: Truth) -> float:
-    """Above which probability to say yes for the highest F1; every threshold in [0, 1) is tried.
+    """Return the threshold of highest F1, above which a probability is a yes; all thresholds in [0, 1) are tried.
 
-    0.5 wherever nothing does better: without positives every F1 is 0, and a tie is no reason to leave the middle.
-    Between two neighbouring probabilities the middle is taken, of several such gaps the one nearest to 0.5.
+    It is 0.5 if no other does better; without positives, for example, every F1 is 0. Otherwise it is the middle
+    between two neighbouring probabilities, and of several such middles the one nearest to 0.5.
     """
     upper, said_yes, hits = _tally(probabilities, truth)
     lower = np.append(upper[1:], 0.0)
     f1 = np.where(upper > 0, 2 * hits / (said_yes + truth.sum()), 0)  # no threshold lies below a probability of 0
     best = f1 == f1.max()
+
     if f1.max() == 0 or (best & (lower <= 0.5) & (upper > 0.5)).any():
         return 0.5
+
     middles = (lower + upper) / 2
     middles = np.where(middles < upper, middles, lower)[best]  # between two neighbouring floats there is no middle
     return float(middles[np.abs(middles - 0.5).argmin()])
@@ -117,19 +126,21 @@ def choose_threshold(probabilities: Floats, truth: Truth) -> float:
 
 
 def reliability(probabilities: Floats, truth: Truth, bins: int = ECE_BINS) -> list[dict[str, Any]]:
-    """Samples grouped by probability: one {low, high, n, confidence, accuracy} per bin.
+    """Group samples by probability, and return one {low, high, n, confidence, accuracy} per bin.
 
     The bins have equal width and hold their upper edge: [0, 1/bins], (1/bins, 2/bins], ..., (1 - 1/bins, 1].
     Confidence (the mean probability) and accuracy (the share that is true) are None in an empty bin.
     """
     if bins < 1:
         raise ValueError(f"bins: given {bins}, allowed: 1 or more")
+
+    # Only the inner edges are compared, because rounding can lift a probability a little above 1.
     edges = np.linspace(0, 1, bins + 1)
-    # Rounding can lift a probability a hair above 1, hence only the inner edges.
     index = np.searchsorted(edges[1:-1], probabilities, side="left")
     n = np.bincount(index, minlength=bins)
     confident = np.bincount(index, weights=probabilities, minlength=bins)
     correct = np.bincount(index, weights=truth, minlength=bins)
+
     return [
         {
             "low": float(edges[i]),
@@ -143,7 +154,7 @@ def reliability(probabilities: Floats, truth: Truth, bins: int = ECE_BINS) -> li
 
 
 def calibration_error(groups: list[dict[str, Any]]) -> float:
-    """|accuracy - confidence| of each bin of `reliability`, weighted by its share of n (Guo et al. 2017, eq. 3)."""
+    """Return |accuracy - confidence| of the bins, weighted by their shares of n (Guo et al. 2017, eq. 3)."""
     filled = [group for group in groups if group["n"]]
     gaps = sum(group["n"] * abs(group["accuracy"] - group["confidence"]) for group in filled)
     return float(gaps / sum(group["n"] for group in filled))

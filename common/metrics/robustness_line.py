@@ -1,6 +1,6 @@
-"""The line that published models lie on: what accuracy under shift to expect of one on clean images.
+"""Published models lie on a line, which predicts a model's accuracy under shift from that on clean images.
 
-Needs the standard library only.
+This module needs the standard library only.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Line:
     intercept: float
     lowest: float  # clean accuracies that it was fitted on
     highest: float
-    residual_sd: float | None  # in accuracy: how far models scatter about the line; None where it was not told
+    residual_sd: float | None  # in accuracy: how far models scatter about the line; None if it was not published
 
     def expected(self, clean: float) -> float:
         if not 0 < clean < 1:
@@ -32,22 +32,22 @@ CIFAR10_1_LINES = {
 
 
 def published_line(data: str, images: str) -> Line | None:
-    """For models of this data set on the images of another; None where none was published."""
+    """Return the line of models of one data set on the images of another; None if none was published."""
     lines = {f"cifar10_1_{version}": line for version, line in CIFAR10_1_LINES.items()}
     return lines.get(images) if data == "cifar10" else None
 
 
 @dataclass(frozen=True)
 class EffectiveRobustness:
-    """Shifted accuracy beyond what models of this clean accuracy have (Taori et al. 2020)."""
+    """The accuracy under shift beyond that of published models of equal clean accuracy (Taori et al. 2020)."""
 
     expected: float  # by the line
-    value: float  # found less expected
-    extrapolated: bool  # the clean accuracy is outside the range that the line was fitted on: do not lean on it
+    value: float  # measured less expected
+    extrapolated: bool  # the clean accuracy is outside the range that the line was fitted on: do not rely on it
 
 
 def effective_robustness(clean: float, shifted: float, line: Line) -> EffectiveRobustness:
-    """Of a model with these accuracies on the clean and on the shifted set."""
+    """Compare a model's accuracies on the clean and on the shifted set with the line."""
     if not 0 <= shifted <= 1:
         raise ValueError(f"shifted: given {shifted}, allowed: a share from 0 to 1")
     expected = line.expected(clean)

@@ -1,11 +1,11 @@
-"""Metrics of images with several labels: functions of (logits, labels), both (n, classes), labels 0 or 1.
+"""Metrics of images with several labels are functions of (logits, labels), both (n, classes), labels 0 or 1.
 
-Every label is a decision of its own: yes where the sigmoid of its logit is above its threshold. Anything but finite
-logits and whole labels of 0 and 1 is refused with a ValueError; all arithmetic is in float64.
+Every label is a decision of its own: yes if the sigmoid of its logit is above its threshold. Anything but finite
+logits and whole labels of 0 and 1 is refused with a ValueError. All arithmetic is in float64.
 
-Macro averages give each label the same weight, and 0/0 counts as 0, so that a label that nobody has and nobody is
-given counts with precision, recall and F1 of 0. AUC and average precision alone leave out labels for which they have
-no value. Needs numpy only.
+Macro averages give each label the same weight, and 0/0 counts as 0. So a label that no image has, and that is never
+predicted, counts with precision, recall and F1 of 0. Only AUC and average precision leave out labels for which they
+have no value. This module needs numpy only.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from common.metrics.ranking import ECE_BINS, Counts, Floats, ratio
 
 
 def checked(logits: ArrayLike, labels: ArrayLike) -> tuple[Floats, Counts]:
-    """The same logits as float64 and labels as int64, or a ValueError that says what is wrong with them."""
+    """Return logits as float64 and labels as int64, or raise a ValueError that says what is wrong with them."""
     scores = ranking.checked_logits(logits, fewest_classes=1)
     return scores, _checked_decisions("labels", labels, scores.shape)
 
@@ -36,7 +36,7 @@ def _checked_decisions(name: str, values: ArrayLike, shape: tuple[int, ...]) -> 
 
 
 def sigmoid(logits: ArrayLike) -> Floats:
-    """1 / (1 + exp -z), without overflow on either side."""
+    """Return 1 / (1 + exp -z), without overflow on either side."""
     scores = np.asarray(logits, dtype=np.float64)
     small = np.exp(-np.abs(scores))
     return np.where(scores >= 0, 1, small) / (1 + small)
@@ -46,7 +46,7 @@ def sigmoid(logits: ArrayLike) -> Floats:
 
 
 def counts(labels: ArrayLike, decided: ArrayLike) -> Counts:
-    """(classes, 2, 2): for each label, how often [true, decided]."""
+    """Count, in a table (classes, 2, 2), how often each label has [true, decided]."""
     shape = np.shape(labels)
     if len(shape) != 2:
         raise ValueError(f"labels: given shape {shape}, allowed: (n, classes)")
@@ -55,9 +55,9 @@ def counts(labels: ArrayLike, decided: ArrayLike) -> Counts:
     return np.bincount(cells.ravel(), minlength=4 * shape[1]).reshape(-1, 2, 2)
 
 
-def summarise(found: ArrayLike) -> dict[str, float]:
-    """Of counts: the share of right decisions (MedMNIST's accuracy), and macro precision, recall and F1."""
-    table = np.asarray(found)
+def summarise(counted: ArrayLike) -> dict[str, float]:
+    """Return, from counts, the share of right decisions (MedMNIST's accuracy) and macro precision, recall and F1."""
+    table = np.asarray(counted)
     if table.ndim != 3 or table.shape[1:] != (2, 2):
         raise ValueError(f"counts: given shape {table.shape}, allowed: (classes, 2, 2)")
     if table.sum() == 0:
@@ -78,20 +78,20 @@ def _rates(table: NDArray[Any]) -> dict[str, Floats]:
     }
 
 
-def micro_f1_score(found: ArrayLike) -> float:
-    """Of counts: the F1 of all decisions taken together, in which frequent labels weigh more."""
-    return float(_rates(np.asarray(found).sum(axis=0, keepdims=True))["f1_score"][0])
+def micro_f1_score(counted: ArrayLike) -> float:
+    """Return, from counts, the F1 of all decisions together, in which frequent labels weigh more."""
+    return float(_rates(np.asarray(counted).sum(axis=0, keepdims=True))["f1_score"][0])
 
 
 def subset_accuracy(labels: ArrayLike, decided: ArrayLike) -> float:
-    """Share of samples of which every label is decided right."""
+    """Return the share of samples of which every label is decided right."""
     return float((np.asarray(labels) == np.asarray(decided)).all(axis=1).mean())
 
 
 def choose_thresholds(logits: ArrayLike, labels: ArrayLike) -> Floats:
-    """Per label, the probability above which to say yes: that of the highest F1 on these (validation) samples.
+    """Return the threshold of each label, that of the highest F1 on these (validation) samples.
 
-    0.5 where no other does better, which includes labels without positives: `scoring.choose_threshold` has the rules.
+    It is 0.5 if no other does better, as for labels without positives: see `ranking.choose_threshold`.
     """
     scores, truth = checked(logits, labels)
     columns = zip(sigmoid(scores).T, truth.T == 1, strict=True)
@@ -102,13 +102,13 @@ def choose_thresholds(logits: ArrayLike, labels: ArrayLike) -> Floats:
 
 
 def auc(logits: ArrayLike, labels: ArrayLike) -> Floats:
-    """Per label, the chance that a sample that has it scores above one that has not; NaN where one kind is absent."""
+    """Return, per label, the chance that a sample with it scores above one without; NaN if one kind is absent."""
     scores, truth = checked(logits, labels)
     return np.array([ranking.auc(column, has) for column, has in zip(scores.T, truth.T == 1, strict=True)])
 
 
 def average_precision(logits: ArrayLike, labels: ArrayLike) -> Floats:
-    """Per label, `scoring.average_precision`; NaN for a label without positives."""
+    """Return `ranking.average_precision` per label; NaN for a label without positives."""
     scores, truth = checked(logits, labels)
     columns = zip(scores.T, truth.T == 1, strict=True)
     return np.array([ranking.average_precision(column, has) for column, has in columns])
@@ -118,27 +118,27 @@ def average_precision(logits: ArrayLike, labels: ArrayLike) -> Floats:
 
 
 def nll(logits: ArrayLike, labels: ArrayLike) -> float:
-    """Binary cross entropy in nats: log(1 + exp z) - y z, mean over samples and labels."""
+    """Return the binary cross entropy in nats: log(1 + exp z) - y z, mean over samples and labels."""
     scores, truth = checked(logits, labels)
     return float(np.logaddexp(0, np.where(truth == 1, -scores, scores)).mean())
 
 
 def brier(logits: ArrayLike, labels: ArrayLike) -> float:
-    """(p - y)^2, mean over samples and labels: 0 is best, 1 is worst."""
+    """Return (p - y)^2, mean over samples and labels: 0 is best, 1 is worst."""
     scores, truth = checked(logits, labels)
     return float(((sigmoid(scores) - truth) ** 2).mean())
 
 
 def reliability(logits: ArrayLike, labels: ArrayLike, bins: int = ECE_BINS) -> list[dict[str, Any]]:
-    """All n x classes decisions by the probability of yes; `accuracy` of a bin is the share of yes among its labels."""
+    """Group all n x classes decisions by the probability of yes; the accuracy of a bin is its share of yes labels."""
     scores, truth = checked(logits, labels)
     return ranking.reliability(sigmoid(scores).ravel(), truth.ravel() == 1, bins)
 
 
 def ece(logits: ArrayLike, labels: ArrayLike, bins: int = ECE_BINS) -> float:
-    """Expected calibration error over all decisions of `reliability`.
+    """Return the expected calibration error over all decisions of `reliability`.
 
-    Where most labels are a sure no, those decisions dominate it: not to be compared with that of a multi-class task.
+    If most labels are a sure no, those decisions dominate it. Do not compare it with that of a multi-class task.
     """
     return ranking.calibration_error(reliability(logits, labels, bins))
 
@@ -149,19 +149,20 @@ def ece(logits: ArrayLike, labels: ArrayLike, bins: int = ECE_BINS) -> float:
 def evaluate(
     logits: ArrayLike, labels: ArrayLike, class_names: Sequence[str], thresholds: ArrayLike | None = None
 ) -> dict[str, Any]:
-    """Everything that is reported of a set of predictions, ready for JSON: plain numbers, None where undefined.
+    """Return all that is reported about a set of predictions, ready for JSON: plain numbers, None if undefined.
 
-    Without thresholds (one probability per label), every label is decided at 0.5. With them, `at_half` tells what
-    0.5 would have given.
+    Thresholds are one probability per label. Without them, every label is decided at 0.5; with them, `at_half` has
+    what 0.5 would have given.
     """
     scores, truth = checked(logits, labels)
     n, classes = scores.shape
     if len(class_names) != classes:
         raise ValueError(f"class_names: given {len(class_names)} names, allowed: {classes}, one per column of logits")
+
     cut = _checked_thresholds(thresholds, classes)
     probabilities, aucs, precisions = sigmoid(scores), auc(scores, truth), average_precision(scores, truth)
     decided = probabilities > cut
-    found = {
+    metrics = {
         "n": n,
         **_decisions(truth, decided),
         "macro_auc": ranking.mean_of_defined(aucs),
@@ -172,7 +173,9 @@ def evaluate(
         "thresholds": cut.tolist(),
         "per_class": _per_class(counts(truth, decided), cut, aucs, precisions, class_names),
     }
-    return found if thresholds is None else {**found, "at_half": _decisions(truth, probabilities > 0.5)}
+
+    # MedMNIST's published results are decided at 0.5, so only those at half can be compared with them.
+    return metrics if thresholds is None else {**metrics, "at_half": _decisions(truth, probabilities > 0.5)}
 
 
 def _checked_thresholds(thresholds: ArrayLike | None, classes: int) -> Floats:

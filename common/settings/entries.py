@@ -15,6 +15,9 @@ from common.settings.distillation import CSTSettings, KDSettings, TeacherSetting
 from common.settings.field import Group, identity, setting
 from common.settings.models import (
     CNN_BACKBONES,
+    OWN,
+    OWN_CNNS,
+    OWN_VITS,
     VIT_BACKBONES,
     AdaptiveCNNSettings,
     AnyModel,
@@ -222,7 +225,7 @@ class TrainingSettings(RunSettings):
 class TrainCNN(TrainingSettings):
     """Settings of train/train_cnn.py."""
 
-    MODEL_NAMES: ClassVar = ("adaptive_cnn", *CNN_BACKBONES, "fast_cnn")
+    MODEL_NAMES: ClassVar = (*OWN_CNNS, *CNN_BACKBONES)
 
     entry: Literal["train_cnn"] = setting("train_cnn", "the entry that these settings are for")
     model: CNNModel = AdaptiveCNNSettings()
@@ -231,7 +234,7 @@ class TrainCNN(TrainingSettings):
 class TrainViT(TrainingSettings):
     """Settings of train/train_vit.py."""
 
-    MODEL_NAMES: ClassVar = ("vit", *VIT_BACKBONES)
+    MODEL_NAMES: ClassVar = (*OWN_VITS, *VIT_BACKBONES)
 
     entry: Literal["train_vit"] = setting("train_vit", "the entry that these settings are for")
     model: ViTModel = ViTSettings()
@@ -250,7 +253,7 @@ class TrainViT(TrainingSettings):
 class DistillKD(TrainingSettings):
     """Settings of train/distill_kd.py."""
 
-    MODEL_NAMES: ClassVar = ("adaptive_cnn", "vit", *CNN_BACKBONES, *VIT_BACKBONES, "fast_cnn")
+    MODEL_NAMES: ClassVar = (*OWN, *CNN_BACKBONES, *VIT_BACKBONES)
     PARENT: ClassVar = "teacher"
 
     entry: Literal["distill_kd"] = setting("distill_kd", "the entry that these settings are for")

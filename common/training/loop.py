@@ -1,7 +1,7 @@
-"""One epoch of training: how a batch becomes a step, and what moves when it does.
+"""This module trains a model for one epoch: it turns batches into steps, and adds up what they show.
 
-The loop knows no method and no file. The method is an objective, written in the open in its entry; the caller of
-`train_epoch` has its turn after every step, to save or to stop.
+The loop knows no method and no file. The method is a function, the objective, which each entry writes in the open.
+The caller of `train_epoch` has its turn after every step, to save or to stop.
 """
 
 import logging
@@ -27,7 +27,7 @@ log = logging.getLogger("stillhouse")
 
 
 class Loss(NamedTuple):
-    """What an objective returns for a batch."""
+    """The value that an objective returns for a batch."""
 
     value: Tensor  # the mean over the batch
     logits: Tensor
@@ -38,7 +38,7 @@ Objective = Callable[[nn.Module, Batch], Loss]
 
 
 class EpochTotals:
-    """What the steps of an epoch add up to. It stays on the device, so that no step waits for a number."""
+    """The sums over the steps of an epoch. They stay on the device, so that no step waits for a number."""
 
     def __init__(self, classes: int, multi_label: bool, device: torch.device) -> None:
         shape = (classes, 2, 2) if multi_label else (classes, classes)
@@ -48,9 +48,11 @@ class EpochTotals:
 
     @torch.no_grad()
     def add(self, batch: Batch, loss: Loss, share: float) -> None:
-        """A part of a step; `share` is the part's share of the step, so that means come out over images."""
+        """Add a part of a step. `share` is its share of the step's images, so that sums become means over images."""
         for name, value in {"loss": loss.value, **loss.terms}.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.detach().double() * share
+
+        # Each decision is the number of its cell in the table of counts.
         if self.counts.ndim == 3:
             every_label = torch.arange(len(self.counts), device=batch.labels.device) * 4
             cells = (every_label + batch.labels * 2 + (loss.logits > 0)).flatten()
@@ -65,7 +67,7 @@ class EpochTotals:
         self.steps += 1
 
     def summary(self, compute: Compute) -> dict[str, Any]:
-        """Means over the epoch, of all processes."""
+        """Return the means over the epoch and over all processes."""
         means = {
             name: compute.sum(value.clone()).item() / (self.steps * compute.world) for name, value in self.sums.items()
         }
@@ -76,7 +78,7 @@ class EpochTotals:
 
 @dataclass
 class Training:
-    """Everything that moves while a model is trained. `state_dict` lists what a checkpoint must hold of it."""
+    """This state is everything that moves while a model is trained; a checkpoint holds its `state_dict`."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -132,19 +134,20 @@ def train_epoch(
     settings: TrainingSettings,
     compute: Compute,
 ) -> Iterator[None]:
-    """Take a step for each batch, and give way to the caller after each.
+    """Take one step for each batch, and give the caller its turn after each step.
 
-    model: `training.model` as it is called, which may be compiled or shared by several processes.
+    model: `training.model` in the form that is called, which may be compiled or shared by several processes.
     rates: the learning rate of every step of the epoch.
     """
     optimizer, scaler, totals = training.optimizer, training.scaler, training.totals
-    began = time.perf_counter() - totals.seconds
+    began = time.perf_counter() - totals.seconds  # a resumed epoch goes on counting
     model.train()
 
     for batch in batches:
         for group in optimizer.param_groups:
             group["lr"] = rates[batch.step] * group.get("lr_factor", 1.0)
 
+        # Clipping measures the gradients in their true size, without the factor that keeps them in fp16's range.
         backward(training, model, batch, objective, settings, compute)
         scaler.unscale_(optimizer)
         grad_norm = nn.utils.clip_grad_norm_(model.parameters(), settings.recipe.clip_norm or math.inf)
@@ -155,6 +158,7 @@ def train_epoch(
         if training.ema:
             training.ema.update(training.model)
 
+        # The caller may save now, so all that a checkpoint holds must be up to date.
         totals.end_step(grad_norm)
         totals.seconds = time.perf_counter() - began
         training.step = batch.step + 1
@@ -169,8 +173,9 @@ def backward(
     settings: TrainingSettings,
     compute: Compute,
 ) -> None:
-    """Compute the gradients of a step. When memory runs out, the parts are halved and the step starts over."""
+    """Compute the gradients of a step. When memory runs out, halve the parts and start the step again."""
     while True:
+        # Every try draws the same random numbers.
         seed_model(settings.seed, "model", training.epoch, batch.step, compute.rank)
         try:
             return _backward_in_parts(training, model, batch, objective, settings.recipe.precision, compute)
@@ -178,6 +183,7 @@ def backward(
             if compute.world > 1 or training.parts * 2 > len(batch):
                 raise  # the other processes are in the middle of a sum; or there is nothing left to halve
 
+        # The failed try left the gradients of its first parts, and cached memory in blocks of its own sizes.
         training.optimizer.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
         training.parts *= 2
@@ -187,7 +193,7 @@ def backward(
 def _backward_in_parts(
     training: Training, model: nn.Module, batch: Batch, objective: Objective, precision: str, compute: Compute
 ) -> None:
-    """Add up the gradients of the parts of a batch. The totals see the batch only if all parts succeed."""
+    """Add up the gradients of the parts of a batch."""
     pieces, losses = [*batch.parts(training.parts)], []
     for piece in pieces:
         share = len(piece) / len(batch)
@@ -196,8 +202,11 @@ def _backward_in_parts(
             with compute.autocast(precision):
                 loss = objective(model, piece)
             training.scaler.scale(loss.value * share).backward()
+
+        # Without their graphs, which would keep the memory of every part until the last.
         terms = {name: term.detach() for name, term in loss.terms.items()}
         losses.append(Loss(loss.value.detach(), loss.logits.detach(), terms))
 
+    # The totals see the batch only now that all parts have succeeded: a failed try would count images twice.
     for piece, loss in zip(pieces, losses, strict=True):
         training.totals.add(piece, loss, len(piece) / len(batch))

@@ -1,4 +1,4 @@
-"""Muon: momentum whose step has no preferred direction (Jordan et al. 2024, kellerjordan.github.io/posts/muon)."""
+"""Muon is momentum whose step has no preferred direction (Jordan et al. 2024, kellerjordan.github.io/posts/muon)."""
 
 import math
 from collections.abc import Iterable
@@ -13,10 +13,10 @@ ADAM_BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
 
 
 class Muon(torch.optim.Optimizer):
-    """Groups with `orthogonal` set are kernels and matrices, which move by Muon; AdamW moves the others.
+    """Muon moves the groups that have `orthogonal` set, kernels and matrices; AdamW moves the others.
 
-    A kernel is a matrix with one row for each channel that it makes. Momentum is Nesterov's, weight decay is decoupled
-    from the gradient.
+    A kernel counts as a matrix with one row for each output channel. Momentum is Nesterov's, and weight decay is
+    decoupled from the gradient.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], lr: float, momentum: float) -> None:
@@ -57,12 +57,9 @@ def orthogonalised(step: Tensor) -> Tensor:
     """Return nearly U V^T of a matrix U S V^T (its singular value decomposition), by Newton-Schulz iterations.
 
     Singular values come out between about 0.7 and 1.2: the published iteration is fast, not exact. A tall matrix gets
-    a longer step, so that what it gives changes as much as with a square one.
-
-    The published iteration multiplies the matrix X by polynomials of X X^T, all of which commute. So they are
-    multiplied with one another first, at the size of X's short side, and X only once, at the end.
+    a longer step, so that its outputs change as much as those of a square one.
     """
-    # A kernel is a matrix; of a tall one, the transpose is worked on.
+    # The iteration needs singular values of at most 1, which a Frobenius norm of 1 ensures; short rows cost least.
     rows = len(step)
     matrix = step.float().reshape(rows, -1)
     tall = rows > matrix.shape[1]
@@ -70,7 +67,8 @@ def orthogonalised(step: Tensor) -> Tensor:
     matrix = matrix.T if tall else matrix
     matrix = matrix / matrix.norm().clamp(min=1e-7)
 
-    # After the division no singular value is above 1, as the iteration needs.
+    # The published iteration multiplies the matrix X by polynomials of X X^T, all of which commute. So they are
+    # multiplied with one another first, at the size of X's short side, and X only once, at the end.
     gram, identity = matrix @ matrix.T, torch.eye(len(matrix), device=matrix.device)
     total = identity
     for _ in range(ITERATIONS):

@@ -1,4 +1,4 @@
-"""How weights move: optimizers, the course of the learning rate, averages of the weights."""
+"""This module moves weights: it has the optimizers, the schedules of the learning rate, and averages of weights."""
 
 import copy
 import inspect
@@ -24,9 +24,9 @@ def make_optimizer(model: nn.Module, recipe: RecipeSettings) -> torch.optim.Opti
 
 
 def uncompiled(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
-    """The same optimizer without the wrappers that keep torch's compiler out of its methods.
+    """Return the optimizer's class without the wrappers that keep torch's compiler out of its methods.
 
-    Their first call imports all of that compiler, which doubles the CPU time of a short run, and nothing here
+    The first call of a wrapper imports the whole compiler, which doubles the CPU time of a short run. Nothing here
     compiles an optimizer.
     """
     methods = ("add_param_group", "state_dict", "load_state_dict", "zero_grad")
@@ -35,7 +35,7 @@ def uncompiled(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.O
 
 
 def _decay_groups(model: nn.Module, recipe: RecipeSettings) -> list[dict[str, Any]]:
-    """Weight decay for all parameters, or for matrices and kernels only: biases and norms have one dimension.
+    """Return groups that decay all parameters, or matrices and kernels only: biases and norms have one dimension.
 
     The first group has the recipe's own learning rate.
     """
@@ -49,13 +49,14 @@ def _decay_groups(model: nn.Module, recipe: RecipeSettings) -> list[dict[str, An
 
 
 def _bias_rates(recipe: RecipeSettings) -> dict[str, Any]:
-    """A step decays by rate times decay, so a decay is divided by what its rate is multiplied by."""
+    """Return decay and rate factor of biases. A step decays by rate times decay, so the factor divides the decay."""
     decay = recipe.weight_decay / recipe.bias_lr if recipe.decay_all else 0.0
     return {"weight_decay": decay, "lr_factor": recipe.bias_lr}
 
 
 def _muon_groups(model: nn.Module, recipe: RecipeSettings) -> list[dict[str, Any]]:
-    """Kernels and matrices but for the classifier's, which are the linear layers as wide as the last; and the rest."""
+    """Return two groups: kernels and matrices before the classifier, which Muon moves, and all the rest."""
+    # The classifier is every linear layer as wide as the last; a distilled ViT has two.
     layers = [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
     classes = next((layer.out_features for layer in reversed(layers) if isinstance(layer, nn.Linear)), 0)
     inner = {
@@ -69,7 +70,7 @@ def _muon_groups(model: nn.Module, recipe: RecipeSettings) -> list[dict[str, Any
 
 
 def learning_rate(recipe: RecipeSettings, epoch: float) -> float:
-    """The learning rate at a moment of training, counted in epochs: linear warm-up, then the schedule."""
+    """Return the learning rate at a moment of training, counted in epochs: linear warm-up, then the schedule."""
     warmup_epochs = recipe.warmup * recipe.epochs
     if epoch < warmup_epochs:
         return recipe.lr * epoch / warmup_epochs
@@ -77,16 +78,18 @@ def learning_rate(recipe: RecipeSettings, epoch: float) -> float:
         return recipe.lr
     if recipe.schedule == "step":
         return recipe.lr * recipe.step_factor ** math.floor(epoch / recipe.step_epochs)
-    way = (epoch - warmup_epochs) / (recipe.epochs - warmup_epochs)
-    left = 1 - min(way, 1.0) if recipe.schedule == "linear" else (1 + math.cos(math.pi * min(way, 1.0))) / 2
+
+    # Both curves fall from 1 to 0 over what is left after the warm-up.
+    way = min((epoch - warmup_epochs) / (recipe.epochs - warmup_epochs), 1.0)
+    left = 1 - way if recipe.schedule == "linear" else (1 + math.cos(math.pi * way)) / 2
     return recipe.lr * (recipe.final_lr + (1 - recipe.final_lr) * left)
 
 
 class WeightAverage:
-    """A second copy of a model that follows the first: exponentially (EMA), or as the mean of all it was shown (SWA).
+    """A copy of a model that follows it: by an exponential average (EMA), or as the mean of all it was shown (SWA).
 
-    Buffers follow too. For EMA, running batch-norm statistics average as weights do; for SWA they belong to other
-    weights than the mean, so `refresh_batchnorm` must measure them anew.
+    Buffers follow too. For EMA, batch-norm statistics average as weights do. For SWA they do not belong to the mean of
+    the weights, so `refresh_batchnorm` must measure them again.
     """
 
     def __init__(self, model: nn.Module, decay: float | None) -> None:
@@ -103,7 +106,7 @@ class WeightAverage:
                 mean.copy_(new)
 
     def _weight_of_newest(self) -> float:
-        """For EMA never less than 9/(n + 10), so that the first weights of a short run are soon forgotten."""
+        """Return the weight of the newest; for EMA at least 9/(n + 10), so that a short run soon forgets its start."""
         return 1 / self.count if self.decay is None else max(1 - self.decay, 9 / (self.count + 10))
 
     def state_dict(self) -> dict[str, Any]:
@@ -120,17 +123,20 @@ def _tensors(model: nn.Module) -> list[Tensor]:
 
 @torch.no_grad()
 def refresh_batchnorm(model: nn.Module, images: Iterable[Tensor]) -> None:
-    """Running statistics of the weights as they are: the mean over one pass of training batches."""
+    """Measure the running statistics of batch norms again: the mean over one pass of training batches."""
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return
+
+    # Without a momentum, torch takes the plain mean over all batches.
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # torch: the plain mean over all batches seen
+        norm.momentum = None
         norm.train()
     for batch in images:
         model(batch)
+
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()

@@ -1,4 +1,4 @@
-"""What a model says of a set of images: logits, validation scores, the final report."""
+"""This module asks a model about sets of images: logits, validation scores, and the final report."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from common.settings.entries import RecipeSettings
 
 @torch.no_grad()
 def infer(model: nn.Module, batches: Batches, precision: str = "fp32") -> tuple[np.ndarray, np.ndarray]:
-    """Logits (n, classes) and labels (n,) of all rows in order, in every process."""
+    """Return logits (n, classes) and labels (n,) of all rows in order, in every process."""
     model.eval()
     compute, total = batches.compute, len(batches.rows)
     rows = []
@@ -28,26 +28,27 @@ def infer(model: nn.Module, batches: Batches, precision: str = "fp32") -> tuple[
 
 
 def validate(model: nn.Module, batches: Batches, recipe: RecipeSettings) -> dict[str, float]:
-    """What history.csv says of the validation images, and the score that decides which weights are kept."""
+    """Return the validation scores of history.csv, and the one by which weights are selected."""
     logits, labels = infer(model, batches, recipe.precision)
     if not np.isfinite(logits).all():
-        raise NotFinite(f"a validation image has logits that are no numbers; {NAN_ADVICE}")
+        raise NotFinite(f"the logits of a validation image are not finite; {NAN_ADVICE}")
+
     if batches.multi_label:
-        found = {
-            "loss": several_labels.nll(logits, labels),
-            **several_labels.summarise(several_labels.counts(labels, logits > 0)),
-        }
+        counts = several_labels.counts(labels, logits > 0)
+        scores = {"loss": several_labels.nll(logits, labels), **several_labels.summarise(counts)}
     else:
-        confusion = one_label.confusion_matrix(labels, logits.argmax(1), batches.classes)
-        found = {"loss": one_label.nll(logits, labels), **one_label.summarise(confusion)}
+        counts = one_label.confusion_matrix(labels, logits.argmax(1), batches.classes)
+        scores = {"loss": one_label.nll(logits, labels), **one_label.summarise(counts)}
+
+    # Only a recipe that selects by the AUC has it in the history: ranking costs more than counting.
     if recipe.select == "auc":
         aucs = (several_labels.auc if batches.multi_label else one_label.one_vs_rest_auc)(logits, labels)
-        found["auc"] = one_label.macro_auc(aucs) or 0.0  # none where only one class occurs
-    return found
+        scores["auc"] = one_label.macro_auc(aucs) or 0.0  # none where only one class occurs
+    return scores
 
 
 def report(model: nn.Module, data: Data, attempt: Attempt) -> dict[str, Any]:
-    """Every metric on validation and test; the logits stay in predictions/. Only here are the test images read."""
+    """Return every metric on validation and test, and write the logits. Only here are the test images read."""
     val, thresholds = None, None
     if data.val:
         val = _report_part(model, data.val, "val", attempt)

@@ -11,14 +11,13 @@ from common.cli.attempt import Attempt
 from common.compute import Compute
 from common.data.packing import Part, pack
 from common.models.load import load_model
-from common.models.zoo import MODELS
 from common.run.finished import open_run
 from common.run.run_dir import RunDir
 from common.settings.entries import ComputeSettings
-from common.settings.models import OWN
+from common.settings.models import CNN_BACKBONES, VIT_BACKBONES
 from train import train_cnn, train_vit
 
-LISTED = [name for name in MODELS if name not in {*OWN, "timm"}]
+LISTED = [*CNN_BACKBONES, *VIT_BACKBONES]
 BIG = {"vit_base_patch16_224", "vit_small_patch16_224"}
 QUICK = (
     "data=specks recipe.epochs=1 recipe.batch_size=4 recipe.optimizer=sgd recipe.momentum=0 recipe.lr=0.001 "

@@ -13,8 +13,9 @@ from aggregate import report
 from aggregate.figures.album import KINDS, all_figures, links, write_figures
 from aggregate.figures.style import Picture
 from aggregate.report import Material, all_tables
+from aggregate.runs.cells import AskedRun
 from aggregate.runs.collect import collect
-from aggregate.runs.methods import AskedRun, group
+from aggregate.runs.methods import group
 from common.cli.command import DONE
 
 MakeRun = Callable[..., Path]

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from aggregate.report import all_tables, write_report
+from aggregate.runs.cells import AskedRun
 from aggregate.runs.collect import collect
 from aggregate.runs.material import Material
-from aggregate.runs.methods import AskedRun, group
+from aggregate.runs.methods import group
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 QUIET = (  # nothing of the browser's own reaches for the network

@@ -20,9 +20,10 @@ from aggregate.page.overview import at_a_glance, progress, states, verdicts
 from aggregate.page.page import page
 from aggregate.page.pictures import figures_section
 from aggregate.report import all_tables
+from aggregate.runs.cells import AskedRun
 from aggregate.runs.collect import Run
 from aggregate.runs.material import Material
-from aggregate.runs.methods import AskedRun, Method, group
+from aggregate.runs.methods import Method, group
 from aggregate.tables.runs import run_rows
 from aggregate.tables.table import Column, Table, number, percent_spread, text
 

@@ -70,7 +70,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         "result.json is not whole JSON",
     ),
     "another run's result": (lambda f: edit(f, lambda r: r.update(run="other")), "its result.json is that of other"),
-    "an older result": (lambda f: edit(f, lambda r: r["data"].pop("task")), "no data.task: of an older version"),
+    "an older result": (lambda f: edit(f, lambda r: r["data"].pop("task")), "no data.task: it is of an older version"),
     "no test": (lambda f: edit(f, lambda r: r.update(test=None)), "no test.n"),
     "a text for a number": (lambda f: edit(f, lambda r: r["test"].update(accuracy="0.9")), "is 0.9, expected float"),
     "a truth for a number": (lambda f: edit(f, lambda r: r["test"].update(accuracy=True)), "is true, expected float"),

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from aggregate.runs.cells import AskedRun, cell_of
 from aggregate.runs.collect import Run, collect
-from aggregate.runs.methods import AskedRun, Method, cell_of, group
+from aggregate.runs.methods import Method, group
 
 MakeRun = Callable[..., Path]
 

@@ -112,7 +112,7 @@ def test_runs_of_one_origin_are_not(make_run: MakeRun) -> None:
 @pytest.mark.parametrize(
     ("origin", "said"),
     [
-        ({"dirty": True}, "run from a working copy with uncommitted changes, which no commit tells"),
+        ({"dirty": True}, "run from a working copy with uncommitted changes, which are in no commit"),
         ({"commit": None, "dirty": None}, "of unknown code: no commit is recorded"),
     ],
 )

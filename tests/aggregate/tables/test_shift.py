@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from aggregate.runs.cells import AskedRun
 from aggregate.runs.collect import collect
-from aggregate.runs.methods import AskedRun, Method, group
+from aggregate.runs.methods import Method, group
 from aggregate.tables.shift import adaptations, shift
 from aggregate.tables.table import Table
 

@@ -138,8 +138,8 @@ def test_every_figure_has_its_title_n_and_units(kind: Callable[[int], Figure], c
 def test_matplotlibs_global_state_is_left_alone(tmp_path: Path) -> None:
     code = (
         "import sys, numpy as np; from pathlib import Path; import matplotlib as mpl; before = mpl.rcParams.copy()\n"
-        "from common import figures\n"
-        "figures.save(figures.confusion_matrix(np.eye(2, dtype=int), ['a', 'b'], 't'), Path(sys.argv[1]))\n"
+        "from common.figures import predictions\n"
+        "predictions.save(predictions.confusion_matrix(np.eye(2, dtype=int), ['a', 'b'], 't'), Path(sys.argv[1]))\n"
         "print(before == mpl.rcParams.copy(), 'matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
     )
     done = subprocess.run(
@@ -380,7 +380,7 @@ def test_one_class_alone_has_no_curve_and_the_figure_says_so(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("task", ["multi-class", "multi-label"])
 def test_mean_curves_of_runs_have_the_mean_of_their_areas(task: str) -> None:
-    draw = several_labels if task == "multi-label" else drawn
+    draw = of_several_labels if task == "multi-label" else drawn
     logits, labels = draw(200, 5)
     scores = [logits, logits + np.random.default_rng(1).normal(size=logits.shape)]
     runs = [roc.one_against_the_rest(each, labels, task) for each in scores]

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from common.cli.compose import SPREAD, RunWords, compose, presets_of
 from common.settings.entries import TRAININGS, RecipeSettings, TrainCNN, run_name
 from common.settings.field import Group, every_setting, groups_of, identity, setting
+from common.settings.models import OWN
 
 # Written here by hand, not read off the marks: a field that joins these groups must say what it is.
 OUTSIDE_IDENTITY = frozenset(
@@ -55,7 +56,7 @@ BASES = {
         {"model.name": name},
         {"model.name": name, "model.pretrained": True},
         {"model.dist_token": True, "model.inference": "avg"},
-        {"model.name": "fast_cnn"},
+        *({"model.name": own} for own in OWN),
     )
     for entry, name in TIMM.items()
 }

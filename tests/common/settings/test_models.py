@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import timm
 
-from common.settings.models import CNN_BACKBONES, TRANSFORMER, VIT_BACKBONES
+from common.settings.models import CNN_BACKBONES, OWN, TRANSFORMER, VIT_BACKBONES
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -81,3 +81,8 @@ def test_transformers_are_told_by_their_names(module: str) -> None:
 @pytest.mark.parametrize("module", ["resnet", "convnext", "densenet", "efficientnet", "mobilenetv3", "regnet", "vgg"])
 def test_convolutional_networks_are_told_by_theirs(module: str) -> None:
     assert [name for name in timm.list_models(module=module) if TRANSFORMER.search(name)] == []
+
+
+def test_presets_of_the_suites_own_networks_make_none_of_timms() -> None:
+    assert {"adaptive_cnn", "fast_cnn", "vit"} <= set(OWN)
+    assert set(OWN) & {*CNN_BACKBONES, *VIT_BACKBONES} == set()

@@ -12,6 +12,7 @@ from common.settings.messages import problem
 from common.settings.shift import (
     ADAPTATIONS,
     COMMON_CORRUPTIONS,
+    CORRUPTION_FAMILIES,
     EXTRA_CORRUPTIONS,
     VIEWS,
     ShiftSettings,
@@ -24,7 +25,7 @@ from eval.views import VIEWS as KNOWN_VIEWS
 
 
 def test_names_are_those_of_what_can_be_done() -> None:
-    assert tuple(CORRUPTIONS) == (*COMMON_CORRUPTIONS, *EXTRA_CORRUPTIONS)
+    assert tuple(CORRUPTIONS) == (*COMMON_CORRUPTIONS, *EXTRA_CORRUPTIONS, *CORRUPTION_FAMILIES["further"])
     assert len(COMMON_CORRUPTIONS) == 15
     assert set(EXTRA_CORRUPTIONS) >= {"speckle_noise", "gaussian_blur", "spatter", "saturate"}
     assert set(ADAPTATIONS) >= {"source", "bn_stats", "adabn", "tent", "t3a", "lame"}
@@ -47,7 +48,7 @@ def refusal(**given: Any) -> str:
     return problem(ShiftSettings, error)
 
 
-ALL_CORRUPTIONS = ", ".join((*COMMON_CORRUPTIONS, *EXTRA_CORRUPTIONS))
+ALL_CORRUPTIONS = ", ".join((*COMMON_CORRUPTIONS, *EXTRA_CORRUPTIONS, *CORRUPTION_FAMILIES["further"]))
 ALL_ADAPTATIONS, ALL_VIEWS = ", ".join(ADAPTATIONS), ", ".join(VIEWS)
 REFUSED: list[tuple[str, Any, str]] = [
     ("corruptions", ["fogg"], f"given fogg, allowed: {ALL_CORRUPTIONS}, nearest: fog"),

@@ -181,7 +181,7 @@ def test_weights_that_explode_in_the_last_step_of_an_epoch_fail_as_nan(prepared:
             update={"data": settings.data.model_copy(update={"val_fraction": val_fraction})}
         )
         data = open_data(attempt.data_folder, attempt.settings, CPU)
-        with pytest.raises(NotFinite, match=r"no numbers.*Try a lower recipe\.lr"):
+        with pytest.raises(NotFinite, match=r"not finite.*Try a lower recipe\.lr"):
             trained(attempt, data, model, steep)
         assert not attempt.run.last.exists()
 

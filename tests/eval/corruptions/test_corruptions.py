@@ -1,11 +1,5 @@
 """Contracts over all corruptions: what they keep, what they depend on, and that severity means something."""
 
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +10,6 @@ from common.data.publishers.catalog import CIFAR10_C_MD5
 from eval import corruptions
 from eval.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 
-REPOSITORY = Path(__file__).parents[3]
 UNDRAWN = {
     "defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression", "gaussian_blur", "saturate"
 }  # fmt: skip
@@ -51,44 +44,6 @@ def test_all_of_the_publishers_corruptions_are_here_at_all_severities() -> None:
     assert tuple(CORRUPTIONS)[:19] == tuple(name for name in CIFAR10_C_MD5 if name != "labels")
     assert set(corruptions._DEFINED) == set(CORRUPTIONS)
     assert {len(corruption.strengths) for corruption in CORRUPTIONS.values()} == {SEVERITIES}
-
-
-SALT = """
-
-def salt(images, _draws, share):
-    return images.clamp(min=share)
-
-
-CORRUPTIONS["salt"] = Corruption(salt, ((0.1,), (0.2,), (0.3,), (0.4,), (0.5,)))
-"""
-ASKED = """
-import torch
-from common.data.publishers.shifted_cifar import PUBLISHED_CORRUPTIONS
-from common.settings.shift import ShiftSettings
-from eval.corruptions import corrupted
-
-assert ShiftSettings(corruptions=["salt"]).corruptions == ["salt"]
-assert "salt" not in ShiftSettings().corruptions, "the averages, and finished runs, stay as they were"
-assert "salt" not in PUBLISHED_CORRUPTIONS, "no file of the publisher's"
-print(corrupted(torch.zeros(1, 1, 8, 8), torch.tensor([0]), "salt", 5, seed=0).mean().item())
-"""
-
-
-def test_another_corruption_is_a_function_with_its_strengths_and_a_name(tmp_path: Path) -> None:
-    for folder in ("common", "eval"):
-        shutil.copytree(REPOSITORY / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    with (tmp_path / "eval" / "corruptions" / "noise.py").open("a") as module:
-        module.write(SALT)
-    names = tmp_path / "common" / "settings" / "shift.py"
-    text = names.read_text()
-    assert text.count('"further": ()') == 1
-    names.write_text(text.replace('"further": ()', '"further": ("salt",)'))
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", ASKED], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.stderr == ""
-    assert float(done.stdout) == pytest.approx(127 / 255)
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 8, 8), (2, 3, 32, 32), (1, 1, 28, 21), (1, 3, 40, 64)], ids=str)
