@@ -44,6 +44,12 @@ class NotFinite(Failure):
     kind = "nan"
 
 
+class FolderLost(Failure):
+    """The run folder was removed, renamed or replaced while the run worked in it."""
+
+    kind = "node"
+
+
 class DataError(Failure):
     """The packed data are not what their manifest says."""
 

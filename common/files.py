@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,7 +21,7 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
 
     durable: the file survives a power cut that comes after the block.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
     try:
@@ -38,6 +38,31 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     # The new name is an entry of the folder, which has to reach the disk too.
     if durable:
         _flush_folder(path.parent)
+
+
+# Folders that a process works in, each with the check that it is still the same folder.
+_guards: dict[Path, Callable[[], None]] = {}
+
+
+@contextlib.contextmanager
+def guarded(folder: Path, check: Callable[[], None]) -> Iterator[None]:
+    """Make no file in the folder while the block runs unless `check` returns, and never make the folder anew."""
+    _guards[folder] = check
+    try:
+        yield
+    finally:
+        _guards.pop(folder, None)
+
+
+def _make_folder(folder: Path) -> None:
+    owner = next((above for above in (folder, *folder.parents) if above in _guards), None)
+    if owner is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        return
+
+    _guards[owner]()
+    for inner in reversed([path for path in (folder, *folder.parents) if owner in path.parents]):
+        inner.mkdir(exist_ok=True)
 
 
 def _flush_folder(folder: Path) -> None:
@@ -58,7 +83,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """Return the content of a file that holds an object; None if it is absent, damaged or holds anything else."""
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # the last one: nested too deeply
         return None
     return content if isinstance(content, dict) else None
 

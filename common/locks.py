@@ -20,7 +20,7 @@ def take_lock(folder: Path) -> IO[str]:
         file = path.open("a+")
         try:
             _flock(file)
-            if _is_at(path, file):
+            if is_locked_by(folder, file):
                 return file
         except BaseException:
             file.close()
@@ -46,8 +46,9 @@ def _flock(file: IO[str]) -> None:
             raise
 
 
-def _is_at(path: Path, file: IO[str]) -> bool:
+def is_locked_by(folder: Path, file: IO[str]) -> bool:
+    """Say whether the lock file in the folder is still this open one, and was not removed or renamed with it."""
     try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
+        return os.path.samestat((folder / LOCK).stat(), os.fstat(file.fileno()))
+    except (FileNotFoundError, NotADirectoryError):
         return False

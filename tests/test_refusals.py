@@ -27,6 +27,7 @@ def names_of(group: str) -> str:
 
 DATA = ", ".join(folded([name for name, published in DATASETS.items() if not published.evaluation_only]))
 PREPARED = f"{DATA}, broken, flowers, photos"  # with those of the world below
+NO_SUCH_SET = "; images of your own: python jobs/prepare.py data=image_folder"
 PREPARABLE = ", ".join([*folded(list(DATASETS)), "image_folder"])
 RECIPES, AUGMENTS = names_of("recipe"), names_of("augment")
 TOP = "root, data_dir, config, force, dry_run, entry, seed, data, model, compute, log, augment, recipe"
@@ -49,6 +50,7 @@ def world(alone: None) -> None:
         Path("data", name, "manifest.json").write_text(manifest)
     files = {
         "empty.yaml": "",
+        "large.yaml": "seed: 3" + "\n" * 1_000_000,
         "list.yaml": "- seed: 3\n",
         "text.yaml": "seed 3\n",
         "binary.yaml": "seed: \x00\n",
@@ -58,6 +60,7 @@ def world(alone: None) -> None:
         "keys.yaml": "sed: 3\nrecipe: {lr: 0.1, epoch: 4}\n",
         "values.yaml": "seed: '3'\nrecipe: {lr: -1}\nmodel: adaptive_cnn\n",
         "scalar.yaml": "recipe: cnn\n",
+        "result.json": '{"entry": "train_cnn", "run": "x", "data": {}, "model": {}, "val": {}, "test": {}, "cost": {}}',
         "foreign.yaml": yaml.safe_dump({"data": {"name": "flowers", "digest": "77cc"}}),
     }
     for name, text in files.items():
@@ -130,7 +133,7 @@ TRAINING: list[tuple[str | list[str], list[str]]] = [
     ("seed=010", [f"seed: given 010, allowed: {SEEDS}"]),
     ("seed=[0,1]", [f"seed: given [0, 1], allowed: {SEEDS}"]),
     (["seed={a: 1}"], ["seed: given {'a': 1}, allowed: whole number"]),
-    (["seed=&a [*a]"], ["seed: given [[...]], allowed: whole number, 0 to 4294967295"]),
+    (["seed=&a [*a]"], ["seed: given '&a [*a]', which is not YAML: it holds itself\n"]),
     ("recipe.lr=yes", ["recipe.lr: given yes, allowed: number, above 0"]),
     ("recipe.lr=true", ["recipe.lr: given true, allowed: number, above 0"]),
     ("recipe.lr=0,1", ["recipe.lr: given 0,1, allowed: number, above 0"]),
@@ -220,7 +223,10 @@ TRAINING: list[tuple[str | list[str], list[str]]] = [
     ("data=7", [f"data: given 7, allowed: {DATA}\n"]),
     ("data.name=Flowers", [f"data: given Flowers, allowed: {PREPARED}, nearest: flowers\n"]),
     # names that can be no folder of data sets
-    *((f"data={name}", [f"data: given {name}, allowed: {PREPARED}\n"]) for name in ("/", ".", "..", "data")),
+    *(
+        (f"data={name}", [f"data: given {name}, allowed: {PREPARED}{NO_SUCH_SET}\n"])
+        for name in ("/", ".", "..", "data")
+    ),
     (['data="a\\0b"'], [rf"data: given a\x00b, allowed: {PREPARED}"]),
     ("data=" + "x" * 300, ["data: given xxx...xxx..., allowed: digits, "]),
     ("data=" + "x" * 5000, ["data: given xxx...xxx..., allowed: digits, "]),
@@ -257,9 +263,22 @@ TRAINING: list[tuple[str | list[str], list[str]]] = [
             for field in ("weights", "pretrained", "weights_digest")
         ],
     ),
+    # several data sets, and data sets that are no word
+    (
+        "data=mnist,digits",
+        [
+            "data: given ['mnist', 'digits'], allowed: one set; to train on several: "
+            "python jobs/submit.py sweep=NAME data=mnist,digits\n"
+        ],
+    ),
+    ("data=[mnist,digits]", ["data: given ['mnist', 'digits'], allowed: one set; to train on several: "]),
+    ("data.name=[digits]", ["data.name: given ['digits'], allowed: lower-case letters, "]),
+    (["data={name: digits}"], [f"data: given {{'name': 'digits'}}, allowed: {DATA}"]),
     # snapshots
     ("config=none.yaml", ["config: none.yaml: cannot be read: No such file or directory"]),
     ("config=data", ["config: data: cannot be read: Is a directory"]),
+    ("config=/dev/zero", ["config: /dev/zero: cannot be read: it is not a regular file\n"]),
+    ("config=large.yaml", ["config: large.yaml: cannot be read: it is larger than 1 MB\n"]),
     ("config=empty.yaml", ["config: empty.yaml: holds null, allowed: a mapping of settings"]),
     ("config=list.yaml", ["config: list.yaml: holds [{'seed': 3}], allowed: a mapping of settings"]),
     ("config=text.yaml", ["config: text.yaml: holds seed 3, allowed: a mapping of settings"]),
@@ -285,6 +304,7 @@ TRAINING: list[tuple[str | list[str], list[str]]] = [
         "config=foreign.yaml",
         ["data.digest: given 77cc, but the images packed under data/flowers have 0f3a\n"],
     ),
+    ("config=result.json", ["config: result.json is no snapshot of a run's settings: it has run, val, test, ...\n"]),
     ("config=[a]", ["config: given ['a'], allowed: text or null"]),
     # settings that do not go together
     (

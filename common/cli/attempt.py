@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from common.cli.command import DONE, FAILED, answer
 from common.cli.compose import Command, RunWords, compose, presets_of, starting_points_of
-from common.failures import Interrupted, Refused, classify
+from common.failures import FolderLost, Interrupted, Refused, classify
 from common.files import read_json, write_json
 from common.run.provenance import foreign_container, now, provenance
 from common.run.run_dir import RunDir, headline
@@ -43,8 +43,9 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 class Attempt:
     """An entry works with its attempt: the settings, the run folder, the monitors, and any signal to stop."""
 
-    def __init__(self, command: Command, run: RunDir, monitors: "Iterable[Monitor]" = ()) -> None:
-        self.settings, self.run, self.monitors = command.settings, run, list(monitors)
+    def __init__(self, command: Command, run: RunDir) -> None:
+        self.settings, self.run = command.settings, run
+        self.monitors: list[Monitor] = []
         self.root, self.data_folder = command.root, command.data_dir / command.settings.data.name
         self.stop_signal: str | None = None
         self._saved_at = time.monotonic()
@@ -114,6 +115,7 @@ def carry_out(command: Command, body: Body, words: list[str]) -> int:
         print(f"# folder: {run.path}{' (finished)' if result else ''}")
         return DONE
     if result and not command.force:
+        run.tidy()  # an attempt may have been killed just after it wrote the result
         return _say_finished(run, result)
 
     # Of several processes the first one owns the folder; the others only compute.
@@ -151,35 +153,43 @@ def _work(command: Command, run: RunDir, body: Body, words: list[str]) -> int:
     settings = command.settings
     if done := run.finished():  # another process has finished it since the first look
         return _say_finished(run, done)
-    run.clear_leftovers()
-    monitors = _open_monitors(settings, run)
-    attempt = Attempt(command, run, monitors)
+    attempt = Attempt(command, run)
 
-    with _logging(run.log, settings.log), _stop_signals(attempt):
+    with _logging(settings.log) as write_to, _stop_signals(attempt):
         try:
-            log.info("run %s", run.path)
-            run.write_config(settings.model_dump())
-            facts = provenance(words)
-            write_json(run.provenance, {**facts, "earlier_attempts": _earlier_attempts(run)})
-            if commits := foreign_container(facts):
-                log.warning("this is the code of %s", commits)
+            write_to(run.log)
+            _begin(attempt, words)
 
             # A result is the only sign of success, so it is written when the body has done everything else.
             result = body(attempt)
+            run.check_whole()
             write_json(run.result, {"entry": settings.entry, "run": run.path.name, **result})
         except Refused:
             raise
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, it is recorded
             return _record_failure(run, error, attempt.stop_signal)
         finally:
-            for monitor in monitors:
+            for monitor in attempt.monitors:
                 monitor.close()
 
-        # With a result, nobody needs the failures of earlier attempts or the spare checkpoint.
-        run.failure.unlink(missing_ok=True)
-        run.previous.unlink(missing_ok=True)
+        run.clear_leftovers()
         log.info("finished: %s%s", run.path, _headline(result))
     return DONE
+
+
+def _begin(attempt: Attempt, words: list[str]) -> None:
+    """Write down what the run is and what it comes from, before there is any work to lose."""
+    run, settings = attempt.run, attempt.settings
+    log.info("run %s", run.path)
+    run.beat_first()
+    run.clear_leftovers()
+    attempt.monitors = _open_monitors(settings, run)
+    run.write_config(settings.model_dump())
+
+    facts = provenance(words)
+    write_json(run.provenance, {**facts, "earlier_attempts": _earlier_attempts(run)})
+    if commits := foreign_container(facts):
+        log.warning("this is the code of %s", commits)
 
 
 def _compute_along(command: Command, run: RunDir, body: Body) -> int:
@@ -194,18 +204,26 @@ def _compute_along(command: Command, run: RunDir, body: Body) -> int:
 
 
 def _record_failure(run: RunDir, error: BaseException, stop_signal: str | None) -> int:
-    kind, message = classify(error), str(error) or type(error).__name__
+    # Without its folder, a run may fail in any words: then the folder is what there is to say.
     trace = "".join(traceback.format_exception(error))
+    try:
+        run.check_folder()
+    except (FolderLost, OSError) as lost:
+        error = lost if isinstance(lost, FolderLost) else error
+    kind, message = classify(error), str(error) or type(error).__name__
 
     # Only a bug is worth a traceback on the console; for all others it is in failure.json.
     log.log(logging.ERROR if kind == "bug" else logging.DEBUG, "%s", trace.rstrip())
-    log.error("failed (%s): %s", kind, message)
+    if stop_signal == "SIGINT" and kind == "preempted":
+        log.info("%s", "stopped by SIGINT" if isinstance(error, KeyboardInterrupt) else message)  # no fault of the run
+    else:
+        log.error("failed (%s): %s", kind, message)
     facts = {"class": kind, "message": message, "traceback": trace, "time": now(), "host": socket.gethostname()}
     facts |= {"signal": stop_signal} if stop_signal else {}
 
     try:
         write_json(run.failure, facts)
-    except OSError as second:
+    except (OSError, FolderLost) as second:
         log.error("failure.json could not be written either: %s", second)  # noqa: TRY400 - the first error matters
     return FAILED
 
@@ -265,22 +283,26 @@ class _Console(logging.Handler):
 
 
 @contextmanager
-def _logging(path: Path, settings: LogSettings) -> Iterator[None]:
-    file, console = _LogFile(path), _Console()
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+def _logging(settings: LogSettings) -> Iterator[Callable[[Path], None]]:
+    """Log to the terminal, and to the file that the yielded function is given; it raises OSError if it cannot."""
+    before, console = list(log.handlers), _Console()
+    console.setLevel(logging.WARNING if settings.progress == "off" else logging.INFO)
+
+    def write_to(path: Path) -> None:
+        file = _LogFile(path)
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(file)
 
     # The file gets everything, whatever the terminal shows.
-    console.setLevel(logging.WARNING if settings.progress == "off" else logging.INFO)
     log.setLevel(logging.DEBUG)
-    log.addHandler(file)
     log.addHandler(console)
 
     try:
-        yield
+        yield write_to
     finally:
-        log.removeHandler(file)
-        log.removeHandler(console)
-        file.close()
+        for handler in [handler for handler in log.handlers if handler not in before]:
+            log.removeHandler(handler)
+            handler.close()
 
 
 def _earlier_attempts(run: RunDir) -> list[dict[str, Any]]:

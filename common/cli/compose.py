@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from common.cli.command import Problems, check, data_root, merged, plant, read_words, runs_root
-from common.cli.references import find_data, find_run, find_sets, find_teacher, find_weights, no_training_images
+from common.cli.references import (
+    find_data,
+    find_run,
+    find_sets,
+    find_teacher,
+    find_weights,
+    no_training_images,
+    several_sets,
+)
 from common.data.publishers.catalog import DATASETS
 from common.failures import Refused
 from common.files import expanded
@@ -58,7 +66,7 @@ def compose(entry: type[RunSettings], argv: Iterable[str], *, taught_later: bool
     # Read the words, and take out those that are about the command and not about the run.
     values, problems = read_words(argv, (RunWords, entry), (*presets, *parent, *entry.FROM_PARENT))
     problems |= _taken_from_parent(entry, values)
-    if values.get("data.name") in DATASETS:
+    if isinstance(values.get("data.name"), str) and values["data.name"] in DATASETS:
         values["data"] = values.pop("data.name")  # with all that a published set brings
     words, wrong = _run_words(values)
     problems |= wrong
@@ -158,6 +166,8 @@ def _base(entry: type[RunSettings], values: Mapping[str, Any], snapshot: str | N
             tree = read_mapping(expanded(snapshot))
         except Refused as refused:
             return {}, {"config": f"config: {refused}"}
+        if strangers := _strangers(entry, tree):
+            return {}, {"config": f"config: {snapshot} is no snapshot of a run's settings: it has {strangers}"}
         if tree.get("entry", entry_name) != entry_name:
             other = messages.shown(tree["entry"])
             return {}, {"config": f"config: {snapshot} is a snapshot of {other}, allowed: one of {entry_name}"}
@@ -170,6 +180,14 @@ def _base(entry: type[RunSettings], values: Mapping[str, Any], snapshot: str | N
     data = values.get("data.name", values.get("data", entry.model_fields["data"].default.name))
     chosen = _starting_point(entry_name, data if isinstance(data, str) else "any")
     return {group: copy.deepcopy(_preset(group, preset)) for group, preset in chosen.items()}, {}
+
+
+def _strangers(entry: type[RunSettings], tree: dict[str, Any]) -> str:
+    """Name some keys of a file that is about something else, as result.json is; nothing if most keys are settings."""
+    unknown = [key for key in tree if key not in entry.model_fields]
+    if len(unknown) <= len(tree) / 2:
+        return ""
+    return ", ".join(map(messages.shown, unknown[:3])) + (", ..." if len(unknown) > 3 else "")
 
 
 def _starting_point(entry: str, data: str) -> dict[str, str]:
@@ -218,8 +236,10 @@ def _start_from_name(tree: dict[str, Any], name: Any) -> None:
 
 
 def _no_such_preset(group: str, name: Any, options: Sequence[str]) -> str:
-    if group == "data" and name in DATASETS:
+    if group == "data" and isinstance(name, str):
         return no_training_images(name)
+    if group == "data" and isinstance(name, list):
+        return several_sets(name)
     if group == "model" and isinstance(name, str) and name.startswith("timm/"):
         return f"model: given {name}, allowed: model.name={name}"
     return messages.unknown(group, name, options)

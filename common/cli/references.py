@@ -52,6 +52,11 @@ def no_training_images(name: str) -> str:
     return f"data: {name} holds no images to train on; to measure a run on it: {command}"
 
 
+def several_sets(names: list[Any]) -> str:
+    given, sets = messages.shown(names), ",".join(map(str, names))
+    return f"data: given {given}, allowed: one set; to train on several: python jobs/submit.py sweep=NAME data={sets}"
+
+
 def _no_validation(name: str) -> str:
     return f"data.validation: given published, but {name} comes without validation images; allowed: split"
 
@@ -76,11 +81,19 @@ def _find_own_data(data: dict[str, Any], data_dir: Path) -> Problems:
     if name in packed:
         return {"data": f"data: {folder}/manifest.json cannot be read as a manifest; prepare {name} again"}
 
+    # A name has no comma, and the check of the whole would say only that.
+    if "," in name:
+        del data["name"]
+        return {"data": several_sets(name.split(","))}
+
     # No set has this name. Without it in the tree, the check of the whole does not refuse it a second time.
     del data["name"]
     published = [known for known, dataset in DATASETS.items() if not dataset.evaluation_only]
     own = [known for known in packed if known not in DATASETS]
-    return {"data": messages.unknown("data", name, [*published, *own])}
+    problem = messages.unknown("data", name, [*published, *own])
+    if not messages.nearest(name, [*published, *own]):
+        problem += "; images of your own: python jobs/prepare.py data=image_folder"
+    return {"data": problem}
 
 
 def find_weights(tree: dict[str, Any]) -> Problems:
@@ -266,4 +279,5 @@ def _tokens_refused(name: str, teacher: RunSettings, layer: Any) -> Problems:
         return {}
     if any(word in model.name for word in ("vit", "deit")):
         return {}
-    return {"teacher": f"teacher: {name} is a {model.name}, allowed: a vision transformer, which has tokens"}
+    article = "an" if model.name[0] in "aeiou" else "a"
+    return {"teacher": f"teacher: {name} is {article} {model.name}, allowed: a vision transformer, which has tokens"}

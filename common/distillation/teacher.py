@@ -113,6 +113,8 @@ def _published(
         model = build_backbone(backbone, shape, classes, like["mean"], like["std"])
     except ValueError as error:
         raise Refused([f"teacher: {error}"]) from None
+    except Refused as refused:
+        raise Refused(map(_in_words_of_a_teacher, refused.problems)) from None
     torch.set_rng_state(random_state)
 
     teacher = Teacher(place(model, compute), {"model": name, "weights_digest": settings.weights_digest})
@@ -125,3 +127,9 @@ def _published(
             ]
         )
     return teacher
+
+
+def _in_words_of_a_teacher(problem: str) -> str:
+    """Name the words that a teacher's weights have, where a refusal names those of a network that is trained."""
+    named = problem.replace("model.pretrained:", "teacher.weights:").replace("model.weights", "teacher.weights")
+    return named.replace(", or model.pretrained=false", "")

@@ -90,7 +90,9 @@ def _standing(run: RunDir) -> str:
     failure, beat = read_json(run.failure), read_json(run.heartbeat)
     if failure:
         return f"failed, {failure.get('class')}: {failure.get('message')}"
-    return f"epoch {beat.get('epoch')} of {beat.get('epochs')}" if beat else "not begun"
+    if beat and {"epoch", "epochs"} <= beat.keys():
+        return f"epoch {beat['epoch']} of {beat['epochs']}"
+    return "begun, but no step is done" if beat else "not begun"
 
 
 def _settings(run: RunDir, word: str) -> TrainingSettings:

@@ -25,9 +25,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from common.failures import Refused
-from common.files import atomic_write, read_json, write_json
-from common.locks import LOCK, is_taken, take_lock
+from common.failures import FolderLost, Refused
+from common.files import atomic_write, guarded, read_json, write_json
+from common.locks import LOCK, is_locked_by, is_taken, take_lock
 from common.settings.yaml12 import dump_yaml
 
 HEARTBEAT_SECONDS = 5.0  # at most one write in this time
@@ -57,6 +57,7 @@ class RunDir:
         self.history = path / "history.csv"
         self.tensorboard = path / "tensorboard"
         self._last_beat = 0.0
+        self._lock: IO[str] | None = None  # the open lock file, while this process has the folder
 
         self.checkpoints = path / "checkpoints"
         self.last = self.checkpoints / "last.pt"
@@ -105,18 +106,33 @@ class RunDir:
                 was_bare = self.is_bare()
                 _overwrite(file, json.dumps(_me()))
 
+                self._lock = file
                 try:
-                    yield
+                    with guarded(self.path, self.check_folder):
+                        yield
                 except Refused:
-                    unmade = self.set_aside() if was_bare else None  # who waits at the old name finds it free
+                    if was_bare and is_locked_by(self.path, file):
+                        unmade = self.set_aside()  # who waits at the old name finds it free
                     raise
                 finally:
+                    self._lock = None
                     with contextlib.suppress(OSError):  # a full disk must not hide what went wrong before
                         _overwrite(file, "")
         finally:
             # Not before the lock is closed: until then a network file system keeps a file in the folder.
             if unmade:
                 self._remove(unmade, made)
+
+    def check_folder(self) -> None:
+        """Raise FolderLost if the folder at this path is not the one that this process has locked."""
+        if not (self._lock and is_locked_by(self.path, self._lock)):
+            raise FolderLost(f"{self.path} was removed or replaced while this run worked in it")
+
+    def check_whole(self) -> None:
+        """Raise FolderLost if the folder is not the one that was locked, or has no settings any more."""
+        self.check_folder()
+        if not self.config.is_file():
+            raise FolderLost(f"{self.config} was removed while this run worked in its folder")
 
     def _take_lock(self, made: set[Path]) -> IO[str]:
         """Return the open and locked file; add the folders that are made for it to `made`."""
@@ -178,10 +194,24 @@ class RunDir:
         pid, host, since = ((self.holder() or {}).get(name, "unknown") for name in ("pid", "host", "since"))
         return f"{self.path} is locked by pid {pid} on {host} since {since}"
 
+    def leftovers(self) -> list[Path]:
+        """List the temporary files of killed attempts; with a result, the failure and the spare checkpoint as well."""
+        temporary = [*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")]
+        unneeded = [self.failure, self.previous] if self.finished() is not None else []
+        return temporary + [path for path in unneeded if path.exists()]
+
     def clear_leftovers(self) -> None:
-        """Remove the temporary files of a killed attempt. Only the holder of the lock may do this."""
-        for leftover in [*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")]:
+        """Remove what an earlier attempt has left. Only the holder of the lock may do this."""
+        for leftover in self.leftovers():
             leftover.unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """Clear the leftovers, but wait for nobody: leave them if a process has the folder, or if it is read-only."""
+        if not self.leftovers():
+            return
+        with contextlib.suppress(OSError), take_lock(self.path):
+            if not self._foreign_and_alive():
+                self.clear_leftovers()
 
     def set_aside(self) -> Path:
         """Rename the folder, so that the run can start anew and nothing is lost. Only the holder of the lock may."""
@@ -205,7 +235,14 @@ class RunDir:
         if now - self._last_beat < HEARTBEAT_SECONDS:
             return
         self._last_beat = now
-        content = {"time": time.time(), "pid": os.getpid(), "host": socket.gethostname(), **progress}
+        self._write_beat(progress)
+
+    def beat_first(self) -> None:
+        """Say that an attempt has begun; until its first step, the run stands where the last attempt left it."""
+        self._write_beat(read_json(self.heartbeat) or {})
+
+    def _write_beat(self, progress: Mapping[str, Any]) -> None:
+        content = {**progress, "time": time.time(), "pid": os.getpid(), "host": socket.gethostname()}
         write_json(self.heartbeat, content, durable=False)
 
     def read_history(self) -> list[dict[str, str]]:

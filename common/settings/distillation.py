@@ -3,9 +3,10 @@
 import math
 from typing import Literal, Self
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from common.settings.field import Group, setting
+from common.settings.models import refuse_unknown
 
 # (network, data) -> the test accuracy that it is published to reach by itself. A teacher is measured by it, and the
 # report's claims read it from here (`accuracy: reference` in aggregate/tables/claims.yaml).
@@ -28,6 +29,13 @@ class TeacherSettings(Group):
     weights: str | None = setting(None, "file of its weights; null is the hub's cache", identity=False)
     weights_digest: str | None = setting(None, "fingerprint of that file, filled in")
     input_size: int | None = setting(None, "side that its images are resized to; null is its own", ge=8, le=1024)
+
+    @field_validator("name")
+    @classmethod
+    def timm_has_it(cls, name: str | None) -> str | None:
+        if name is not None:
+            refuse_unknown(name)
+        return name
 
 
 class GateSettings(Group):

@@ -45,18 +45,38 @@ def problem(model: type[BaseModel], error: Mapping[str, Any]) -> str:
 def located(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[str, FieldInfo | None, type[BaseModel] | None]:
     """Find the place of one of pydantic's errors: its dotted key, its field, and which of several groups it is in."""
     key: list[str] = []
-    field, choice, groups = None, None, {"": model}
+    field, choice, groups, tagged = None, None, {"": model}, False
     for step in map(str, loc):
-        # Where there are several groups, pydantic adds the tag of one to its path; the user typed no such word.
+        # Where there are several groups or types, pydantic adds the tag of one to its path: nobody typed it.
         if len(groups) > 1 and step in groups:
             choice = groups[step]
             groups = {"": choice}
             continue
+        if tagged:
+            tagged = False
+            continue
 
-        field = words_of(groups[""]).get(step) if "" in groups else None
-        groups = groups_of(field) if field else {}
+        # A step leads to a field of a group, or to a value in a list or in a mapping.
+        if "" in groups:
+            field = words_of(groups[""]).get(step)
+            groups = groups_of(field) if field else {}
+        else:
+            field = _item(field)
+            groups = groups_of(field) if field else {}
+            choice = groups.get("", choice)
+        tagged = field is not None and not groups and len(_types(field.annotation)) > 1
         key.append(step)
     return ".".join(key), field, choice
+
+
+def _item(field: FieldInfo | None) -> FieldInfo | None:
+    """Return what each value of a list or a mapping may be; None if the field is neither."""
+    kinds = [kind for kind in _types(field.annotation) if get_origin(kind) in {list, dict}] if field else []
+    return FieldInfo.from_annotation(get_args(kinds[0])[-1]) if kinds else None
+
+
+def _types(annotation: Any) -> list[Any]:
+    return [kind for kind in _alternatives(annotation) if kind is not type(None)]
 
 
 def _foreign(key: str, choice: type[BaseModel]) -> str:
@@ -134,6 +154,7 @@ def _most_similar(word: str, options: Sequence[str]) -> str:
 # --- what a setting may be --------------------------------------------------------------------------------------
 
 TYPE_NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
+LIST_EXAMPLES = {int: "[1, 2]", float: "[0.1, 0.2]", str: "[a, b]"}
 LIMIT_NAMES = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
 
 
@@ -141,7 +162,7 @@ def allowed(field: FieldInfo) -> str:
     """Say what a setting may be, in the same words for `--help` and for a refusal."""
     groups = groups_of(field)
     if groups:
-        names = dict.fromkeys(name for group in groups.values() for name in group.model_fields)
+        names = dict.fromkeys(name for group in groups.values() for name in words_of(group))
         return f"a mapping of {', '.join(names)}"
     form = _form(field)
     if form:
@@ -170,6 +191,14 @@ def _alternatives(annotation: Any) -> list[Any]:
 
 
 def _type_name(kind: Any) -> str:
+    if get_origin(kind) is list:
+        item = get_args(kind)[0]
+        return f"a list such as {LIST_EXAMPLES[item]}" if item in LIST_EXAMPLES else f"a list, each {_type_name(item)}"
+    if get_origin(kind) is dict:
+        item = get_args(kind)[1]
+        return "a mapping" if item is Any else f"a mapping, each value {allowed(FieldInfo.from_annotation(item))}"
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return f"a mapping of {', '.join(words_of(kind))}"
     return TYPE_NAMES.get(kind) or " | ".join(_literals(kind)) or str(kind)
 
 

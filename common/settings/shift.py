@@ -1,6 +1,6 @@
 """The settings of eval/eval_shift.py say which run is tested under distribution shift, and on what."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, TypeVar
 
 from pydantic import field_validator
@@ -30,6 +30,12 @@ OWN_TEST_IMAGES = "test"  # where a packed set would be named
 T = TypeVar("T", int, str)
 
 
+def _some_of(options: Sequence[T]) -> str:
+    """Say what a list of some of these looks like."""
+    first, second = options[:2]
+    return f"a list such as [{first}, {second}], of {', '.join(map(str, options))}"
+
+
 class SubjectSettings(Group):
     """run=RUN names the finished run that is tested."""
 
@@ -40,17 +46,27 @@ class SubjectSettings(Group):
 class ShiftSettings(Group):
     """The run is tested on its own test images, on corruptions of them, and on further sets; it may adapt to them."""
 
-    corruptions: list[str] = setting(list(COMMON_CORRUPTIONS), "corruptions of the run's own test images")
-    severities: list[int] = setting([1, 2, 3, 4, 5], "how strong each of them is, 1 to 5")
+    corruptions: list[str] = setting(
+        list(COMMON_CORRUPTIONS), "corruptions of the run's own test images", form=_some_of(ALL_CORRUPTIONS)
+    )
+    severities: list[int] = setting(
+        [1, 2, 3, 4, 5], "how strong each of them is", form=_some_of(range(1, SEVERITIES + 1))
+    )
     sets: list[str] = setting([], "packed sets with images of the same classes or some of them: cifar10_1_v6, your own")
     digests: dict[str, str] = setting({}, "fingerprints of those sets, filled in")
-    adaptations: list[str] = setting(["source"], "how the model adapts to the images it is shown; source: not at all")
-    adapt_at: list[int] = setting([5], "severities at which adaptations other than source are tried")
+    adaptations: list[str] = setting(
+        ["source"], "how the model adapts to the images it is shown; source: not at all", form=_some_of(ADAPTATIONS)
+    )
+    adapt_at: list[int] = setting(
+        [5], "severities at which adaptations other than source are tried", form=_some_of(range(1, SEVERITIES + 1))
+    )
     batch_sizes: list[int] = setting([200], "images that an adaptation sees at a time; each size is tried")
     protocol: Literal["continual", "episodic"] = setting(
         "continual", "whether an adaptation goes on over all images of a corruption, or starts anew with each batch"
     )
-    views: list[str] = setting([], "views of each image whose probabilities are averaged, tried without corruption")
+    views: list[str] = setting(
+        [], "views of each image whose probabilities are averaged, tried without corruption", form=_some_of(VIEWS)
+    )
     baseline: str | None = setting(
         None, "finished eval_shift run whose errors the mean corruption error is relative to", identity=False
     )

@@ -12,6 +12,12 @@ import yaml
 from common.failures import Refused
 from common.settings import messages
 
+# What a person writes stays far below these; what is meant to fill the memory is refused before it does.
+MOST_BYTES = 1_000_000
+TOO_LARGE = "it is larger than 1 MB"
+MOST_LEVELS = 50
+MOST_VALUES = 100_000  # with all that aliases repeat
+
 PRESETS = Path(__file__).parents[1] / "presets"
 
 
@@ -23,6 +29,29 @@ class _Loader(yaml.SafeLoader):
     """
 
     yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {}  # type: ignore[misc]
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._level = self._values = 0
+        self._sizes: dict[yaml.Node, int] = {}  # the values in each node, with those that its aliases repeat
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Refuse what is too deep or too large before it is made: a few aliases may stand for a billion values."""
+        is_alias, before = self.check_event(yaml.AliasEvent), self._values
+        self._level += 1
+        if self._level > MOST_LEVELS:
+            raise ValueError("it is nested too deeply")
+        node = super().compose_node(parent, index)
+        self._level -= 1
+
+        # An alias of what is not whole yet is inside of what it repeats.
+        if node is None or (is_alias and node not in self._sizes):
+            raise ValueError("it holds itself")
+        self._values += self._sizes[node] if is_alias else 1
+        if self._values > MOST_VALUES:
+            raise ValueError(f"it holds more than {MOST_VALUES:,} values, with those that aliases repeat")
+        self._sizes.setdefault(node, self._values - before)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Refuse a key that is there twice; PyYAML would take the second one."""
@@ -54,6 +83,8 @@ for _tag, _pattern, _first in (
 
 def load_yaml(text: str) -> Any:
     """Return the content; raise ValueError with the reason if there is none."""
+    if len(text) > MOST_BYTES:
+        raise ValueError(TOO_LARGE)
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:
@@ -74,7 +105,7 @@ def dump_yaml(content: Mapping[str, Any]) -> str:
 def read_mapping(path: Path) -> dict[str, Any]:
     """Return the mapping that a YAML file holds; refuse a file that holds none."""
     try:
-        text = path.read_text()
+        text = _read_text(path)
     except (OSError, ValueError) as error:
         raise Refused([f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"]) from None
     try:
@@ -84,6 +115,17 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise Refused([f"{path}: holds {messages.shown(content)}, allowed: a mapping of settings"])
     return content
+
+
+def _read_text(path: Path) -> str:
+    """Read a file of a size that a person writes. A device or a pipe may have no end, or nobody who writes to it."""
+    if not (path.is_file() or path.is_dir()) and path.exists():
+        raise ValueError("it is not a regular file")
+    with path.open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ValueError(TOO_LARGE)
+    return content.decode()
 
 
 def preset_names(group: str) -> list[str]:

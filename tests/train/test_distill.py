@@ -234,7 +234,7 @@ def test_a_teacher_of_other_images(root: Path, digits_dir: Path) -> None:
 def test_a_teacher_without_tokens_and_layers_out_of_range(root: Path, digits_dir: Path) -> None:
     cnn, vit = only_run(root, "train_cnn"), only_run(root, "train_vit")
     assert refusal("distill_cst", f"teacher={hash_of(cnn)}", digits_dir, root) == (
-        f"teacher: {cnn.path.name} is a adaptive_cnn, allowed: a vision transformer, which has tokens"
+        f"teacher: {cnn.path.name} is an adaptive_cnn, allowed: a vision transformer, which has tokens"
     )
     assert refusal("distill_cst", f"teacher={hash_of(vit)} distill.teacher_layer=2", digits_dir, root) == (
         "distill.teacher_layer: given 2, allowed with this teacher: 0 to 1, or -2 to -1 from the end"

@@ -1,8 +1,13 @@
 """Who may work in a run folder, and what is left of a refused attempt: by hand, and by processes that race."""
 
+import errno
 import fcntl
 import json
+import logging
+import os
 import select
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,8 +20,8 @@ import pytest
 
 from common.cli.attempt import Attempt, carry_out
 from common.cli.compose import Command, compose
-from common.failures import Refused
-from common.files import read_json
+from common.failures import Interrupted, Refused
+from common.files import atomic_write, read_json
 from common.run.run_dir import RunDir
 from common.settings.entries import TrainCNN, run_name
 
@@ -117,6 +122,38 @@ def test_a_run_that_another_finished_since_the_door_is_not_done_again(
     assert f"finished: {run.path}, test accuracy 50.00%" in capsys.readouterr().out
 
 
+# --- finished, and killed before it had tidied up ---------------------------------------------------------------
+
+
+@pytest.fixture
+def leftovers(command: Command, run: RunDir) -> list[Path]:
+    """What a kill leaves between the result and the last removal."""
+    assert carry_out(command, work, []) == 0
+    temporary = run.predictions("test").with_name(".test.npz.1.tmp")
+    paths = [run.previous, run.failure, run.path / ".result.json.1.tmp", temporary]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}")
+    return paths
+
+
+def test_a_finished_run_is_tidied_at_the_next_look(
+    command: Command, run: RunDir, leftovers: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert carry_out(command, lambda _: pytest.fail("done twice"), []) == 0
+    assert f"finished: {run.path}, test accuracy 50.00%" in capsys.readouterr().out
+    assert [path for path in leftovers if path.exists()] == []
+
+
+def test_a_finished_run_answers_at_once_and_stays_as_it_is_while_another_process_has_it(
+    command: Command, run: RunDir, leftovers: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("waits for the lock"))
+    with RunDir(run.path).lock():
+        assert carry_out(command, lambda _: pytest.fail("done twice"), []) == 0
+        assert [path for path in leftovers if not path.exists()] == []
+
+
 # --- refused by the work ----------------------------------------------------------------------------------------
 
 
@@ -167,6 +204,125 @@ def test_a_folder_that_cannot_come_back_is_named(command: Command, run: RunDir, 
             carry_out(forced(command), refuse, [])
     assert contents(run.path) == {"checkpoints/last.pt": b"hours of work"}
     assert contents(Path(refused.value.problems[-1].rpartition(" is ")[2])) == before
+
+
+# --- signs of life, and of an end by hand -----------------------------------------------------------------------
+
+
+def test_a_run_beats_from_its_lock_on_and_stands_where_it_stood(command: Command, run: RunDir) -> None:
+    """Building a network takes longer than a look at the status."""
+    beats = []
+
+    def stop_or_work(attempt: Attempt) -> dict[str, Any]:
+        beats.append(read_json(attempt.run.heartbeat) or {})
+        attempt.run.beat(epoch=3, epochs=8)
+        if len(beats) == 1:
+            raise Interrupted("stopped by SIGTERM")
+        return RESULT
+
+    began = time.time()
+    assert [carry_out(command, stop_or_work, []) for _ in range(2)] == [1, 0]
+    assert [beat["time"] >= began and beat["pid"] == os.getpid() for beat in beats] == [True, True]
+    assert [beat.get("epoch") for beat in beats] == [None, 3]
+
+
+@pytest.mark.parametrize("error", [Interrupted("stopped by SIGINT"), KeyboardInterrupt()])
+def test_ones_own_ctrl_c_is_no_failure_of_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], error: BaseException
+) -> None:
+    command = compose(TrainCNN, [f"root={tmp_path}", "log.progress=lines"])
+
+    def press_ctrl_c(attempt: Attempt) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise error
+
+    assert carry_out(command, press_ctrl_c, []) == 1
+    printed = capsys.readouterr().out
+    assert ("stopped by SIGINT" in printed, "failed" in printed) == (True, False)
+    assert (read_json(only_run(tmp_path).failure) or {})["class"] == "preempted"
+
+
+# --- failed before the work begins ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("error", "kind"), [(errno.EACCES, "config"), (errno.ENOSPC, "disk"), (errno.EIO, "node")])
+def test_a_log_that_cannot_be_written_is_a_failure_with_its_class(
+    command: Command,
+    run: RunDir,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: int,
+    kind: str,
+) -> None:
+    def cannot_open(self: logging.FileHandler) -> None:
+        raise OSError(error, os.strerror(error), self.baseFilename)
+
+    monkeypatch.setattr(logging.FileHandler, "_open", cannot_open)
+    assert carry_out(command, lambda _: pytest.fail("works without a log"), []) == 1
+    assert f"failed ({kind}): " in capsys.readouterr().out
+    failure = read_json(run.failure) or {}
+    assert (failure["class"], "log.txt" in failure["message"]) == (kind, True)
+
+
+# --- the folder is lost while the run works in it ---------------------------------------------------------------
+
+
+def remove(run: RunDir) -> None:
+    shutil.rmtree(run.path)
+
+
+def replace(run: RunDir) -> None:
+    """Another process finds no folder, and begins the run in one of its own."""
+    run.set_aside()
+    run.path.mkdir()
+    for path in (run.path / "lock", run.config):
+        path.write_text("another's")
+
+
+@pytest.mark.parametrize("lose", [remove, replace])
+@pytest.mark.parametrize("moment", ["at once", "between writes", "inside a write", "at the end", "before a refusal"])
+def test_a_run_whose_folder_is_lost_fails_as_node_and_leaves_no_half_of_a_result(
+    command: Command, run: RunDir, capsys: pytest.CaptureFixture[str], lose: Callable[[RunDir], None], moment: str
+) -> None:
+    def work_on(attempt: Attempt) -> dict[str, Any]:
+        if moment == "before a refusal":
+            lose(attempt.run)
+            raise Refused(["compute.device: there is no GPU"])
+        for now in ("at once", "between writes", "at the end"):
+            if now == moment:
+                lose(attempt.run)
+            if now == "between writes":
+                attempt.run.rotate_checkpoint(b"hours of work")
+                with atomic_write(attempt.run.predictions("val")):
+                    if moment == "inside a write":
+                        lose(attempt.run)
+                attempt.run.write_history([{"epoch": 1}])
+        return RESULT
+
+    if moment == "before a refusal":
+        with pytest.raises(Refused, match="there is no GPU"):
+            carry_out(command, work_on, [])
+    else:
+        assert carry_out(command, work_on, []) == 1
+        assert f"failed (node): {run.path} was removed or replaced while this run" in capsys.readouterr().out
+
+    # What another process has there by now stays as it is.
+    assert run.path.exists() == (lose is replace)
+    others = {"config.yaml": b"another's"} if lose is replace else {}
+    assert contents(run.path) == others
+
+
+def test_a_run_that_has_lost_its_settings_has_no_result(
+    command: Command, run: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work_on(attempt: Attempt) -> dict[str, Any]:
+        attempt.run.config.unlink()
+        return RESULT
+
+    assert carry_out(command, work_on, []) == 1
+    assert f"failed (node): {run.config} was removed while this run" in capsys.readouterr().out
+    assert (read_json(run.failure) or {})["class"] == "node"
+    assert not run.result.exists()
 
 
 # --- the lock file ----------------------------------------------------------------------------------------------
@@ -290,7 +446,7 @@ def test_of_three_processes_one_works_and_nothing_is_lost(
         run = only_run(root, besides=kind == "forced")
         assert (read_json(run.result) or {})["lost"] == []
         assert contents(run.path).keys() == {
-            *("config.yaml", "provenance.json", "log.txt", "checkpoints/last.pt", "result.json")
+            *("config.yaml", "provenance.json", "log.txt", "heartbeat.json", "checkpoints/last.pt", "result.json")
         }
         if kind == "forced":
             (aside,) = run.path.parent.glob("*.aside-*")

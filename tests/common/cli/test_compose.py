@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import os
 import random
 import subprocess
 import sys
@@ -125,6 +126,14 @@ def test_a_distillation_is_chosen_by_name_and_changed_by_field() -> None:
     assert [share_of_teacher(settings.distill, done) for done in (0, 0.5, 1)] == pytest.approx([0, 0.3, 0.6])
 
 
+@pytest.mark.parametrize("taught_later", [True, False])
+@pytest.mark.parametrize("entry", [DistillKD, DistillCST])
+def test_a_teacher_that_timm_does_not_have_is_refused_at_the_door(entry: Any, taught_later: bool) -> None:
+    """As the network of a student is; it failed as a bug once the run folder was made."""
+    with pytest.raises(Refused, match=r"^teacher.name: given timm/resnet999, allowed: timm/NAME.*, nearest: timm/resn"):
+        compose(entry, ["teacher=timm/resnet999"], taught_later=taught_later)
+
+
 @pytest.mark.parametrize(("entry", "preset"), [("distill_kd", "kd_cascade"), ("distill_cst", "cst_reference")])
 def test_a_distillation_that_spells_the_defaults_out_is_the_same_run(entry: str, preset: str) -> None:
     plain, named = (compose(ENTRIES[entry], [*NEEDED[entry], *words]).settings for words in ([], [f"distill={preset}"]))
@@ -244,6 +253,17 @@ def test_the_defaults_are_those_of_the_reference() -> None:
     assert settings_of("data.name=mnist") == settings_of("data=mnist")
 
 
+@pytest.mark.parametrize(
+    ("preset", "named"),
+    [
+        ("backbone", {"optimizer": "adam", "lr": 1e-3, "weight_decay": 1e-4, "epochs": 50, "batch_size": 64}),
+        ("cascade", {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-4, "epochs": 300, "batch_size": 32}),
+    ],
+)
+def test_a_recipe_of_a_reference_has_what_its_source_names(preset: str, named: dict[str, Any]) -> None:
+    assert settings_of(f"recipe={preset}").recipe.model_dump(include=set(named)) == named
+
+
 def test_the_data_set_that_is_trained_on_chooses_the_defaults() -> None:
     pack("mnist")
     assert settings_of("data=mnist", "data.name=digits") == settings_of("data=digits") == settings_of()
@@ -361,6 +381,44 @@ def test_what_is_not_yaml_is_a_value_error_of_one_line(text: str) -> None:
     with pytest.raises(ValueError, match=r"\S") as error:
         load_yaml(text)
     assert "\n" not in str(error.value)
+
+
+BOMB = "a: &0 [x]\n" + "".join(f"b{n}: &{n + 1} [{', '.join([f'*{n}'] * 10)}]\n" for n in range(10))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (BOMB, "it holds more than 100,000 values, with those that aliases repeat"),
+        ("[" * 1000, "it is nested too deeply"),
+        ("[" * 51 + "]" * 51, "it is nested too deeply"),
+        ("x" * 1_000_001, "it is larger than 1 MB"),
+        ("a: &x {b: *x}", "it holds itself"),
+    ],
+)
+def test_yaml_has_limits(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"^{reason}"):
+        load_yaml(text)
+
+
+def test_a_bomb_of_aliases_is_refused_in_no_time() -> None:
+    began = time.process_time()
+    for text in (BOMB, "[" * 1000):
+        with pytest.raises(ValueError, match="it "):
+            load_yaml(text)
+    assert time.process_time() - began < 0.5
+
+
+def test_below_its_limits_yaml_is_read() -> None:
+    shared = load_yaml("a: &x {lr: 0.1}\nb: *x\nc: [*x, *x]")
+    assert shared == {"a": {"lr": 0.1}, "b": {"lr": 0.1}, "c": [{"lr": 0.1}] * 2}
+    load_yaml("[" * 49 + "1" + "]" * 49)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(Refused, match=r"pipe: cannot be read: it is not a regular file$"):
+        read_mapping(tmp_path / "pipe")
 
 
 def test_a_key_given_twice_is_named() -> None:

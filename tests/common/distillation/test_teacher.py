@@ -44,6 +44,25 @@ def test_a_teacher_is_frozen_and_in_evaluation_mode() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())  # nor averaged
 
 
+@pytest.fixture
+def no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine without published weights."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path), raising=False)
+
+
+@pytest.mark.parametrize("weights", [None, "gone.safetensors"])
+def test_weights_that_are_not_there_are_asked_for_in_words_that_exist(
+    no_weights: None, tmp_path: Path, weights: str | None
+) -> None:
+    settings = TeacherSettings(name="timm/test_vit", weights=weights)
+    with pytest.raises(Refused, match=r"^teacher\.weights: ") as refused:
+        open_teacher(settings, LIKE, tmp_path, CPU, answers=False)
+    advice = "; or give teacher.weights=FILE" if weights is None else "gone.safetensors is no file"
+    assert str(refused.value).endswith(advice)
+    assert "model." not in str(refused.value)
+
+
 # --- tokens -----------------------------------------------------------------------------------------------------
 
 

@@ -79,6 +79,8 @@ def test_what_is_no_finished_run_is_refused(cnn: RunDir, tmp_path: Path) -> None
     assert refusal(tmp_path) == f"run: {tmp_path} is not a run folder (it has no config.yaml)"
     cnn.result.unlink()
     assert refusal(cnn.path) == (f"run: {cnn.path} is not finished (epoch 0 of 1); expected a run with a result.json")
+    cnn.heartbeat.write_text('{"time": 0}')
+    assert "is not finished (begun, but no step is done)" in refusal(cnn.path)
     cnn.failure.write_text(json.dumps({"class": "oom", "message": "too big"}))
     assert "is not finished (failed, oom: too big)" in refusal(cnn.path)
     cnn.result.write_text("{}")

@@ -59,7 +59,7 @@ def test_json_refuses_what_json_cannot_say(tmp_path: Path) -> None:
     assert not [*tmp_path.iterdir()]
 
 
-@pytest.mark.parametrize("content", ["", '{"a": ', "[1]", "\x00"])
+@pytest.mark.parametrize("content", ["", '{"a": ', "[1]", "\x00", "[" * 100_000])
 def test_a_damaged_json_file_counts_as_absent(tmp_path: Path, content: str) -> None:
     (tmp_path / "x.json").write_text(content)
     assert read_json(tmp_path / "x.json") is None

@@ -52,6 +52,11 @@ class Words(Group):
     maybe: Literal["a", "b"] | None = setting(None, "which one, or none")
     device: str = setting("auto", "where", pattern="^(auto|cpu)$", form="auto | cpu")
     force: bool = setting(False, "whether to insist")
+    numbers: list[int] | None = setting(None, "some numbers")
+    words: list[str] = setting([], "some words")
+    members: dict[str, Inner] = setting({}, "a group for each name")
+    flags: dict[str, str | bool] = setting({}, "a word for each name")
+    parent: str | dict[str, Any] | None = setting(None, "who comes before")
     inner: Inner = Inner()
 
 
@@ -71,6 +76,10 @@ class Words(Group):
         ("maybe", "a | b or null"),
         ("device", "auto | cpu"),
         ("force", "true or false"),
+        ("numbers", "a list such as [1, 2] or null"),
+        ("words", "a list such as [a, b]"),
+        ("members", "a mapping, each value a mapping of share, rate"),
+        ("flags", "a mapping, each value text or true or false"),
         ("inner.share", "number, at least 0 and below 1"),
         ("inner.rate", "number, above 0"),
     ],
@@ -115,6 +124,19 @@ def test_every_setting_opens_the_groups() -> None:
         ({"inner": None}, "inner: given null, allowed: a mapping of share, rate"),
         ({"inner": {"rate": float("inf")}}, "inner.rate: given Infinity, allowed: number, above 0"),
         ({"inner": {"rate": float("nan")}}, "inner.rate: given NaN, allowed: number, above 0"),
+        ({"words": "fog"}, "words: given fog, allowed: a list such as [a, b]"),
+        ({"words": [["a"]]}, "words.0: given ['a'], allowed: text"),
+        ({"numbers": [1, "b"]}, "numbers.1: given b, allowed: whole number"),
+        ({"members": ["a"]}, "members: given ['a'], allowed: a mapping, each value a mapping of share, rate"),
+        ({"members": {"a": 3}}, "members.a: given 3, allowed: a mapping of share, rate"),
+        ({"members": {"a": {"rate": 0}}}, "members.a.rate: given 0, allowed: number, above 0"),
+        (
+            {"members": {"a": {"rte": 0}}},
+            "members.a.rte: no such setting of this members.a, nearest: members.a.rate; "
+            "allowed: members.a.share, members.a.rate",
+        ),
+        ({"flags": {"a": 3}}, "flags.a: given 3, allowed: text or true or false"),
+        ({"parent": ["a"]}, "parent: given ['a'], allowed: text or a mapping or null"),
         ({"inner": {"rte": 1}}, "inner.rte: no such setting, nearest: inner.rate; allowed: inner.share, inner.rate"),
         ({"inner": {7: 1}}, "inner.7: no such setting, nearest: inner.rate; allowed: inner.share, inner.rate"),
     ],

@@ -264,7 +264,7 @@ def test_a_teacher_that_is_excluded_or_not_told_apart(refused: Callable[..., lis
 def test_a_teacher_without_tokens_and_settings_that_are_wrong(refused: Callable[..., list[str]]) -> None:
     stages = {**STAGES, "cst": {"entry": "distill_cst", "teacher": "cnn"}}
     assert refused({"axes": {"seed": "0-4"}, "stages": stages}) == [
-        "mine: stage cst: teacher: stage cnn is a adaptive_cnn, allowed: a vision transformer, which has tokens"
+        "mine: stage cst: teacher: stage cnn is an adaptive_cnn, allowed: a vision transformer, which has tokens"
     ]
     wrong = {**STAGES, "cnn": {"entry": "train_cnn", "with": {"recipe.lr": -1, "model": "resnet1"}}}
     problems = refused({"stages": wrong})
