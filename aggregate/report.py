@@ -18,6 +18,7 @@ from pydantic import model_validator
 
 from aggregate.figures.album import all_figures, links, write_figures
 from aggregate.figures.style import Picture
+from aggregate.page.folder import report_folder
 from aggregate.page.page import page
 from aggregate.runs.material import Material, of_pattern, of_sweep
 from aggregate.runs.methods import Method, group
@@ -46,6 +47,7 @@ class ReportWords(Group):
     runs: str | None = setting(None, "instead of a sweep: pattern of run folders, in quotes, such as 'runs/*/mnist-*'")
     root: str | None = setting(None, "folder of the run folders; null is $STILLHOUSE_RUNS, else ./runs")
     out: str | None = setting(None, "folder of the report; null is results/NAME in the working folder")
+    force: bool = setting(False, "replace files there that no report has written, or that were changed since")
 
     @model_validator(mode="after")
     def one_of_both(self) -> Self:
@@ -67,7 +69,8 @@ def _report(argv: list[str]) -> int:
     methods = group(material.runs, material.cells)
     tables = all_tables(methods, material)
     try:
-        write_report(folder, material, methods, tables)
+        with report_folder(folder, force=words.force) as drafts:
+            write_report(drafts, material, methods, tables)
     except OSError as error:
         raise Refused([f"out: {folder} cannot be written: {error.strerror}"]) from None
 
@@ -83,7 +86,7 @@ def _report(argv: list[str]) -> int:
 # --- what is written --------------------------------------------------------------------------------------------
 
 
-# What a report may hold, in its order. The names are those of the files too, so that old ones are found and removed.
+# What a report may hold, in its order. The names are those of the files too.
 TABLES: Mapping[str, Callable[[Sequence[Method], Material], Table | None]] = {
     "summary": lambda methods, _: summary(methods),
     "comparisons": lambda methods, _: comparisons(methods),
@@ -116,16 +119,7 @@ def without_result(material: Material) -> list[Path]:
 
 
 def write_report(folder: Path, material: Material, methods: Sequence[Method], tables: Sequence[Table]) -> None:
-    """Write the report's files, and remove tables of an earlier report that have no rows now."""
-    folder.mkdir(parents=True, exist_ok=True)
-
-    # Only files with names of ours are removed: the folder may hold a user's own.
-    written = {f"{table.name}.{ending}" for table in tables for ending in ("csv", "md", "tex")}
-    for name in TABLES:
-        for ending in ("csv", "md", "tex"):
-            if f"{name}.{ending}" not in written:
-                (folder / f"{name}.{ending}").unlink(missing_ok=True)
-
+    """Write the report's files into an empty folder."""
     runs = run_rows(methods)
     write_text(folder / "runs.csv", as_csv(runs))
     for table in tables:

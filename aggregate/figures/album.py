@@ -16,10 +16,6 @@ from common.figures.predictions import save
 
 FOLDER = "figures"
 ENDINGS = ("png", "svg")
-KINDS = (
-    *("learning", "cost", "gain", "differences", "severity", "adaptation", "classes", "confusion"),
-    *("corruptions", "shift", "reliability", "roc", "embeddings"),
-)
 
 
 def all_figures(methods: Sequence[Method], tables: Sequence[Table]) -> list[Picture]:
@@ -43,16 +39,7 @@ def all_figures(methods: Sequence[Method], tables: Sequence[Table]) -> list[Pict
 
 
 def write_figures(folder: Path, pictures: Sequence[Picture]) -> None:
-    """Save the figures, and remove those of an earlier report that are not drawn now."""
     place = folder / FOLDER
-    written = {f"{picture.name}.{ending}" for picture in pictures for ending in ENDINGS}
-
-    # The folder may be a user's own: only what has a name of ours is removed.
-    for old in place.glob("*"):
-        is_ours = old.suffix.removeprefix(".") in ENDINGS and old.stem.partition("-")[0] in KINDS
-        if is_ours and old.name not in written:
-            old.unlink()
-
     if pictures:
         place.mkdir(exist_ok=True)
     for picture in pictures:

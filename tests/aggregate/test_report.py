@@ -39,7 +39,7 @@ def test_whole_command(make_run: MakeRun, tmp_path: Path, capsys: pytest.Capture
     assert report.main(["runs=runs/*/*"]) == DONE
     out = tmp_path / "results" / "runs"
     assert {path.name for path in out.iterdir()} == {
-        *("runs.csv", "report.md", "report.html", "figures"),
+        *("runs.csv", "report.md", "report.html", "report-files.json", "figures"),
         *(f"{name}.{ending}" for name in OF_TWO_METHODS for ending in ("csv", "md", "tex")),
     }
     for name in set(OF_TWO_METHODS) - {"cost"}:
@@ -87,20 +87,32 @@ def test_a_later_report_leaves_no_tables_of_an_earlier_one(make_run: MakeRun, tm
     assert (tmp_path / "there" / "mine.txt").exists()
 
 
-def test_no_table_that_can_be_made_stays_in_a_later_report(make_run: MakeRun, tmp_path: Path) -> None:
-    """What modules name their tables is what is removed: a list of names beside them would forget the next one."""
+def test_a_folder_with_a_users_own_files_keeps_all_of_them(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their names are those of tables and figures that this report does not have."""
+    make_run()
+    own = [tmp_path / "paper" / name for name in ("claims.tex", "comparisons.md", "figures/cost-2025.svg")]
+    for path in own:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    assert report.main(["runs=runs/*/*", "out=paper"]) == DONE
+    assert [path.read_text() for path in own] == ["mine"] * 3
+    assert (tmp_path / "paper" / "summary.csv").exists()
+
+    (tmp_path / "paper" / "summary.md").write_text("my words")
+    assert report.main(["runs=runs/*/*", "out=paper"]) == REFUSED
+    assert "out: paper has a summary.md that no report has written, or" in capsys.readouterr().err
+    assert (tmp_path / "paper" / "summary.md").read_text() == "my words"
+    assert report.main(["runs=runs/*/*", "out=paper", "force=true"]) == DONE
+    assert "Weights:" in (tmp_path / "paper" / "summary.md").read_text()
+
+
+def test_every_table_that_can_be_made_is_listed() -> None:
     texts = [path.read_text() for path in (Path(report.__file__).parent / "tables").glob("*.py")]
     names = {name for text in texts for name in re.findall(r"return Table\(\s*\"(\w+)\"", text)}
     assert len(names) > 10
     assert names == set(report.TABLES)
-    make_run()
-    there = tmp_path / "there"
-    there.mkdir()
-    old = [there / f"{name}.{ending}" for name in names for ending in ("csv", "md", "tex")]
-    for path in old:
-        path.write_text("old")
-    assert report.main(["runs=runs/*/*", "out=there"]) == DONE
-    assert [path.name for path in old if path.exists() and path.read_text() == "old"] == []
 
 
 def test_a_table_has_the_name_that_it_is_listed_under(make_run: MakeRun) -> None:
