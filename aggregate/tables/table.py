@@ -2,6 +2,7 @@
 
 import csv
 import io
+import numbers
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -132,10 +133,24 @@ def as_aligned(table: Table) -> str:
 def as_csv(rows: Sequence[Row]) -> str:
     file = io.StringIO()
     names = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(file, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(map(csv_text, names))
+    writer.writerows([_csv_cell(row.get(name)) for name in names] for row in rows)
     return file.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    return value if value is None or isinstance(value, numbers.Number) else csv_text(str(value))
+
+
+def csv_text(text: str) -> str:
+    """Put an apostrophe before text that a spreadsheet would take for a formula, as names from elsewhere may be."""
+    text = re.sub(r"\r\n?", "\n", text)  # csv does not quote a carriage return, which begins a row for its readers
+    is_formula = text.lstrip()[:1] in _FORMULA
+    return f"'{text}" if is_formula or not text[:1].isprintable() else text
+
+
+_FORMULA = frozenset("=+-@\uff1d\uff0b\uff0d\uff20")  # the last four are the first, as wide as a Chinese letter
 
 
 def as_markdown(table: Table) -> str:
