@@ -33,11 +33,12 @@ from aggregate.tables.overfitting import overfitting
 from aggregate.tables.results import summary
 from aggregate.tables.runs import run_rows, unfinished
 from aggregate.tables.shift import adaptations, shift
-from aggregate.tables.table import Table, as_aligned, as_csv, as_markdown, write, write_text
+from aggregate.tables.table import Table, as_aligned, as_csv, as_markdown, markdown_text, write, write_text
 from common.cli.command import DONE, FAILED, answer, parse, runs_root
 from common.failures import Refused
 from common.files import expanded
 from common.settings.field import Group, setting
+from common.settings.messages import one_line
 
 
 class ReportWords(Group):
@@ -79,7 +80,7 @@ def _report(argv: list[str]) -> int:
         for table in tables:
             if table.name in {"summary", "unfinished"}:
                 print(f"{as_aligned(table)}\n")
-        print(f"report: {folder / 'report.html'}", flush=True)
+        print(one_line(f"report: {folder / 'report.html'}"), flush=True)
     return DONE if material.runs else FAILED
 
 
@@ -133,7 +134,8 @@ def write_report(folder: Path, material: Material, methods: Sequence[Method], ta
 
 
 def report_text(material: Material, tables: Sequence[Table], pictures: Sequence[Picture] = ()) -> str:
-    parts = [f"# {material.name}\n", f"Of {material.source}: {material.counted()}. Every run: runs.csv.\n"]
+    name, source = markdown_text(material.name), markdown_text(material.source)
+    parts = [f"# {name}\n", f"Of {source}: {material.counted()}. Every run: runs.csv.\n"]
     parts += [f"## {table.title}\n\n{as_markdown(table)}" for table in tables]
     parts += [f"## Figures\n\n{links(pictures)}"] if pictures else []
     return "\n".join(parts)

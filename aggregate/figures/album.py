@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from aggregate.figures.answers import reliability_diagrams, roc_diagrams
 from aggregate.figures.classes import confusions, heat_maps
@@ -11,7 +12,7 @@ from aggregate.figures.points import adaptation_gains, cost_plots, forests
 from aggregate.figures.shift import shift_lines
 from aggregate.figures.style import Picture, styles
 from aggregate.runs.methods import Method
-from aggregate.tables.table import Table
+from aggregate.tables.table import Table, markdown_text
 from common.figures.predictions import save
 
 FOLDER = "figures"
@@ -49,7 +50,8 @@ def write_figures(folder: Path, pictures: Sequence[Picture]) -> None:
 
 def links(pictures: Sequence[Picture]) -> str:
     """Return Markdown that shows the figures as PNG; the SVG of the same name lies beside it."""
-    return "\n".join(
-        f"### {picture.title}\n\n![{picture.title}]({FOLDER}/{picture.name}.png)\n\n{picture.caption}\n"
-        for picture in pictures
-    )
+    parts = []
+    for picture in pictures:
+        title, caption = markdown_text(picture.title), markdown_text(picture.caption)
+        parts.append(f"### {title}\n\n![{title}]({quote(f'{FOLDER}/{picture.name}')}.png)\n\n{caption}\n")
+    return "\n".join(parts)

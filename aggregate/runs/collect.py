@@ -97,7 +97,7 @@ def collect(folders: Iterable[Path]) -> tuple[list[Run], list[LeftOut]]:
         try:
             run = read_run(folder)
         except Unusable as reason:
-            left_out.append(LeftOut(folder, str(reason)))
+            left_out.append(LeftOut(folder, messages.one_line(str(reason))))
             continue
 
         # A name holds a hash of the settings: a second folder of that name is a copy, or the same run made again.

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from aggregate import report
-from aggregate.runs.material import STATUS, of_pattern
+from aggregate.figures.style import Picture
+from aggregate.runs.material import STATUS, Material, of_pattern
 from aggregate.runs.methods import group
 from common.cli.command import DONE, FAILED, REFUSED
 from common.settings.entries import TrainCNN, run_name
@@ -106,6 +108,15 @@ def test_a_folder_with_a_users_own_files_keeps_all_of_them(
     assert (tmp_path / "paper" / "summary.md").read_text() == "my words"
     assert report.main(["runs=runs/*/*", "out=paper", "force=true"]) == DONE
     assert "Weights:" in (tmp_path / "paper" / "summary.md").read_text()
+
+
+def test_a_name_is_no_html_in_markdown() -> None:
+    attack = "<img src=x onerror=alert(1)>\n# x"
+    picture = Picture("cost-a b", attack, f"{attack} is the best.", Figure())
+    text = report.report_text(Material(attack, f"sweep {attack}", [], []), [], [picture])
+    assert not re.search(r"(?<!\\)<", text)
+    assert len(re.findall(r"^#", text, flags=re.MULTILINE)) == 3, "headings are ours alone"
+    assert "](figures/cost-a%20b.png)" in text
 
 
 def test_every_table_that_can_be_made_is_listed() -> None:

@@ -102,6 +102,8 @@ def test_how_an_unfinished_run_stands(make_run: MakeRun) -> None:
     assert collect([folder])[1][0].reason == "not finished, epoch 3 of 8"
     (folder / "failure.json").write_text(json.dumps({"class": "oom", "message": "out of memory"}))
     assert collect([folder])[1][0].reason == "failed (oom): out of memory"
+    (folder / "failure.json").write_text(json.dumps({"class": "bug", "message": "\x1b[2J\nx"}))
+    assert collect([folder])[1][0].reason == "failed (bug): \\x1b[2J\\nx", "no terminal is cleared by it"
 
 
 def test_a_run_counts_once(make_run: MakeRun, tmp_path: Path) -> None:

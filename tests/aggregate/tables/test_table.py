@@ -116,6 +116,14 @@ def test_one_place_writes_every_csv() -> None:
     ]
 
 
+def test_no_control_character_reaches_a_terminal_or_a_text() -> None:
+    hostile = "\x1b]0;title\x07 \x9b2J a\rb \u202ec"
+    table = Table("t", "T", hostile, [text("m", "method")], [{"method": hostile}], [hostile])
+    for written in (as_aligned(table), as_markdown(table), as_latex(table)):
+        assert written.replace("\n", "").isprintable()
+        assert "x1b]0;title" in written.replace("\\]", "]"), "it is spelled out"
+
+
 def columns_of(line: str) -> int:
     """Bars that are not escaped."""
     return line.replace("\\\\", "").replace("\\|", "").count("|")
