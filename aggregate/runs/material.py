@@ -2,6 +2,7 @@
 
 import glob
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -44,14 +45,18 @@ def of_sweep(sweep: str, root: Path) -> Material:
         raise Refused(problems if status.returncode == 2 else [f"sweep: {problems[-1]}"]) from None
 
     # A cell without a result is no folder that was left out: the table of unfinished cells says how it stands.
-    runs, left_out = collect(cell.run for cell in cells if cell.run and RunDir(cell.run).result.exists())
+    runs, left_out = collect(cell.run for cell in cells if cell.run and _has_result(cell.run))
     name = Path(sweep).stem if sweep.endswith((".yaml", ".yml")) else sweep
     return Material(name, f"sweep {name}, {len(cells)} cells, under {root}", runs, left_out, cells)
 
 
+def _has_result(folder: Path) -> bool:
+    return os.path.lexists(RunDir(folder).result)  # unlike Path.exists, it does not fail where nobody may look
+
+
 def of_pattern(pattern: str) -> Material:
     paths = glob.glob(str(expanded(pattern)))  # noqa: PTH207 - Path.glob takes no pattern that begins at the top
-    folders = [path for path in map(Path, sorted(paths)) if path.is_dir()]
+    folders = [Path(path) for path in sorted(paths) if not os.path.isfile(path)]  # noqa: PTH113 - as in _has_result
     if not folders:
         raise Refused([f"runs: {pattern} matches no folder; expected run folders, such as 'runs/*/*'"])
 
