@@ -136,6 +136,7 @@ def write_report(folder: Path, material: Material, methods: Sequence[Method], ta
 def report_text(material: Material, tables: Sequence[Table], pictures: Sequence[Picture] = ()) -> str:
     name, source = markdown_text(material.name), markdown_text(material.source)
     parts = [f"# {name}\n", f"Of {source}: {material.counted()}. Every run: runs.csv.\n"]
+    parts[1:1] = [f"{markdown_text(material.about)}\n"] if material.about else []
     parts += [f"## {table.title}\n\n{as_markdown(table)}" for table in tables]
     parts += [f"## Figures\n\n{links(pictures)}"] if pictures else []
     return "\n".join(parts)

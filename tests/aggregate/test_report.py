@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from aggregate import report
 from aggregate.figures.style import Picture
-from aggregate.runs.material import STATUS, Material, of_pattern
+from aggregate.runs.material import STATUS, Material, about, of_pattern
 from aggregate.runs.methods import group
 from common.cli.command import DONE, FAILED, REFUSED
 from common.settings.entries import TrainCNN, run_name
@@ -178,7 +178,9 @@ def test_a_place_that_cannot_be_written_is_refused(make_run: MakeRun, capsys: py
 
 def test_a_sweep_shows_what_is_missing(make_run: MakeRun, tmp_path: Path, digits_dir: Path) -> None:
     file = tmp_path / "tiny.yaml"
-    file.write_text("about: x\naxes: {seed: 0-2, data: [digits]}\nstages:\n  cnn: {entry: train_cnn}\n")
+    file.write_text(
+        "about: what <b>it</b> is for\naxes: {seed: 0-2, data: [digits]}\nstages:\n  cnn: {entry: train_cnn}\n"
+    )
     root = tmp_path / "runs"
     Ledger(root).remember("tiny", [f"sweep={file}", f"data_dir={digits_dir}"])
     told = told_by_status(root)
@@ -190,6 +192,10 @@ def test_a_sweep_shows_what_is_missing(make_run: MakeRun, tmp_path: Path, digits
     assert report.main(["sweep=tiny", f"root={root}"]) == DONE
     (row,) = rows(Path("results/tiny/summary.csv"))
     assert (row["method"], row["n"], row["unfinished"]) == ("cnn", "1", "1 failed, 1 waiting")
+    assert row["network"] == "adaptive_cnn"
+    assert "| digits | cnn | adaptive\\_cnn | 1 |" in Path("results/tiny/summary.md").read_text(), "beside the stage"
+    assert r"what \<b\>it\</b\> is for" in Path("results/tiny/report.md").read_text()
+    assert "<dt>About</dt><dd>what &lt;b&gt;it&lt;/b&gt; is for</dd>" in Path("results/tiny/report.html").read_text()
     left = rows(Path("results/tiny/unfinished.csv"))
     assert [(each["what"], each["state"]) for each in left] == [
         ("cnn data=digits seed=1", "failed"),
@@ -197,6 +203,15 @@ def test_a_sweep_shows_what_is_missing(make_run: MakeRun, tmp_path: Path, digits
     ]
     assert left[0]["why"] == "(oom) too large"
     assert "2 of 3 cells without a usable result" in Path("results/tiny/report.md").read_text()
+
+
+def test_a_shipped_sweep_and_one_whose_file_is_gone_have_their_about_or_none(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.remember("quickstart", ["sweep=quickstart"])
+    assert about("quickstart", tmp_path).startswith("digits, a CNN")
+    ledger.remember("gone", [f"sweep={tmp_path}/gone.yaml"])
+    (ledger.folder / "sweeps" / "strange.yaml").write_text("words: 3")
+    assert [about(name, tmp_path) for name in ("gone", "strange", "never")] == [""] * 3
 
 
 def told_by_status(root: Path) -> list[dict[str, Any]]:
