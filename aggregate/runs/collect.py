@@ -41,7 +41,6 @@ NEEDED: dict[str, dict[str, type]] = {  # dotted places of a result, and what is
 KNOWN: dict[str, type] = {  # dotted places that tables can do without, and what is there if anything is
     **dict.fromkeys(("teacher", "subject", "distillation", "shift", "val", "test", "cost", "speed"), dict),
     "data.classes": list,
-    **dict.fromkeys(("model.parameters", "model.flops", "selection.epoch", "cost.epochs"), float),
 }
 ORIGIN: dict[str, type] = {  # what provenance.json holds; a fact of another type is as good as unknown
     **dict.fromkeys(("commit", "started", "command", "host", "device", "gpu"), str),

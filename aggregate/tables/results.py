@@ -76,7 +76,7 @@ def _summary_row(method: Method) -> dict[str, Any]:
         "test_set_high": high,
         "val_accuracy": mean_of(method.values("val.accuracy")),
         **{name: mean_of(method.values(f"test.{name}")) for name in SCORES},
-        "parameters": same(run.fact("model.parameters") for run in method.runs),
+        "parameters": same(map(int, method.values("model.parameters"))),
         "seeds": " ".join(str(run.seed) for run in method.runs),
         "runs": method.run_names,
     }
