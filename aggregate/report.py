@@ -18,6 +18,7 @@ from pydantic import model_validator
 
 from aggregate.figures.album import all_figures, links, write_figures
 from aggregate.figures.style import Picture
+from aggregate.page.folder import report_folder
 from aggregate.page.page import page
 from aggregate.runs.material import Material, of_pattern, of_sweep
 from aggregate.runs.methods import Method, group
@@ -32,11 +33,12 @@ from aggregate.tables.overfitting import overfitting
 from aggregate.tables.results import summary
 from aggregate.tables.runs import run_rows, unfinished
 from aggregate.tables.shift import adaptations, shift
-from aggregate.tables.table import Table, as_aligned, as_csv, as_markdown, write, write_text
+from aggregate.tables.table import Table, as_aligned, as_csv, as_markdown, markdown_text, write, write_text
 from common.cli.command import DONE, FAILED, answer, parse, runs_root
 from common.failures import Refused
 from common.files import expanded
 from common.settings.field import Group, setting
+from common.settings.messages import one_line
 
 
 class ReportWords(Group):
@@ -46,6 +48,7 @@ class ReportWords(Group):
     runs: str | None = setting(None, "instead of a sweep: pattern of run folders, in quotes, such as 'runs/*/mnist-*'")
     root: str | None = setting(None, "folder of the run folders; null is $STILLHOUSE_RUNS, else ./runs")
     out: str | None = setting(None, "folder of the report; null is results/NAME in the working folder")
+    force: bool = setting(False, "replace files there that no report has written, or that were changed since")
 
     @model_validator(mode="after")
     def one_of_both(self) -> Self:
@@ -67,7 +70,8 @@ def _report(argv: list[str]) -> int:
     methods = group(material.runs, material.cells)
     tables = all_tables(methods, material)
     try:
-        write_report(folder, material, methods, tables)
+        with report_folder(folder, force=words.force) as drafts:
+            write_report(drafts, material, methods, tables)
     except OSError as error:
         raise Refused([f"out: {folder} cannot be written: {error.strerror}"]) from None
 
@@ -76,14 +80,14 @@ def _report(argv: list[str]) -> int:
         for table in tables:
             if table.name in {"summary", "unfinished"}:
                 print(f"{as_aligned(table)}\n")
-        print(f"report: {folder / 'report.html'}", flush=True)
+        print(one_line(f"report: {folder / 'report.html'}"), flush=True)
     return DONE if material.runs else FAILED
 
 
 # --- what is written --------------------------------------------------------------------------------------------
 
 
-# What a report may hold, in its order. The names are those of the files too, so that old ones are found and removed.
+# What a report may hold, in its order. The names are those of the files too.
 TABLES: Mapping[str, Callable[[Sequence[Method], Material], Table | None]] = {
     "summary": lambda methods, _: summary(methods),
     "comparisons": lambda methods, _: comparisons(methods),
@@ -116,16 +120,7 @@ def without_result(material: Material) -> list[Path]:
 
 
 def write_report(folder: Path, material: Material, methods: Sequence[Method], tables: Sequence[Table]) -> None:
-    """Write the report's files, and remove tables of an earlier report that have no rows now."""
-    folder.mkdir(parents=True, exist_ok=True)
-
-    # Only files with names of ours are removed: the folder may hold a user's own.
-    written = {f"{table.name}.{ending}" for table in tables for ending in ("csv", "md", "tex")}
-    for name in TABLES:
-        for ending in ("csv", "md", "tex"):
-            if f"{name}.{ending}" not in written:
-                (folder / f"{name}.{ending}").unlink(missing_ok=True)
-
+    """Write the report's files into an empty folder."""
     runs = run_rows(methods)
     write_text(folder / "runs.csv", as_csv(runs))
     for table in tables:
@@ -139,7 +134,9 @@ def write_report(folder: Path, material: Material, methods: Sequence[Method], ta
 
 
 def report_text(material: Material, tables: Sequence[Table], pictures: Sequence[Picture] = ()) -> str:
-    parts = [f"# {material.name}\n", f"Of {material.source}: {material.counted()}. Every run: runs.csv.\n"]
+    name, source = markdown_text(material.name), markdown_text(material.source)
+    parts = [f"# {name}\n", f"Of {source}: {material.counted()}. Every run: runs.csv.\n"]
+    parts[1:1] = [f"{markdown_text(material.about)}\n"] if material.about else []
     parts += [f"## {table.title}\n\n{as_markdown(table)}" for table in tables]
     parts += [f"## Figures\n\n{links(pictures)}"] if pictures else []
     return "\n".join(parts)

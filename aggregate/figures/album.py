@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from aggregate.figures.answers import reliability_diagrams, roc_diagrams
 from aggregate.figures.classes import confusions, heat_maps
@@ -11,15 +12,11 @@ from aggregate.figures.points import adaptation_gains, cost_plots, forests
 from aggregate.figures.shift import shift_lines
 from aggregate.figures.style import Picture, styles
 from aggregate.runs.methods import Method
-from aggregate.tables.table import Table
+from aggregate.tables.table import Table, markdown_text
 from common.figures.predictions import save
 
 FOLDER = "figures"
 ENDINGS = ("png", "svg")
-KINDS = (
-    *("learning", "cost", "gain", "differences", "severity", "adaptation", "classes", "confusion"),
-    *("corruptions", "shift", "reliability", "roc", "embeddings"),
-)
 
 
 def all_figures(methods: Sequence[Method], tables: Sequence[Table]) -> list[Picture]:
@@ -43,16 +40,7 @@ def all_figures(methods: Sequence[Method], tables: Sequence[Table]) -> list[Pict
 
 
 def write_figures(folder: Path, pictures: Sequence[Picture]) -> None:
-    """Save the figures, and remove those of an earlier report that are not drawn now."""
     place = folder / FOLDER
-    written = {f"{picture.name}.{ending}" for picture in pictures for ending in ENDINGS}
-
-    # The folder may be a user's own: only what has a name of ours is removed.
-    for old in place.glob("*"):
-        is_ours = old.suffix.removeprefix(".") in ENDINGS and old.stem.partition("-")[0] in KINDS
-        if is_ours and old.name not in written:
-            old.unlink()
-
     if pictures:
         place.mkdir(exist_ok=True)
     for picture in pictures:
@@ -62,7 +50,8 @@ def write_figures(folder: Path, pictures: Sequence[Picture]) -> None:
 
 def links(pictures: Sequence[Picture]) -> str:
     """Return Markdown that shows the figures as PNG; the SVG of the same name lies beside it."""
-    return "\n".join(
-        f"### {picture.title}\n\n![{picture.title}]({FOLDER}/{picture.name}.png)\n\n{picture.caption}\n"
-        for picture in pictures
-    )
+    parts = []
+    for picture in pictures:
+        title, caption = markdown_text(picture.title), markdown_text(picture.caption)
+        parts.append(f"### {title}\n\n![{title}]({quote(f'{FOLDER}/{picture.name}')}.png)\n\n{caption}\n")
+    return "\n".join(parts)

@@ -10,6 +10,7 @@ from aggregate.page.grid import grid
 from aggregate.runs.collect import Run
 from aggregate.runs.material import Material
 from aggregate.runs.origins import foreign_images, image_of, origins
+from aggregate.tables.results import network_column
 from aggregate.tables.table import Column, Row, Table, number, percent, percent_interval, percent_spread, text
 
 SHORT_COMMIT = 7
@@ -34,6 +35,8 @@ def overview(material: Material, tables: Sequence[Table], runs: Collection[str],
 
 
 def _facts(material: Material) -> Iterator[tuple[str, str]]:
+    if material.about:
+        yield "About", material.about
     if material.cells:
         yield "Of", material.source
     yield "Counted", material.counted()
@@ -114,26 +117,30 @@ def at_a_glance(tables: Sequence[Table]) -> Table | None:
         if row["val_accuracy"] is not None:
             by_data.setdefault(row["data"], []).append(row)
     rows = [_best_row(members, by_name.get("comparisons", ())) for members in by_data.values()]
-    return Table("glance", "At a glance", CAPTION, COLUMNS, rows) if rows else None
+    return Table("glance", "At a glance", CAPTION, _columns(rows), rows) if rows else None
 
 
 CAPTION = (
     "The method of the highest validation accuracy on each data set, and what the table of comparisons concludes of "
     "it. Chosen by validation and not by test, so its test accuracy is not flattered by the choice."
 )
-COLUMNS = [
-    text("data", "data"),
-    text("best by validation", "method"),
-    Column("of", lambda row: f"{row['methods']}", key="methods"),
-    number("n", "n", "d"),
-    percent("validation accuracy", "val_accuracy"),
-    percent_spread("test accuracy", "accuracy"),
-    percent_interval("95 % interval", "accuracy"),
-    number("better than", "better", "d"),
-    number("≈", "alike", "d"),
-    number("worse than", "worse", "d"),
-    number("no test", "untested", "d"),
-]
+
+
+def _columns(rows: Sequence[Row]) -> list[Column]:
+    return [
+        text("data", "data"),
+        text("best by validation", "method"),
+        *network_column(rows),
+        Column("of", lambda row: f"{row['methods']}", key="methods"),
+        number("n", "n", "d"),
+        percent("validation accuracy", "val_accuracy"),
+        percent_spread("test accuracy", "accuracy"),
+        percent_interval("95 % interval", "accuracy"),
+        number("better than", "better", "d"),
+        number("≈", "alike", "d"),
+        number("worse than", "worse", "d"),
+        number("no test", "untested", "d"),
+    ]
 
 
 def _best_row(rows: Sequence[Row], comparisons: Sequence[Row]) -> Mapping[str, Any]:

@@ -4,11 +4,8 @@ Folders may be half written, edited, renamed, of an older version, or made by a 
 """
 
 import functools
-import math
 import re
 import time
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +38,17 @@ NEEDED: dict[str, dict[str, type]] = {  # dotted places of a result, and what is
         "shift.clean": dict,
     },
 }
+KNOWN: dict[str, type] = {  # dotted places that tables can do without, and what is there if anything is
+    **dict.fromkeys(("teacher", "subject", "distillation", "shift", "val", "test", "cost", "speed"), dict),
+    "data.classes": list,
+}
+ORIGIN: dict[str, type] = {  # what provenance.json holds; a fact of another type is as good as unknown
+    **dict.fromkeys(("commit", "started", "command", "host", "device", "gpu"), str),
+    "dirty": bool,
+    "packages": dict,
+    "container": dict,
+}
+LARGEST = 1e30  # no number of a run is larger, and the squares of larger ones may not be finite
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,10 @@ def collect(folders: Iterable[Path]) -> tuple[list[Run], list[LeftOut]]:
         try:
             run = read_run(folder)
         except Unusable as reason:
-            left_out.append(LeftOut(folder, str(reason)))
+            left_out.append(LeftOut(folder, messages.one_line(str(reason))))
+            continue
+        except OSError as error:
+            left_out.append(LeftOut(folder, f"cannot be read: {error.strerror}"))
             continue
 
         # A name holds a hash of the settings: a second folder of that name is a copy, or the same run made again.
@@ -133,9 +144,14 @@ def read_run(folder: Path) -> Run:
         settings.seed,
         _method_settings(settings),
         _without_bulk(result),
-        read_json(run.provenance) or {},
+        _provenance(run.provenance),
         read_learning(run.history, _at(result, "selection.epoch")),
     )
+
+
+def _provenance(path: Path) -> dict[str, Any]:
+    facts = read_json(path) or {}
+    return {name: value for name, value in facts.items() if isinstance(value, ORIGIN.get(name, object))}
 
 
 # --- settings ---------------------------------------------------------------------------------------------------
@@ -221,27 +237,34 @@ def _unfinished(run: RunDir) -> str:
 
 def check_result(result: Mapping[str, Any], entry: str) -> None:
     """Raise Unusable if a value is absent, of a wrong type, or impossible."""
-    # Tables cannot do without these values.
+    _check_kinds(result, entry)
+    _check_numbers(result)
+    if entry in TRAININGS and _at(result, "test.n") < 1:
+        raise Unusable("result.json: tested on no images")
+
+
+def _check_kinds(result: Mapping[str, Any], entry: str) -> None:
     needed = NEEDED["training" if entry in TRAININGS else entry]
-    for dotted, kind in needed.items():
+    for dotted, kind in {**KNOWN, **needed}.items():
         value = _at(result, dotted)
-        if value is None:
+        if value is None and dotted in needed:
             raise Unusable(f"result.json has no {dotted}: it is of an older version, or no result of {entry}")
-        if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+        kinds = (int, float) if kind is float else (kind,)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
             raise Unusable(f"result.json: {dotted} is {messages.shown(value)}, expected {kind.__name__}")
 
+
+def _check_numbers(result: Mapping[str, Any]) -> None:
     # One value that is not finite would make every mean so; a rate that is no share would be printed as a percentage.
     for dotted, value in flatten(_without_bulk(result)).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise Unusable(f"result.json: {dotted} is {value}")
+        if isinstance(value, int | float) and not abs(value) <= LARGEST:
+            raise Unusable(f"result.json: {dotted} is {str(value)[:20]}")
+
     for part in ("val", "test", "shift.clean"):
         for name in RATES:
             value = _at(result, f"{part}.{name}")
             if value is not None and not (isinstance(value, int | float) and 0 <= value <= 1):
                 raise Unusable(f"result.json: {part}.{name} is {messages.shown(value)}, expected 0 to 1")
-
-    if entry in TRAININGS and _at(result, "test.n") < 1:
-        raise Unusable("result.json: tested on no images")
 
 
 def _at(tree: Any, dotted: str) -> Any:
@@ -261,12 +284,6 @@ def _without_bulk(tree: Mapping[str, Any]) -> dict[str, Any]:
 # --- arrays of a run --------------------------------------------------------------------------------------------
 
 
-# What numpy and zipfile raise on files with a few bytes changed: RuntimeError where a member seems to be encrypted,
-# MemoryError where a shape has become huge, TypeError where the file holds one array without a name.
-DAMAGED = (
-    *(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error),
-    *(RuntimeError, MemoryError, TypeError),
-)
 NUMBERS = "biuf"  # kinds of dtype
 
 
@@ -275,7 +292,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> list[np.ndarray] | None:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:  # numpy leaves a damaged one open
             arrays = [kept[name] for name in names]
-    except DAMAGED:
+    except Exception:  # noqa: BLE001 - a few bytes changed make numpy and zipfile raise any of a dozen, and memory end
         return None
     if not all(isinstance(array, np.ndarray) and array.dtype.kind in NUMBERS for array in arrays):
         return None

@@ -1,6 +1,6 @@
 """The table of results has a row for each method: its scores, with their spread and interval."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from aggregate.inference.estimates import (
@@ -13,7 +13,17 @@ from aggregate.inference.estimates import (
 from aggregate.runs.methods import Method, estimate, mean_of, same, trained
 from aggregate.runs.origins import between, row_notes, selection_sentence
 from aggregate.tables.runs import unfinished_text
-from aggregate.tables.table import Column, Table, footnotes, number, percent, percent_interval, percent_spread, text
+from aggregate.tables.table import (
+    Column,
+    Row,
+    Table,
+    footnotes,
+    number,
+    percent,
+    percent_interval,
+    percent_spread,
+    text,
+)
 
 SCORES = ("precision", "recall", "f1_score", "macro_auc", "nll", "brier", "ece")
 FEWEST_FOR_BOOTSTRAP = 15  # from there on 94 of 100 such intervals hold the mean they are of; of five values, 90
@@ -53,6 +63,7 @@ def _summary_row(method: Method) -> dict[str, Any]:
     return {
         "data": method.data,
         "method": method.label,
+        "network": network_of(method),
         "n": len(method.runs),
         "unfinished": unfinished_text(method),
         **estimate("accuracy", accuracies, bounded=True),
@@ -65,10 +76,20 @@ def _summary_row(method: Method) -> dict[str, Any]:
         "test_set_high": high,
         "val_accuracy": mean_of(method.values("val.accuracy")),
         **{name: mean_of(method.values(f"test.{name}")) for name in SCORES},
-        "parameters": same(run.fact("model.parameters") for run in method.runs),
+        "parameters": same(map(int, method.values("model.parameters"))),
         "seeds": " ".join(str(run.seed) for run in method.runs),
         "runs": method.run_names,
     }
+
+
+def network_of(method: Method) -> str:
+    return str(method.first.fact("model.name")).removeprefix("timm/") if method.runs else ""
+
+
+def network_column(rows: Iterable[Row]) -> list[Column]:
+    """Return the column of networks, unless the labels name them: a sweep calls its stages as it likes."""
+    is_news = any(row["network"] not in row["method"] for row in rows)
+    return [text("network", "network")] if is_news else []
 
 
 def _robust(values: Sequence[float]) -> dict[str, float | None]:
@@ -82,7 +103,7 @@ def _summary_columns(rows: Sequence[dict[str, Any]]) -> list[Column]:
     unfinished = [text("not finished", "unfinished")] if any(row["unfinished"] for row in rows) else []
     notes = [text("notes", "notes")] if any(row["notes"] for row in rows) else []
     return [
-        *(text("data", "data"), text("method", "method"), number("n", "n", "d")),
+        *(text("data", "data"), text("method", "method"), *network_column(rows), number("n", "n", "d")),
         *unfinished,
         percent_spread("test accuracy", "accuracy"),
         percent_interval("95 % interval", "accuracy"),

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import numbers
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.files import atomic_write
+from common.settings.messages import one_line
 
 Row = Mapping[str, Any]  # with "runs": the names of the run folders that it is made of, space-joined
 NOTHING = "–"
@@ -118,7 +120,7 @@ def _letter(place: int) -> str:
 
 def as_aligned(table: Table) -> str:
     """Write a table for a terminal."""
-    lines = [[column.heading for column in table.columns], *table.cells()]
+    lines = [[column.heading for column in table.columns], *(list(map(one_line, row)) for row in table.cells())]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     numeric = [column.is_number for column in table.columns]
 
@@ -126,30 +128,44 @@ def as_aligned(table: Table) -> str:
         placed = zip(cells, widths, numeric, strict=True)
         return "  ".join(cell.rjust(width) if right else cell.ljust(width) for cell, width, right in placed).rstrip()
 
-    return "\n".join([*map(aligned, lines), *table.remarks()])
+    return "\n".join([*map(aligned, lines), *map(one_line, table.remarks())])
 
 
 def as_csv(rows: Sequence[Row]) -> str:
     file = io.StringIO()
     names = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(file, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(map(csv_text, names))
+    writer.writerows([_csv_cell(row.get(name)) for name in names] for row in rows)
     return file.getvalue()
 
 
+def _csv_cell(value: Any) -> Any:
+    return value if value is None or isinstance(value, numbers.Number) else csv_text(str(value))
+
+
+def csv_text(text: str) -> str:
+    """Put an apostrophe before text that a spreadsheet would take for a formula, as names from elsewhere may be."""
+    text = re.sub(r"\r\n?", "\n", text)  # csv does not quote a carriage return, which begins a row for its readers
+    is_formula = text.lstrip()[:1] in _FORMULA
+    return f"'{text}" if is_formula or not text[:1].isprintable() else text
+
+
+_FORMULA = frozenset("=+-@\uff1d\uff0b\uff0d\uff20")  # the last four are the first, as wide as a Chinese letter
+
+
 def as_markdown(table: Table) -> str:
-    heads = [_plain(column.heading) for column in table.columns]
+    heads = [markdown_text(column.heading) for column in table.columns]
     rules = ["--:" if column.is_number else ":--" for column in table.columns]
-    lines = [heads, rules, *([_plain(cell) for cell in row] for row in table.cells())]
+    lines = [heads, rules, *([markdown_text(cell) for cell in row] for row in table.cells())]
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    notes = "".join(f"- {_plain(note)}\n" for note in table.remarks())
-    return f"{body}\n\n{_plain(table.caption)}\n" + (f"\n{notes}" if notes else "")
+    notes = "".join(f"- {markdown_text(note)}\n" for note in table.remarks())
+    return f"{body}\n\n{markdown_text(table.caption)}\n" + (f"\n{notes}" if notes else "")
 
 
-def _plain(content: str) -> str:
-    """Escape text so that Markdown shows it as it is, in one cell."""
-    return re.sub(r"([\\`*_|<>\[\]#~$])", r"\\\1", " ".join(content.split()))
+def markdown_text(content: str) -> str:
+    """Escape text so that Markdown shows it as it is, in one cell or line."""
+    return re.sub(r"([\\`*_|<>\[\]#~$])", r"\\\1", one_line(" ".join(content.split())))
 
 
 def as_latex(table: Table) -> str:
@@ -200,7 +216,7 @@ _LATEX = {
 
 
 def latex(content: str) -> str:
-    return "".join(_LATEX.get(mark, mark) for mark in " ".join(content.split()))
+    return "".join(_LATEX.get(mark, mark) for mark in one_line(" ".join(content.split())))
 
 
 def write(table: Table, folder: Path) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from aggregate import report
-from aggregate.runs.material import STATUS, of_pattern
+from aggregate.figures.style import Picture
+from aggregate.runs.material import STATUS, Material, about, of_pattern
 from aggregate.runs.methods import group
 from common.cli.command import DONE, FAILED, REFUSED
 from common.settings.entries import TrainCNN, run_name
@@ -39,7 +41,7 @@ def test_whole_command(make_run: MakeRun, tmp_path: Path, capsys: pytest.Capture
     assert report.main(["runs=runs/*/*"]) == DONE
     out = tmp_path / "results" / "runs"
     assert {path.name for path in out.iterdir()} == {
-        *("runs.csv", "report.md", "report.html", "figures"),
+        *("runs.csv", "report.md", "report.html", "report-files.json", "figures"),
         *(f"{name}.{ending}" for name in OF_TWO_METHODS for ending in ("csv", "md", "tex")),
     }
     for name in set(OF_TWO_METHODS) - {"cost"}:
@@ -87,20 +89,41 @@ def test_a_later_report_leaves_no_tables_of_an_earlier_one(make_run: MakeRun, tm
     assert (tmp_path / "there" / "mine.txt").exists()
 
 
-def test_no_table_that_can_be_made_stays_in_a_later_report(make_run: MakeRun, tmp_path: Path) -> None:
-    """What modules name their tables is what is removed: a list of names beside them would forget the next one."""
+def test_a_folder_with_a_users_own_files_keeps_all_of_them(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their names are those of tables and figures that this report does not have."""
+    make_run()
+    own = [tmp_path / "paper" / name for name in ("claims.tex", "comparisons.md", "figures/cost-2025.svg")]
+    for path in own:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    assert report.main(["runs=runs/*/*", "out=paper"]) == DONE
+    assert [path.read_text() for path in own] == ["mine"] * 3
+    assert (tmp_path / "paper" / "summary.csv").exists()
+
+    (tmp_path / "paper" / "summary.md").write_text("my words")
+    assert report.main(["runs=runs/*/*", "out=paper"]) == REFUSED
+    assert "out: paper has a summary.md that no report has written, or" in capsys.readouterr().err
+    assert (tmp_path / "paper" / "summary.md").read_text() == "my words"
+    assert report.main(["runs=runs/*/*", "out=paper", "force=true"]) == DONE
+    assert "Weights:" in (tmp_path / "paper" / "summary.md").read_text()
+
+
+def test_a_name_is_no_html_in_markdown() -> None:
+    attack = "<img src=x onerror=alert(1)>\n# x"
+    picture = Picture("cost-a b", attack, f"{attack} is the best.", Figure())
+    text = report.report_text(Material(attack, f"sweep {attack}", [], []), [], [picture])
+    assert not re.search(r"(?<!\\)<", text)
+    assert len(re.findall(r"^#", text, flags=re.MULTILINE)) == 3, "headings are ours alone"
+    assert "](figures/cost-a%20b.png)" in text
+
+
+def test_every_table_that_can_be_made_is_listed() -> None:
     texts = [path.read_text() for path in (Path(report.__file__).parent / "tables").glob("*.py")]
     names = {name for text in texts for name in re.findall(r"return Table\(\s*\"(\w+)\"", text)}
     assert len(names) > 10
     assert names == set(report.TABLES)
-    make_run()
-    there = tmp_path / "there"
-    there.mkdir()
-    old = [there / f"{name}.{ending}" for name in names for ending in ("csv", "md", "tex")]
-    for path in old:
-        path.write_text("old")
-    assert report.main(["runs=runs/*/*", "out=there"]) == DONE
-    assert [path.name for path in old if path.exists() and path.read_text() == "old"] == []
 
 
 def test_a_table_has_the_name_that_it_is_listed_under(make_run: MakeRun) -> None:
@@ -155,7 +178,9 @@ def test_a_place_that_cannot_be_written_is_refused(make_run: MakeRun, capsys: py
 
 def test_a_sweep_shows_what_is_missing(make_run: MakeRun, tmp_path: Path, digits_dir: Path) -> None:
     file = tmp_path / "tiny.yaml"
-    file.write_text("about: x\naxes: {seed: 0-2, data: [digits]}\nstages:\n  cnn: {entry: train_cnn}\n")
+    file.write_text(
+        "about: what <b>it</b> is for\naxes: {seed: 0-2, data: [digits]}\nstages:\n  cnn: {entry: train_cnn}\n"
+    )
     root = tmp_path / "runs"
     Ledger(root).remember("tiny", [f"sweep={file}", f"data_dir={digits_dir}"])
     told = told_by_status(root)
@@ -167,6 +192,10 @@ def test_a_sweep_shows_what_is_missing(make_run: MakeRun, tmp_path: Path, digits
     assert report.main(["sweep=tiny", f"root={root}"]) == DONE
     (row,) = rows(Path("results/tiny/summary.csv"))
     assert (row["method"], row["n"], row["unfinished"]) == ("cnn", "1", "1 failed, 1 waiting")
+    assert row["network"] == "adaptive_cnn"
+    assert "| digits | cnn | adaptive\\_cnn | 1 |" in Path("results/tiny/summary.md").read_text(), "beside the stage"
+    assert r"what \<b\>it\</b\> is for" in Path("results/tiny/report.md").read_text()
+    assert "<dt>About</dt><dd>what &lt;b&gt;it&lt;/b&gt; is for</dd>" in Path("results/tiny/report.html").read_text()
     left = rows(Path("results/tiny/unfinished.csv"))
     assert [(each["what"], each["state"]) for each in left] == [
         ("cnn data=digits seed=1", "failed"),
@@ -174,6 +203,15 @@ def test_a_sweep_shows_what_is_missing(make_run: MakeRun, tmp_path: Path, digits
     ]
     assert left[0]["why"] == "(oom) too large"
     assert "2 of 3 cells without a usable result" in Path("results/tiny/report.md").read_text()
+
+
+def test_a_shipped_sweep_and_one_whose_file_is_gone_have_their_about_or_none(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.remember("quickstart", ["sweep=quickstart"])
+    assert about("quickstart", tmp_path).startswith("digits, a CNN")
+    ledger.remember("gone", [f"sweep={tmp_path}/gone.yaml"])
+    (ledger.folder / "sweeps" / "strange.yaml").write_text("words: 3")
+    assert [about(name, tmp_path) for name in ("gone", "strange", "never")] == [""] * 3
 
 
 def told_by_status(root: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from aggregate import report
-from aggregate.figures.album import KINDS, all_figures, links, write_figures
+from aggregate.figures.album import all_figures, links, write_figures
 from aggregate.figures.style import Picture
 from aggregate.report import Material, all_tables
 from aggregate.runs.cells import AskedRun
@@ -19,6 +19,10 @@ from aggregate.runs.methods import group
 from common.cli.command import DONE
 
 MakeRun = Callable[..., Path]
+KINDS = (
+    *("learning", "cost", "gain", "differences", "severity", "adaptation", "classes", "confusion"),
+    *("corruptions", "shift", "reliability", "roc", "embeddings"),
+)
 CLASSES = ["cat", "dog"]
 LONG = "epoch,val_accuracy\n" + "".join(f"{epoch},{epoch / 10}\n" for epoch in range(1, 10))
 

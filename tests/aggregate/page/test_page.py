@@ -253,7 +253,15 @@ def test_names_that_no_run_should_have_make_harmless_ids() -> None:
 
 def glance_rows(*given: tuple[str, float, float]) -> Table:
     rows = [
-        {"data": "d", "method": name, "val_accuracy": val, "accuracy_mean": test, "n": 3, "runs": f"{name}-run"}
+        {
+            "data": "d",
+            "method": name,
+            "network": "vit",
+            "val_accuracy": val,
+            "accuracy_mean": test,
+            "n": 3,
+            "runs": f"{name}-run",
+        }
         for name, val, test in given
     ]
     return Table("summary", "", "", [], rows)

@@ -1,3 +1,4 @@
+import errno
 import json
 import re
 import time
@@ -7,7 +8,11 @@ from typing import Any
 
 import pytest
 
+from aggregate.report import all_tables
 from aggregate.runs.collect import collect, flatten, read_run
+from aggregate.runs.material import Material, of_pattern
+from aggregate.runs.methods import group
+from aggregate.tables.runs import run_rows
 
 MakeRun = Callable[..., Path]
 
@@ -76,6 +81,12 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a truth for a number": (lambda f: edit(f, lambda r: r["test"].update(accuracy=True)), "is true, expected float"),
     "a percentage": (lambda f: edit(f, lambda r: r["test"].update(accuracy=97.0)), "is 97.0, expected 0 to 1"),
     "NaN": (lambda f: edit(f, lambda r: r["test"].update(nll=float("nan"))), "test.nll is nan"),
+    "an endless number": (lambda f: edit(f, lambda r: r["test"].update(nll=10**400)), "test.nll is 1000"),
+    "a number of classes": (
+        lambda f: edit(f, lambda r: r["data"].update(classes=3)),
+        "data.classes is 3, expected list",
+    ),
+    "a name for a teacher": (lambda f: edit(f, lambda r: r.update(teacher="x")), "teacher is x, expected dict"),
     "no images": (lambda f: edit(f, lambda r: r["test"].update(n=0)), "tested on no images"),
 }
 
@@ -102,6 +113,8 @@ def test_how_an_unfinished_run_stands(make_run: MakeRun) -> None:
     assert collect([folder])[1][0].reason == "not finished, epoch 3 of 8"
     (folder / "failure.json").write_text(json.dumps({"class": "oom", "message": "out of memory"}))
     assert collect([folder])[1][0].reason == "failed (oom): out of memory"
+    (folder / "failure.json").write_text(json.dumps({"class": "bug", "message": "\x1b[2J\nx"}))
+    assert collect([folder])[1][0].reason == "failed (bug): \\x1b[2J\\nx", "no terminal is cleared by it"
 
 
 def test_a_run_counts_once(make_run: MakeRun, tmp_path: Path) -> None:
@@ -129,6 +142,35 @@ def test_a_run_without_provenance_counts_as_one_of_unknown_origin(make_run: Make
     folder = make_run()
     (folder / "provenance.json").write_text("{")
     assert read_run(folder).provenance == {}
+
+
+@pytest.mark.parametrize("value", [3, "x", [{}], {"x": {}}])
+@pytest.mark.parametrize("name", ["commit", "dirty", "packages", "container", "gpu", "earlier_attempts", "processes"])
+def test_a_strange_origin_is_an_unknown_one(name: str, value: Any, make_run: MakeRun) -> None:
+    folder = make_run()
+    (folder / "provenance.json").write_text(json.dumps({"device": "cpu", name: value}))
+    runs, left_out = collect([folder])
+    methods = group(runs)
+    assert left_out == []
+    assert next(table.name for table in all_tables(methods, Material("x", "x", runs, []))) == "summary"
+    assert len(run_rows(methods)) == 1
+
+
+def test_a_folder_that_cannot_be_read_stops_no_other(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, locked = make_run(seed=0), make_run(seed=1)
+    original = Path.is_file
+
+    def of_a_file_server(self: Path) -> bool:
+        if self.parent == locked:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return original(self)
+
+    monkeypatch.setattr(Path, "is_file", of_a_file_server)
+    material = of_pattern(f"{tmp_path}/runs/*/*")
+    assert [run.path for run in material.runs] == [whole]
+    assert [(left.path, left.reason) for left in material.left_out] == [(locked, "cannot be read: Stale file handle")]
 
 
 def test_flatten() -> None:

@@ -149,3 +149,10 @@ def test_row_notes_of_no_runs() -> None:
 @pytest.mark.parametrize("make", [summary, overfitting, cost, efficiency])
 def test_no_methods_no_table(make: Callable[..., Table | None]) -> None:
     assert make([]) is None
+
+
+@pytest.mark.parametrize("strange", [[], {"x": 1}, "many", None])
+def test_a_strange_number_of_parameters_is_a_gap(strange: Any, make_run: MakeRun) -> None:
+    table = summary(group(collect([make_run(parts={"model": {"name": "vit", "parameters": strange}})])[0]))
+    assert table
+    assert table.rows[0]["parameters"] is None

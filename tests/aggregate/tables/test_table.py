@@ -3,9 +3,12 @@ import io
 import re
 from pathlib import Path
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import aggregate
 from aggregate.tables.table import (
     Table,
     as_aligned,
@@ -71,6 +74,54 @@ def test_csv_has_every_number_in_full() -> None:
 
 def test_rows_of_different_keys_share_a_csv() -> None:
     assert as_csv([{"a": 1}, {"b": 2}]) == "a,b\n1,\n,2\n"
+
+
+FORMULAS = [
+    *(
+        '=HYPERLINK("http://x","y")',
+        "+1+1",
+        "-2+3",
+        "@SUM(1+1)*cmd|'!A0'",
+        "\t=1",
+        "\r=1",
+        " =1",
+        "\x1b]0;x",
+        "\ufeff=1",
+    ),
+    "\uff1d1+1",
+]
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_no_text_of_a_csv_is_a_formula(formula: str) -> None:
+    file = io.StringIO(as_csv([{"method": formula, formula: ["x"]}]), newline="")
+    kept = formula.replace("\r", "\n")
+    assert list(csv.reader(file)) == [["method", f"'{kept}"], [f"'{kept}", "['x']"]]
+
+
+def test_no_text_of_a_csv_begins_a_row_of_its_own() -> None:
+    file = io.StringIO(as_csv([{"a": "x\r=1", "b": "y\r\n=1"}]), newline="")
+    assert list(csv.reader(file)) == [["a", "b"], ["x\n=1", "y\n=1"]]
+
+
+def test_numbers_and_other_text_of_a_csv_stay_as_they_are() -> None:
+    row = {"a": -0.5, "b": np.float64(-0.25), "c": -3, "d": "–", "e": "a=b", "f": "", "g": None, "h": True, "i": "犬"}
+    assert as_csv([row]).splitlines()[1] == "-0.5,-0.25,-3,–,a=b,,,True,犬"
+
+
+def test_one_place_writes_every_csv() -> None:
+    texts = {path.name: path.read_text() for path in Path(aggregate.__path__[0]).rglob("*.py")}
+    assert [name for name, text in texts.items() if re.search(r"csv\.(Dict)?[Ww]riter\(|savetxt|to_csv", text)] == [
+        "table.py"
+    ]
+
+
+def test_no_control_character_reaches_a_terminal_or_a_text() -> None:
+    hostile = "\x1b]0;title\x07 \x9b2J a\rb \u202ec"
+    table = Table("t", "T", hostile, [text("m", "method")], [{"method": hostile}], [hostile])
+    for written in (as_aligned(table), as_markdown(table), as_latex(table)):
+        assert written.replace("\n", "").isprintable()
+        assert "x1b]0;title" in written.replace("\\]", "]"), "it is spelled out"
 
 
 def columns_of(line: str) -> int:
