@@ -59,7 +59,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class News:
-    """What a later line tells of a batch."""
+    """A later line tells more of a batch."""
 
     token: str
     job: str | None = None
