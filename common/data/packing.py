@@ -13,6 +13,8 @@ used, here and in the modules beside this one: a command that only answers a que
 import hashlib
 import io
 import math
+import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 TRAIN = "train"  # the part whose mean and deviation normalise images; sets for evaluation only have none
 Task = Literal["multi-class", "binary", "ordinal", "multi-label"]  # the first three have one class number per image
 BLOCK = 1024  # images
+TELL_EVERY_S = 60
 
 
 @dataclass(frozen=True)
@@ -153,12 +156,28 @@ def _check_labels(name: str, labels: "np.ndarray", classes: Sequence[str], about
 def _write_set(folder: Path, name: str, part: Part, n_classes: int, sums: PixelSums | None) -> dict[str, Any]:
     n = len(part.labels)
     files = {kind: f"{name}_{kind}.npy" for kind in DTYPES}
-    blocks = sums.passing(part.blocks) if sums else part.blocks
+    blocks = _told(part.blocks, name, n)
+    blocks = sums.passing(blocks) if sums else blocks
     checksums = {
         "images": _write_array(folder / files["images"], (n, *part.shape), "images", blocks),
         "labels": _write_array(folder / files["labels"], part.labels.shape, "labels", [part.labels]),
     }
     return {"n": n, **files, "sha256": checksums, "per_class": per_class_counts(part.labels, n_classes)}
+
+
+def _told(blocks: Iterable["np.ndarray"], name: str, n: int) -> Iterator["np.ndarray"]:
+    """Yield the blocks; off a terminal, where no bar is drawn, tell from time to time how far they are."""
+    started = told = time.monotonic()
+    done = 0
+    for block in blocks:
+        yield block
+        done += len(block)
+        now = time.monotonic()
+        if done and now - told >= TELL_EVERY_S and not sys.stderr.isatty():
+            told, per_second = now, done / max(now - started, 1e-9)
+            left_min = (n - done) / per_second / 60
+            line = f"{name}: {done:,} of {n:,} images, {per_second:,.0f} a second, {left_min:.0f} min left"
+            print(line, file=sys.stderr, flush=True)
 
 
 def _write_array(path: Path, shape: tuple[int, ...], kind: str, blocks: Iterable["np.ndarray"]) -> str:

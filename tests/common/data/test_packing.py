@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.data import packing
 from common.data.packing import Part, PixelSums, differences, pack
 from common.failures import Refused
 
@@ -213,6 +214,17 @@ def test_problems_of_both_sets_come_together_and_leave_no_manifest(tmp_path: Pat
         "test: no images; a set needs at least one",
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_packing_tells_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A block takes 40 seconds here, so that every second one is told."""
+    seconds = iter(range(0, 4000, 40))
+    monkeypatch.setattr(packing.time, "monotonic", lambda: next(seconds))
+    images = np.arange(5 * 4, dtype=np.uint8).reshape(5, 1, 2, 2)
+    pack(tmp_path, {"train": Part(np.arange(5) % 3, (1, 2, 2), [images[:2], images[2:4], images[4:]])}, CLASSES, {})
+    assert capsys.readouterr().err == "train: 4 of 5 images, 0 a second, 0 min left\n"
 
 
 def test_labels_above_the_classes_are_refused(tmp_path: Path) -> None:
