@@ -25,7 +25,7 @@ def test(attempt: Attempt) -> dict[str, Any]:
     from common.compute import start
     from common.models.load import load_model
     from eval.shift.figures import draw
-    from eval.shift.measure import ModelUnderTest, image_sets, ways
+    from eval.shift.measure import ModelUnderTest, image_sets, place_of, ways
     from eval.shift.reliability import BinTable
     from eval.shift.robustness import fit_temperature
     from eval.shift.summary import open_baseline, summary
@@ -48,18 +48,19 @@ def test(attempt: Attempt) -> dict[str, Any]:
         # Both tables are read from the run's folder, where an attempt that was stopped has left them.
         bins = BinTable(attempt.run.reliability)
         tested = ModelUnderTest(model, settings, trained, compute, usable, bins)
-        table = MeasurementTable(attempt.run.cells)
         listed = list(image_sets(settings, trained, attempt.data_folder.parent, compute))
-        total = sum(len(ways(settings, image_set)) for image_set in listed)
+        places = [place_of(image_set, way) for image_set in listed for way in ways(settings, image_set)]
+        table = MeasurementTable(attempt.run.cells, places)
 
         def between() -> None:
-            attempt.run.beat(epoch=len(table.measurements), epochs=total)
+            attempt.run.beat(epoch=len(table.measurements), epochs=len(places))
             if attempt.stop_reason is not None:
                 raise Interrupted(f"{attempt.stop_reason}; the same command goes on from here")
 
         began = time.perf_counter()
         for image_set in attempt.bar(listed, "shift", len(listed)):
             tested.measure(image_set, table, between)
+        table.save()  # mends a file whose damage cost no measurement
         seconds = time.perf_counter() - began
 
     measurements = list(table.measurements.values())

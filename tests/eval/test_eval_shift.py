@@ -36,7 +36,7 @@ Refusal = Callable[..., list[str]]
 Pack = Callable[..., dict[str, Any]]
 Row = dict[str, Any]
 
-INTEGERS, TEXTS = {"severity", "batch_size", "n"}, {"images", "corruption", "adaptation", "view", "problem"}
+INTEGERS, TEXTS = {"severity", "batch_size", "n"}, {"images", "corruption", "adaptation", "view", "problem", "checksum"}
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -233,6 +233,40 @@ def test_killed_while_it_writes_it_goes_on_from_the_last_whole_table(
     assert list(folder.glob(".cells.csv.*.tmp"))
     assert main(words) == 0
     assert_same(folder, undisturbed)
+
+
+def damaged(undisturbed: Path, root: Path) -> Path:
+    """Copy a test as it is before its result is written."""
+    folder = Path(shutil.copytree(undisturbed, root / "eval_shift" / undisturbed.name))
+    (folder / "result.json").unlink()
+    return folder
+
+
+def first_digit_changed(text: str) -> str:
+    """Change the clean accuracy, which is still a number then."""
+    heading, clean, *rest = text.splitlines(keepends=True)
+    return "".join([heading, clean.replace(",0.", ",0.0", 1), *rest])
+
+
+DAMAGE: dict[str, tuple[Callable[[str], str], str]] = {
+    "digit": (first_digit_changed, "cells.csv: 1 of 16 rows are damaged; what they held is measured again"),
+    "cut": (lambda text: text[:-40], "cells.csv: 1 of 16 rows are damaged;"),
+    "no text": (lambda text: '\0\n\xff"' + text, "cells.csv: 1 of 17 rows are damaged;"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_row_is_measured_again_and_said(
+    damage: str, undisturbed: Path, finished_run: Path, digits_dir: Path, tmp_path: Path
+) -> None:
+    folder = damaged(undisturbed, tmp_path)
+    change, said = DAMAGE[damage]
+    whole = (folder / "cells.csv").read_text()
+    (folder / "cells.csv").write_text(change(whole))
+    assert (folder / "cells.csv").read_text() != whole
+    assert main([f"run={finished_run}", f"data_dir={digits_dir}", f"root={tmp_path}", *QUICK]) == 0
+    assert_same(folder, undisturbed)
+    assert said in (folder / "log.txt").read_text()
 
 
 # --- cells that cannot be had -----------------------------------------------------------------------------------
