@@ -269,6 +269,18 @@ def test_a_damaged_row_is_measured_again_and_said(
     assert said in (folder / "log.txt").read_text()
 
 
+def test_bins_that_are_cut_are_counted_again(
+    undisturbed: Path, finished_run: Path, digits_dir: Path, tmp_path: Path
+) -> None:
+    folder = damaged(undisturbed, tmp_path)
+    whole = (folder / "reliability.csv").read_bytes()
+    (folder / "reliability.csv").write_bytes(whole[:-40])
+    assert main([f"run={finished_run}", f"data_dir={digits_dir}", f"root={tmp_path}", *QUICK]) == 0
+    assert (folder / "reliability.csv").read_bytes() == whole
+    assert_same(folder, undisturbed)
+    assert "reliability.csv: 1 of 210 rows are damaged; what they held" in (folder / "log.txt").read_text()
+
+
 # --- cells that cannot be had -----------------------------------------------------------------------------------
 
 
