@@ -11,13 +11,16 @@ result.json the averages. Nothing is chosen on these images: temperatures come f
 import os
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.cli.attempt import Attempt, run_entry
-from common.failures import Interrupted, Refused
+from common.failures import DataError, Interrupted, Refused, classify
 from common.files import read_json
 from common.run.finished import TrainedRun, open_run
 from common.settings.entries import EvalShift
+
+if TYPE_CHECKING:
+    from eval.shift.robustness import Temperature
 
 
 def test(attempt: Attempt) -> dict[str, Any]:
@@ -27,7 +30,6 @@ def test(attempt: Attempt) -> dict[str, Any]:
     from eval.shift.figures import draw
     from eval.shift.measure import ModelUnderTest, image_sets, place_of, ways
     from eval.shift.reliability import BinTable
-    from eval.shift.robustness import fit_temperature
     from eval.shift.summary import open_baseline, summary
     from eval.shift.table import MeasurementTable
 
@@ -41,8 +43,7 @@ def test(attempt: Attempt) -> dict[str, Any]:
         attempt.add_provenance(**compute.facts())
 
         # A temperature at the limit of the search says that validation cannot tell one: it is reported, not used.
-        validation = trained.predictions("val")
-        temperature = fit_temperature(*validation) if validation else None
+        temperature = temperature_of(trained)
         usable = temperature.value if temperature and not temperature.at_limit else None
 
         # Both tables are read from the run's folder, where an attempt that was stopped has left them.
@@ -98,6 +99,20 @@ def subject(attempt: Attempt, settings: EvalShift) -> TrainedRun:
     if problems:
         raise Refused(problems)
     return trained
+
+
+def temperature_of(trained: TrainedRun) -> "Temperature | None":
+    """Fit the temperature to the run's answers for its validation images; None if it has left none."""
+    from eval.shift.robustness import fit_temperature
+
+    try:
+        answers = trained.predictions("val")
+        return fit_temperature(*answers) if answers else None
+    except Exception as error:  # a damaged archive fails in a dozen ways
+        if isinstance(error, OSError) and classify(error) != "bug":
+            raise
+        path = trained.run.predictions("val")
+        raise DataError(f"{path} is damaged ({error}); mend it, or remove it to go on without a temperature") from error
 
 
 def main(argv: list[str] | None = None) -> int:

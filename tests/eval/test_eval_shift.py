@@ -281,6 +281,28 @@ def test_bins_that_are_cut_are_counted_again(
     assert "reliability.csv: 1 of 210 rows are damaged; what they held" in (folder / "log.txt").read_text()
 
 
+# --- the run's answers for validation ---------------------------------------------------------------------------
+
+ANSWERS: dict[str, Callable[[bytes], bytes]] = {
+    "flipped": lambda content: content[:200] + bytes([content[200] ^ 1]) + content[201:],
+    "cut": lambda content: content[: len(content) // 2],
+    "empty": lambda _: b"",
+    "another": lambda _: Path(np.__file__).read_bytes(),
+}
+
+
+@pytest.mark.parametrize("damage", ANSWERS)
+def test_damaged_answers_are_named_as_data(damage: str, run_copy: Path, digits_dir: Path, tmp_path: Path) -> None:
+    path = run_copy / "predictions" / "val.npz"
+    path.write_bytes(ANSWERS[damage](path.read_bytes()))
+    root = tmp_path / "runs"
+    assert main([f"run={run_copy}", f"data_dir={digits_dir}", f"root={root}", *QUICK]) == 1
+    failure = read(next(root.glob("*/*/failure.json")))
+    assert failure["class"] == "data"
+    assert failure["message"].startswith(f"{path} is damaged (")
+    assert failure["message"].endswith("); mend it, or remove it to go on without a temperature")
+
+
 # --- cells that cannot be had -----------------------------------------------------------------------------------
 
 
