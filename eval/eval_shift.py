@@ -8,6 +8,7 @@ It is a run of its own: cells.csv has a row for each way of predicting on each s
 result.json the averages. Nothing is chosen on these images: temperatures come from the run's validation.
 """
 
+import logging
 import os
 import sys
 import time
@@ -21,6 +22,8 @@ from common.settings.entries import EvalShift
 
 if TYPE_CHECKING:
     from eval.shift.robustness import Temperature
+
+log = logging.getLogger("stillhouse")
 
 
 def test(attempt: Attempt) -> dict[str, Any]:
@@ -44,6 +47,10 @@ def test(attempt: Attempt) -> dict[str, Any]:
 
         # A temperature at the limit of the search says that validation cannot tell one: it is reported, not used.
         temperature = temperature_of(trained)
+        validated = bool(trained.result.get("val"))
+        warnings = ["no temperature: the run's predictions/val.npz is missing"] if validated and not temperature else []
+        for warning in warnings:
+            log.warning("%s", warning)
         usable = temperature.value if temperature and not temperature.at_limit else None
 
         # Both tables are read from the run's folder, where an attempt that was stopped has left them.
@@ -73,6 +80,7 @@ def test(attempt: Attempt) -> dict[str, Any]:
         "data": dict(trained.data),
         "temperature": vars(temperature) if temperature else None,
         "shift": outcome,
+        "warnings": warnings,
         "cost": {"seconds": seconds},
     }
 

@@ -283,6 +283,24 @@ def test_bins_that_are_cut_are_counted_again(
 
 # --- the run's answers for validation ---------------------------------------------------------------------------
 
+LITTLE = "shift.corruptions=[]", "shift.adaptations=[source]", "shift.views=[]"
+
+
+def test_answers_that_are_missing_are_said(
+    run_copy: Path, digits_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run_copy / "predictions" / "val.npz").unlink()
+    folder = shifted(run_copy, digits_dir, tmp_path / "runs", *LITTLE)
+    said = "no temperature: the run's predictions/val.npz is missing"
+    assert (read(folder / "result.json")["temperature"], read(folder / "result.json")["warnings"]) == (None, [said])
+    warned, finished = (folder / "log.txt").read_text().splitlines()[-2:]
+    assert warned.endswith(f"WARNING {said}")
+    assert finished.endswith(f"; {said}")
+    capsys.readouterr()
+    assert main([f"run={run_copy}", f"data_dir={digits_dir}", f"root={tmp_path / 'runs'}", *QUICK, *LITTLE]) == 0
+    assert capsys.readouterr().out.strip().endswith(f"{folder.name}; {said}")
+
+
 ANSWERS: dict[str, Callable[[bytes], bytes]] = {
     "flipped": lambda content: content[:200] + bytes([content[200] ^ 1]) + content[201:],
     "cut": lambda content: content[: len(content) // 2],
