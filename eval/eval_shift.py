@@ -31,7 +31,7 @@ def test(attempt: Attempt) -> dict[str, Any]:
     from common.compute import start
     from common.models.load import load_model
     from eval.shift.figures import draw
-    from eval.shift.measure import ModelUnderTest, image_sets, place_of, ways
+    from eval.shift.measure import ModelUnderTest, image_sets, place_of, unmeasured, ways
     from eval.shift.reliability import BinTable
     from eval.shift.summary import open_baseline, summary
     from eval.shift.table import MeasurementTable
@@ -49,8 +49,6 @@ def test(attempt: Attempt) -> dict[str, Any]:
         temperature = temperature_of(trained)
         validated = bool(trained.result.get("val"))
         warnings = ["no temperature: the run's predictions/val.npz is missing"] if validated and not temperature else []
-        for warning in warnings:
-            log.warning("%s", warning)
         usable = temperature.value if temperature and not temperature.at_limit else None
 
         # Both tables are read from the run's folder, where an attempt that was stopped has left them.
@@ -59,6 +57,11 @@ def test(attempt: Attempt) -> dict[str, Any]:
         listed = list(image_sets(settings, trained, attempt.data_folder.parent, compute))
         places = [place_of(image_set, way) for image_set in listed for way in ways(settings, image_set)]
         table = MeasurementTable(attempt.run.cells, places)
+
+        # What was asked for and cannot be had is said before the work, and stays in the result.
+        warnings += unmeasured(listed)
+        for warning in warnings:
+            log.warning("%s", warning)
 
         def between() -> None:
             attempt.run.beat(epoch=len(table.measurements), epochs=len(places))

@@ -93,6 +93,16 @@ def unfit(other: Mapping[str, Any], parts: Sequence[str], trained: Mapping[str, 
     return ""
 
 
+def unmeasured(listed: Sequence[ImageSet]) -> list[str]:
+    """Say of each problem once what it keeps from being measured."""
+    names = {
+        image_set.problem: "corruptions" if image_set.images == "test" else image_set.images
+        for image_set in listed
+        if image_set.problem
+    }
+    return [f"{name} not measured: {problem}" for problem, name in names.items()]
+
+
 def _corrupting(packed: PackedSet, corruption: str, severity: int, settings: EvalShift, compute: Compute) -> Opening:
     # Images are made when they are measured, not before: a test that goes on skips the sets that are done.
     def open_corrupted() -> tuple[np.ndarray, np.ndarray]:

@@ -494,6 +494,11 @@ def test_sets_that_do_not_fit_leave_the_other_cells_alone(
     shift = read(folder / "result.json")["shift"]
     assert [row["images"] for row in shift["sets"]] == ["good"]
     assert [row["problem"] for row in shift["problems"]] == list(problems.values())
+    said = [f"{name} not measured: {problem}" for name, problem in problems.items()]
+    assert read(folder / "result.json")["warnings"] == said
+    lines = (folder / "log.txt").read_text().splitlines()
+    assert [line.partition(" WARNING ")[2] for line in lines if " WARNING " in line] == said
+    assert lines[-1].endswith("%; " + "; ".join(said))
 
 
 def test_other_images_of_a_set_are_another_test_and_no_snapshots(
