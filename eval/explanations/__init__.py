@@ -71,7 +71,7 @@ def attention(subject: Subject, wanted: Wanted) -> Found:
     drawn = {
         "attention_rollout": figures.overlays(subject.images, flow, subject.titles, _heading(subject, of_all), SHARE),
         f"attention_heads_block{block}": figures.head_maps(
-            subject.images, heads, subject.titles, _heading(subject, of_heads)
+            subject.images, heads, subject.titles, _heading(subject, of_heads), "share of attention"
         ),
     }
     facts = {"blocks": depth, "heads": heads.shape[1], "block": block, "grid": list(transformer.grid)}
