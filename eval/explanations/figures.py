@@ -74,8 +74,9 @@ def head_maps(images: np.ndarray, heads: np.ndarray, titles: Sequence[str], head
         place = figure.add_axes((left, bottom - 0.2 / high, width, 0.12 / high))
         _draw_bar(figure, place, greatest, unit if number == 0 else "", orientation="horizontal")
         place.set_xticks([0, greatest], ["0", f"{greatest:.2g}"])
-        for label, side in zip(place.get_xticklabels(), ("left", "right"), strict=True):
-            label.set_horizontalalignment(side)  # else two bars' labels touch
+        zero, most = place.get_xticklabels()  # inside the bar's ends: those of two bars would touch
+        zero.set_horizontalalignment("left")
+        most.set_horizontalalignment("right")
     return figure
 
 
