@@ -8,17 +8,23 @@ It is a run of its own: cells.csv has a row for each way of predicting on each s
 result.json the averages. Nothing is chosen on these images: temperatures come from the run's validation.
 """
 
+import logging
 import os
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.cli.attempt import Attempt, run_entry
 from common.data.prepare import read_manifest
-from common.failures import Interrupted, Refused
+from common.failures import DataError, Interrupted, Refused, classify
 from common.files import read_json
 from common.run.finished import TrainedRun, open_run
 from common.settings.entries import EvalShift
+
+if TYPE_CHECKING:
+    from eval.shift.robustness import Temperature
+
+log = logging.getLogger("stillhouse")
 
 
 def test(attempt: Attempt) -> dict[str, Any]:
@@ -26,9 +32,8 @@ def test(attempt: Attempt) -> dict[str, Any]:
     from common.compute import start
     from common.models.load import load_model
     from eval.shift.figures import draw
-    from eval.shift.measure import ModelUnderTest, image_sets, ways
+    from eval.shift.measure import ModelUnderTest, image_sets, place_of, unmeasured, ways
     from eval.shift.reliability import BinTable
-    from eval.shift.robustness import fit_temperature
     from eval.shift.summary import open_baseline, summary
     from eval.shift.table import MeasurementTable
 
@@ -42,25 +47,32 @@ def test(attempt: Attempt) -> dict[str, Any]:
         attempt.add_provenance(**compute.facts())
 
         # A temperature at the limit of the search says that validation cannot tell one: it is reported, not used.
-        validation = trained.predictions("val")
-        temperature = fit_temperature(*validation) if validation else None
+        temperature = temperature_of(trained)
+        validated = bool(trained.result.get("val"))
+        warnings = ["no temperature: the run's predictions/val.npz is missing"] if validated and not temperature else []
         usable = temperature.value if temperature and not temperature.at_limit else None
 
         # Both tables are read from the run's folder, where an attempt that was stopped has left them.
         bins = BinTable(attempt.run.reliability)
         tested = ModelUnderTest(model, settings, trained, compute, usable, bins)
-        table = MeasurementTable(attempt.run.cells)
         listed = list(image_sets(settings, trained, attempt.data_folder.parent, compute))
-        total = sum(len(ways(settings, image_set)) for image_set in listed)
+        places = [place_of(image_set, way) for image_set in listed for way in ways(settings, image_set)]
+        table = MeasurementTable(attempt.run.cells, places)
+
+        # What was asked for and cannot be had is said before the work, and stays in the result.
+        warnings += unmeasured(listed)
+        for warning in warnings:
+            log.warning("%s", warning)
 
         def between() -> None:
-            attempt.run.beat(epoch=len(table.measurements), epochs=total)
+            attempt.run.beat(epoch=len(table.measurements), epochs=len(places))
             if attempt.stop_reason is not None:
                 raise Interrupted(f"{attempt.stop_reason}; the same command goes on from here")
 
         began = time.perf_counter()
         for image_set in attempt.bar(listed, "shift", len(listed)):
             tested.measure(image_set, table, between)
+        table.save()  # mends a file whose damage cost no measurement
         seconds = time.perf_counter() - began
 
     measurements = list(table.measurements.values())
@@ -72,6 +84,7 @@ def test(attempt: Attempt) -> dict[str, Any]:
         "data": dict(trained.data),
         "temperature": vars(temperature) if temperature else None,
         "shift": outcome,
+        "warnings": warnings,
         "cost": {"seconds": seconds},
     }
 
@@ -98,6 +111,20 @@ def subject(attempt: Attempt, settings: EvalShift) -> TrainedRun:
     if problems:
         raise Refused(problems)
     return trained
+
+
+def temperature_of(trained: TrainedRun) -> "Temperature | None":
+    """Fit the temperature to the run's answers for its validation images; None if it has left none."""
+    from eval.shift.robustness import fit_temperature
+
+    try:
+        answers = trained.predictions("val")
+        return fit_temperature(*answers) if answers else None
+    except Exception as error:  # a damaged archive fails in a dozen ways
+        if isinstance(error, OSError) and classify(error) != "bug":
+            raise
+        path = trained.run.predictions("val")
+        raise DataError(f"{path} is damaged ({error}); mend it, or remove it to go on without a temperature") from error
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -107,10 +107,10 @@ def _offered(subject: "Subject", asked: list[str]) -> list[str]:
 
     offered = [kind for kind in KINDS if EXPLANATIONS[kind].offered(subject)]
     model = subject.trained.settings.model.name
+    refused = {kind: EXPLANATIONS[kind].why_not(subject) for kind in asked if kind not in offered}
     wrong = [
-        f"what: given {kind}, which {model} does not offer; it offers {', '.join(offered)}"
-        for kind in asked
-        if kind not in offered
+        f"what: given {kind}, which {model} does not offer{why and f' ({why})'}; it offers {', '.join(offered)}"
+        for kind, why in refused.items()
     ]
     if wrong:
         raise Refused(wrong)

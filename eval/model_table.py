@@ -9,7 +9,7 @@ Networks of timm resize the images to their own input. All twelve of the zoo tak
 
 import sys
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from common.cli.command import DONE, answer, check, data_root, parse
 from common.cli.compose import presets_of
@@ -105,7 +105,7 @@ def _settings(name: str) -> tuple[models.AnyModel | None, list[str]]:
         return None, [messages.unknown("models", name, [*presets, "timm/NAME"])]
     tree = read_mapping(PRESETS / "model" / f"{name}.yaml") if name in presets else {"name": name}
     settings, wrong = check(models.OWN.get(tree["name"], models.TimmSettings), tree)
-    return settings, [f"models: {problem}" for problem in wrong.values()]
+    return cast("models.AnyModel | None", settings), [f"models: {problem}" for problem in wrong.values()]
 
 
 # --- the table --------------------------------------------------------------------------------------------------

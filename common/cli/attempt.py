@@ -234,8 +234,9 @@ def _say_finished(run: RunDir, result: dict[str, Any]) -> int:
 
 
 def _headline(result: dict[str, Any]) -> str:
-    number = headline(result)
-    return f", {number[0]} {number[1]:.2%}" if number else ""
+    number, warnings = headline(result), result.get("warnings")
+    texts = [f", {number[0]} {number[1]:.2%}"] if number else []
+    return "".join([*texts, *(f"; {warning}" for warning in warnings or [])])
 
 
 def _open_monitors(settings: RunSettings, run: RunDir) -> "list[Monitor]":

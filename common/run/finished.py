@@ -44,7 +44,7 @@ class TrainedRun:
         path = self.run.predictions(name)
         if not path.is_file():
             return None
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:  # numpy leaves a damaged one open
             return arrays["logits"], arrays["labels"]
 
 

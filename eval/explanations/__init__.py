@@ -40,6 +40,7 @@ class Explanation(NamedTuple):
     offered: Callable[[Subject], bool]
     find: Callable[[Subject, Wanted], Found]
     of_images: bool  # else of the model and its test set, whatever images are shown
+    why_not: Callable[[Subject], str] = lambda _: ""  # more than that the model does not offer it
 
 
 def gradcam(subject: Subject, _wanted: Wanted) -> Found:
@@ -71,7 +72,7 @@ def attention(subject: Subject, wanted: Wanted) -> Found:
     drawn = {
         "attention_rollout": figures.overlays(subject.images, flow, subject.titles, _heading(subject, of_all), SHARE),
         f"attention_heads_block{block}": figures.head_maps(
-            subject.images, heads, subject.titles, _heading(subject, of_heads)
+            subject.images, heads, subject.titles, _heading(subject, of_heads), "share of attention"
         ),
     }
     facts = {"blocks": depth, "heads": heads.shape[1], "block": block, "grid": list(transformer.grid)}
@@ -146,7 +147,12 @@ def embeddings(subject: Subject, wanted: Wanted) -> Found:
 
 
 EXPLANATIONS = {
-    "gradcam": Explanation(lambda subject: attribution.has_maps(subject.model, subject.inputs), gradcam, True),
+    "gradcam": Explanation(
+        lambda subject: attribution.has_maps(subject.model, subject.inputs),
+        gradcam,
+        True,
+        lambda subject: attribution.why_no_maps(subject.model, subject.inputs),
+    ),
     "attention": Explanation(lambda subject: attribution.has_attention(subject.model), attention, True),
     "features": Explanation(lambda _: True, features, True),
     "filters": Explanation(lambda subject: activations.first_filters(subject.model) is not None, filters, False),

@@ -57,11 +57,19 @@ def _cut(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def has_maps(model: nn.Module, images: Tensor) -> bool:
-    """Say whether features lie on a grid of more than one cell, so that there is something for GradCAM to show."""
+    """Say whether there is something for GradCAM to show."""
+    return not why_no_maps(model, images)
+
+
+def why_no_maps(model: nn.Module, images: Tensor) -> str:
+    """Say why GradCAM has nothing to show: features must lie on a grid of several cells; the text is empty if so."""
     with torch.no_grad():
         features = model.forward_features(images[:1])  # type: ignore[operator]
     maps = as_maps(features, transformer_of(model), channels_last=has_channels_last(model))
-    return maps is not None and maps.shape[2] * maps.shape[3] > 1
+    if maps is None:
+        return "its last features lie on no grid"
+    alone = maps.shape[2] * maps.shape[3] == 1
+    return "for these images its last grid is 1x1, where one cell is the whole image" if alone else ""
 
 
 # --- attention --------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ Heat is drawn in viridis, which grows lighter with the value, so that it can be 
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -47,20 +48,35 @@ def overlays(images: np.ndarray, maps: np.ndarray, titles: Sequence[str], headin
     wide, high = figure.get_size_inches()
     bar_height = min(high - 1.3, 3.0)
     place = figure.add_axes((cells[0, -1].get_position().x1 + 0.15 / wide, 0.1 / high, 0.12 / wide, bar_height / high))
-    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), HEAT), cax=place)
-    bar.set_label(unit, fontsize=7)
-    place.tick_params(labelsize=7)
+    _draw_bar(figure, place, 1.0, unit)
     return figure
 
 
-def head_maps(images: np.ndarray, heads: np.ndarray, titles: Sequence[str], heading: str) -> Figure:
-    """Draw a row per image: the image, then what every head reads (n, heads, rows, columns), from 0 to its greatest."""
-    figure, cells = _cells(len(images), 1 + heads.shape[1], heading, gap=(0.08, 0.22), left=1.6)
-    for row, image, maps, title in zip(cells, images, heads, titles, strict=True):
+def head_maps(images: np.ndarray, heads: np.ndarray, titles: Sequence[str], heading: str, unit: str) -> Figure:
+    """Draw a row per image: the image, then what every head reads (n, heads, rows, columns).
+
+    A head has one scale for all images, from 0 to its greatest value: a bar below its column.
+    """
+    figure, cells = _cells(
+        len(images), 1 + heads.shape[1], heading, gap=(0.15, 0.08), left=1.6, right=0.25, top=0.15, bottom=0.7
+    )
+    for row, image, title in zip(cells, images, titles, strict=True):
         _show_image(row[0], image, title)
-        for number, (cell, heat) in enumerate(zip(row[1:], maps, strict=True)):
-            cell.imshow(heat, cmap=HEAT, vmin=0)
-            cell.set_title(f"head {number}: 0 to {heat.max():.0%}", fontsize=7, pad=3)
+
+    high = figure.get_size_inches()[1]
+    for number, column in enumerate(cells.T[1:]):
+        greatest = float(heads[:, number].max()) or 1.0
+        for cell, heat in zip(column, heads[:, number], strict=True):
+            cell.imshow(heat, cmap=HEAT, vmin=0, vmax=greatest)
+        column[0].set_title(f"head {number}", fontsize=8, pad=3)
+
+        left, bottom, width, _ = column[-1].get_position().bounds
+        place = figure.add_axes((left, bottom - 0.2 / high, width, 0.12 / high))
+        _draw_bar(figure, place, greatest, unit if number == 0 else "", orientation="horizontal")
+        place.set_xticks([0, greatest], ["0", f"{greatest:.2g}"])
+        zero, most = place.get_xticklabels()  # inside the bar's ends: those of two bars would touch
+        zero.set_horizontalalignment("left")
+        most.set_horizontalalignment("right")
     return figure
 
 
@@ -140,12 +156,13 @@ def _cells(
     left: float = 0.15,
     right: float = 0.1,
     top: float = 0.0,
+    bottom: float = 0.1,
 ) -> tuple[Figure, np.ndarray]:
     """Make a figure and its axes (rows, columns) without ticks; all sizes are in inches, (horizontal, vertical)."""
     # Measured here, because matplotlib's own layout takes seconds for so many axes.
     above = top + gap[1] + 0.17 * (heading.count("\n") + 1) + 0.1
     wide = max(left + columns * cell[0] + (columns - 1) * gap[0] + right, 0.075 * max(map(len, heading.split("\n"))))
-    high = above + rows * cell[1] + (rows - 1) * gap[1] + 0.1
+    high = above + rows * cell[1] + (rows - 1) * gap[1] + bottom
     figure = Figure(figsize=(wide, high))
     figure.suptitle(heading, fontsize=10, y=1 - 0.05 / high, va="top")
 
@@ -157,6 +174,14 @@ def _cells(
         axes.set_yticks([])
         cells[row, column] = axes
     return figure, cells
+
+
+def _draw_bar(
+    figure: Figure, place: Axes, greatest: float, unit: str, orientation: Literal["vertical", "horizontal"] = "vertical"
+) -> None:
+    bar = figure.colorbar(ScalarMappable(Normalize(0, greatest), HEAT), cax=place, orientation=orientation)
+    bar.set_label(unit, fontsize=7)
+    place.tick_params(labelsize=7)
 
 
 def _show_image(axes: Axes, image: np.ndarray, title: str) -> None:

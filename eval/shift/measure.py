@@ -93,6 +93,16 @@ def unfit(other: Mapping[str, Any], parts: Sequence[str], trained: Mapping[str, 
     return ""
 
 
+def unmeasured(listed: Sequence[ImageSet]) -> list[str]:
+    """Say of each problem once what it keeps from being measured."""
+    names = {
+        image_set.problem: "corruptions" if image_set.images == "test" else image_set.images
+        for image_set in listed
+        if image_set.problem
+    }
+    return [f"{name} not measured: {problem}" for problem, name in names.items()]
+
+
 def _corrupting(packed: PackedSet, corruption: str, severity: int, settings: EvalShift, compute: Compute) -> Opening:
     # Images are made when they are measured, not before: a test that goes on skips the sets that are done.
     def open_corrupted() -> tuple[np.ndarray, np.ndarray]:
@@ -169,7 +179,7 @@ class ModelUnderTest:
 
     def measure(self, image_set: ImageSet, table: MeasurementTable, between: Callable[[], None]) -> None:
         """Add those measurements of a set of images that the table lacks; `between` is called before each."""
-        missing = [way for way in ways(self.settings, image_set) if place_of(image_set, way) not in table.measurements]
+        missing = [way for way in ways(self.settings, image_set) if self._lacks(image_set, way, table)]
         if not missing:
             return
 
@@ -178,8 +188,7 @@ class ModelUnderTest:
             between()
             measurement = loaded.measurement(way)
 
-            # Reliability is shown of the model as it is, on the run's own test images.
-            if way == Way() and image_set.images == "test" and not measurement.problem:
+            if _has_bins(image_set, way) and not measurement.problem:
                 labels = loaded.content[1]
                 self.bins.add(
                     image_set.corruption, image_set.severity, loaded.logits_as_it_is, labels, self.temperature
@@ -187,6 +196,19 @@ class ModelUnderTest:
 
             # The table comes last: a test that is killed before this line does both again.
             table.add(measurement)
+
+    def _lacks(self, image_set: ImageSet, way: Way, table: MeasurementTable) -> bool:
+        """Say whether a measurement is missing, or the bins that are written with it."""
+        measurement = table.measurements.get(place_of(image_set, way))
+        if measurement is None:
+            return True
+        with_bins = _has_bins(image_set, way) and not measurement.problem
+        return with_bins and self.bins.lacks(image_set.corruption, image_set.severity, self.temperature)
+
+
+def _has_bins(image_set: ImageSet, way: Way) -> bool:
+    """Reliability is shown of the model as it is, on the run's own test images."""
+    return way == Way() and image_set.images == "test"
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ reliability.csv has fifteen bins for the clean images and for each corruption, a
 of validation.
 """
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,9 @@ from matplotlib.figure import Figure
 from common.figures.predictions import COLOURS, legend_above, new_figure
 from common.files import atomic_write
 from common.metrics import one_label
+from common.metrics.ranking import ECE_BINS
 from common.settings.shift import COMMON_CORRUPTIONS
+from eval.shift.checked_rows import read_rows, table_text
 
 COLUMNS = ("corruption", "severity", "temperature", "low", "high", "n", "confidence", "accuracy")
 AS_IT_IS = 1.0
@@ -31,33 +31,42 @@ class BinTable:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: dict[tuple[str, int, float, float], dict[str, Any]] = {}
-        if path.exists():
-            with path.open(newline="") as file:
-                for row in csv.DictReader(file):
-                    self._keep({name: _read(name, text) for name, text in row.items()})
+        for row in read_rows(path, COLUMNS, _read):
+            self._keep(row)
 
     def _keep(self, row: dict[str, Any]) -> None:
         self.rows[row["corruption"], row["severity"], row["temperature"], row["low"]] = row
 
+    def lacks(self, corruption: str, severity: int, temperature: float | None) -> bool:
+        """Say whether some of the bins that `add` has written for this set of images are not here any more."""
+        kept = [row["temperature"] == AS_IT_IS for row in self._rows_of(corruption, severity)]
+        cooled = temperature not in (None, AS_IT_IS)
+        return kept.count(True) != ECE_BINS or (cooled and kept.count(False) != ECE_BINS)
+
     def add(
         self, corruption: str, severity: int, logits: np.ndarray, labels: np.ndarray, temperature: float | None
     ) -> None:
-        for divisor in (AS_IT_IS, temperature):
-            if divisor is not None:
-                for row in one_label.reliability(logits / divisor, labels):
-                    self._keep({"corruption": corruption, "severity": severity, "temperature": divisor, **row})
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows.values())
+        divisors = [divisor for divisor in (AS_IT_IS, temperature) if divisor is not None]
+        for row in self._rows_of(corruption, severity):
+            if row["temperature"] not in divisors:
+                self.rows.pop((corruption, severity, row["temperature"], row["low"]))  # another attempt's temperature
+
+        for divisor in divisors:
+            for row in one_label.reliability(logits / divisor, labels):
+                self._keep({"corruption": corruption, "severity": severity, "temperature": divisor, **row})
         with atomic_write(self.path) as file:
-            file.write(text.getvalue().encode())
+            file.write(table_text(COLUMNS, self.rows.values()))
+
+    def _rows_of(self, corruption: str, severity: int) -> list[dict[str, Any]]:
+        return [row for row in self.rows.values() if (row["corruption"], row["severity"]) == (corruption, severity)]
 
 
-def _read(name: str, text: str) -> Any:
-    if name in {"severity", "n"}:
-        return int(text)
-    return text if name == "corruption" else float(text) if text else None
+def _read(row: dict[str, str]) -> dict[str, Any]:
+    numbers: dict[str, Any] = {name: int(row[name]) for name in ("severity", "n")}
+    means = {name: float(row[name]) if row[name] or row["n"] != "0" else None for name in WEIGHTED}  # of no images
+    bounds = {name: float(row[name]) for name in ("temperature", "low", "high")}
+    values = {"corruption": row["corruption"], **numbers, **means, **bounds}
+    return {name: values[name] for name in COLUMNS}
 
 
 def pooled(rows: Iterable[dict[str, Any]], severity: int, cooled: bool) -> list[dict[str, Any]]:

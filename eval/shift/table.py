@@ -1,12 +1,12 @@
 """The table of measurements, cells.csv: a row for each, written at once, so that a test that is killed goes on."""
 
-import csv
-import io
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from common.files import atomic_write
+from eval.shift.checked_rows import read_rows, table_text
 
 CLEAN = "clean"
 Place = tuple[str, str, int, str, int, str]  # which measurement it is: the first six columns
@@ -38,30 +38,36 @@ class Measurement:
         return self.images, self.corruption, self.severity, self.adaptation, self.batch_size, self.view
 
 
+COLUMNS = tuple(field.name for field in fields(Measurement))
+
+
 class MeasurementTable:
     """The file is written whole after each measurement, and read when a test goes on."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, places: Iterable[Place]) -> None:
+        """Read what was measured before; places: those of the test, in the order in which the file lists them."""
         self.path = path
-        self.measurements: dict[Place, Measurement] = {}
-        if path.exists():
-            with path.open(newline="") as file:
-                for measurement in map(_read, csv.DictReader(file)):
-                    self.measurements[measurement.place] = measurement
+        self._order = {place: number for number, place in enumerate(places)}
+        rows = read_rows(path, COLUMNS, self._read)
+        self.measurements = {measurement.place: measurement for measurement in rows}
 
     def add(self, measurement: Measurement) -> None:
+        # What was damaged is measured late, but averages read the rows in their order.
         self.measurements[measurement.place] = measurement
-        text = io.StringIO()
-        writer = csv.DictWriter(text, [field.name for field in fields(Measurement)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in self.measurements.values())
+        self.measurements = dict(sorted(self.measurements.items(), key=lambda item: self._order[item[0]]))
+        self.save()
+
+    def save(self) -> None:
         with atomic_write(self.path) as file:
-            file.write(text.getvalue().encode())
+            file.write(table_text(COLUMNS, map(asdict, self.measurements.values())))
 
+    def _read(self, row: dict[str, str]) -> Measurement:
+        numbers: dict[str, Any] = {name: int(row[name]) for name in ("severity", "batch_size", "n")}
+        texts: dict[str, Any] = {name: row[name] for name in ("images", "corruption", "adaptation", "view", "problem")}
+        rest = [name for name in COLUMNS if name not in {*numbers, *texts}]
+        numbers |= {name: float(row[name]) if row[name] else None for name in rest}
 
-def _read(row: dict[str, str]) -> Measurement:
-    numbers: dict[str, Any] = {name: int(row[name]) for name in ("severity", "batch_size", "n")}
-    texts: dict[str, Any] = {name: row[name] for name in ("images", "corruption", "adaptation", "view", "problem")}
-    rest = [field.name for field in fields(Measurement) if field.name not in {*numbers, *texts}]
-    numbers |= {name: float(row[name]) if row[name] else None for name in rest}
-    return Measurement(**texts, **numbers)
+        measurement = Measurement(**texts, **numbers)
+        if measurement.place not in self._order:
+            raise ValueError("the test has no such place")
+        return measurement

@@ -36,7 +36,7 @@ Refusal = Callable[..., list[str]]
 Pack = Callable[..., dict[str, Any]]
 Row = dict[str, Any]
 
-INTEGERS, TEXTS = {"severity", "batch_size", "n"}, {"images", "corruption", "adaptation", "view", "problem"}
+INTEGERS, TEXTS = {"severity", "batch_size", "n"}, {"images", "corruption", "adaptation", "view", "problem", "checksum"}
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -235,6 +235,92 @@ def test_killed_while_it_writes_it_goes_on_from_the_last_whole_table(
     assert_same(folder, undisturbed)
 
 
+def damaged(undisturbed: Path, root: Path) -> Path:
+    """Copy a test as it is before its result is written."""
+    folder = Path(shutil.copytree(undisturbed, root / "eval_shift" / undisturbed.name))
+    (folder / "result.json").unlink()
+    return folder
+
+
+def first_digit_changed(text: str) -> str:
+    """Change the clean accuracy, which is still a number then."""
+    heading, clean, *rest = text.splitlines(keepends=True)
+    return "".join([heading, clean.replace(",0.", ",0.0", 1), *rest])
+
+
+DAMAGE: dict[str, tuple[Callable[[str], str], str]] = {
+    "digit": (first_digit_changed, "cells.csv: 1 of 16 rows are damaged; what they held is measured again"),
+    "cut": (lambda text: text[:-40], "cells.csv: 1 of 16 rows are damaged;"),
+    "no text": (lambda text: '\0\n\xff"' + text, "cells.csv: 1 of 17 rows are damaged;"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_row_is_measured_again_and_said(
+    damage: str, undisturbed: Path, finished_run: Path, digits_dir: Path, tmp_path: Path
+) -> None:
+    folder = damaged(undisturbed, tmp_path)
+    change, said = DAMAGE[damage]
+    whole = (folder / "cells.csv").read_text()
+    (folder / "cells.csv").write_text(change(whole))
+    assert (folder / "cells.csv").read_text() != whole
+    assert main([f"run={finished_run}", f"data_dir={digits_dir}", f"root={tmp_path}", *QUICK]) == 0
+    assert_same(folder, undisturbed)
+    assert said in (folder / "log.txt").read_text()
+
+
+def test_bins_that_are_cut_are_counted_again(
+    undisturbed: Path, finished_run: Path, digits_dir: Path, tmp_path: Path
+) -> None:
+    folder = damaged(undisturbed, tmp_path)
+    whole = (folder / "reliability.csv").read_bytes()
+    (folder / "reliability.csv").write_bytes(whole[:-40])
+    assert main([f"run={finished_run}", f"data_dir={digits_dir}", f"root={tmp_path}", *QUICK]) == 0
+    assert (folder / "reliability.csv").read_bytes() == whole
+    assert_same(folder, undisturbed)
+    assert "reliability.csv: 1 of 210 rows are damaged; what they held" in (folder / "log.txt").read_text()
+
+
+# --- the run's answers for validation ---------------------------------------------------------------------------
+
+LITTLE = "shift.corruptions=[]", "shift.adaptations=[source]", "shift.views=[]"
+
+
+def test_answers_that_are_missing_are_said(
+    run_copy: Path, digits_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run_copy / "predictions" / "val.npz").unlink()
+    folder = shifted(run_copy, digits_dir, tmp_path / "runs", *LITTLE)
+    said = "no temperature: the run's predictions/val.npz is missing"
+    assert (read(folder / "result.json")["temperature"], read(folder / "result.json")["warnings"]) == (None, [said])
+    warned, finished = (folder / "log.txt").read_text().splitlines()[-2:]
+    assert warned.endswith(f"WARNING {said}")
+    assert finished.endswith(f"; {said}")
+    capsys.readouterr()
+    assert main([f"run={run_copy}", f"data_dir={digits_dir}", f"root={tmp_path / 'runs'}", *QUICK, *LITTLE]) == 0
+    assert capsys.readouterr().out.strip().endswith(f"{folder.name}; {said}")
+
+
+ANSWERS: dict[str, Callable[[bytes], bytes]] = {
+    "flipped": lambda content: content[:200] + bytes([content[200] ^ 1]) + content[201:],
+    "cut": lambda content: content[: len(content) // 2],
+    "empty": lambda _: b"",
+    "another": lambda _: Path(np.__file__).read_bytes(),
+}
+
+
+@pytest.mark.parametrize("damage", ANSWERS)
+def test_damaged_answers_are_named_as_data(damage: str, run_copy: Path, digits_dir: Path, tmp_path: Path) -> None:
+    path = run_copy / "predictions" / "val.npz"
+    path.write_bytes(ANSWERS[damage](path.read_bytes()))
+    root = tmp_path / "runs"
+    assert main([f"run={run_copy}", f"data_dir={digits_dir}", f"root={root}", *QUICK]) == 1
+    failure = read(next(root.glob("*/*/failure.json")))
+    assert failure["class"] == "data"
+    assert failure["message"].startswith(f"{path} is damaged (")
+    assert failure["message"].endswith("); mend it, or remove it to go on without a temperature")
+
+
 # --- cells that cannot be had -----------------------------------------------------------------------------------
 
 
@@ -408,6 +494,11 @@ def test_sets_that_do_not_fit_leave_the_other_cells_alone(
     shift = read(folder / "result.json")["shift"]
     assert [row["images"] for row in shift["sets"]] == ["good"]
     assert [row["problem"] for row in shift["problems"]] == list(problems.values())
+    said = [f"{name} not measured: {problem}" for name, problem in problems.items()]
+    assert read(folder / "result.json")["warnings"] == said
+    lines = (folder / "log.txt").read_text().splitlines()
+    assert [line.partition(" WARNING ")[2] for line in lines if " WARNING " in line] == said
+    assert lines[-1].endswith("%; " + "; ".join(said))
 
 
 def test_other_images_of_a_set_are_another_test_and_no_snapshots(

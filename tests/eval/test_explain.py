@@ -168,6 +168,17 @@ def test_a_block_that_is_not_there(runs: dict[str, Path], explain: Explain, caps
     assert refusals(capsys) == ["block: given 2, allowed: 0 to 1, or -2 to -1 from the end"]
 
 
+def test_gradcam_of_one_cell_says_why_it_is_refused(
+    runs: dict[str, Path], explain: Explain, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eval.explanations.attribution.as_maps", lambda features, *_, **__: features[:, :, :1, :1])
+    assert explain(f"run={runs['cnn']}", "what=gradcam") == 2
+    assert refusals(capsys) == [
+        "what: given gradcam, which adaptive_cnn does not offer (for these images its last grid is 1x1, where one cell "
+        "is the whole image); it offers features, filters, gradients, embeddings"
+    ]
+
+
 def test_what_is_no_run_and_what_is_no_image(
     runs: dict[str, Path], explain: Explain, tmp_path: Path, capsys: Capsys
 ) -> None:

@@ -115,6 +115,8 @@ def test_a_head_may_work_in_place() -> None:
 def test_features_of_one_cell_have_no_map() -> None:
     assert attribution.has_maps(Sums(), images(1, size=2))
     assert not attribution.has_maps(Sums(), images(1, size=1))
+    why = "for these images its last grid is 1x1, where one cell is the whole image"
+    assert attribution.why_no_maps(Sums(), images(1, size=1)) == why
     assert attribution.has_maps(own_vit(), images(1))
 
 

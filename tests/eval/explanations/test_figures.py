@@ -31,7 +31,7 @@ def test_rows_of_images(n: int, channels: int) -> None:
     maps, titles = RANDOM.random((n, 5, 2, 3)), [f"title {i}" for i in range(n)]
     for figure in (
         figures.overlays(images, maps[:, 0], titles, "heading, n", "unit"),
-        figures.head_maps(images, maps, titles, "heading, n"),
+        figures.head_maps(images, maps, titles, "heading, n", "unit"),
         figures.channel_maps(images, maps, np.array([4, 0]), titles, "heading, n"),
     ):
         said = texts(figure)
@@ -56,6 +56,20 @@ def test_heat_covers_the_second_picture_and_keeps_its_own_scale() -> None:
     heats = [axes.images[-1] for axes in figure.axes[:2]]
     assert [np.asarray(heat.get_array()).tolist() for heat in heats] == [[[0, 1]], [[1, 0.5]]]
     assert all(heat.get_extent() == axes.images[1].get_extent() for heat, axes in zip(heats, figure.axes, strict=False))
+
+
+def test_each_head_has_one_scale_for_all_images_and_a_bar_that_shows_it() -> None:
+    images = np.zeros((2, 1, 4, 4), dtype=np.uint8)
+    maps = np.array([[[[0.0, 0.2]], [[0.5, 0.1]]], [[[0.4, 0.1]], [[0.3, 0.0]]]])  # two images, two heads
+    figure = figures.head_maps(images, maps, ["a", "b"], "h", "unit")
+    scales = [axes.images[0].get_clim() for axes in figure.axes[:6]]
+    assert [scales[place] for place in (1, 2, 4, 5)] == [(0, 0.4), (0, 0.5)] * 2
+    bars = figure.axes[6:]
+    assert [bar.get_xlim() for bar in bars] == [(0, 0.4), (0, 0.5)]
+    assert [[label.get_text() for label in bar.get_xticklabels()] for bar in bars] == [["0", "0.4"], ["0", "0.5"]]
+    assert texts(figure).count("unit") == 1
+    nothing = figures.head_maps(images, 0 * maps, ["a", "b"], "h", "unit")
+    assert nothing.axes[1].images[0].get_clim() == (0, 1)
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 3, 3), (70, 3, 7, 7), (5, 6, 1, 1)])
