@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.engines import slurm, steward
+from jobs.engines import slurm
 from jobs.engines.profiles import Profile
 from jobs.machine import scheduler
 from jobs.planning.cell import Cell
@@ -153,7 +153,6 @@ def test_whatever_is_left_to_do_each_student_waits_for_its_own_teacher(data: st.
 
 def six() -> Any:
     import tempfile
-    from pathlib import Path
 
     import yaml
 
@@ -322,25 +321,6 @@ def test_runs_are_in_the_container_and_the_steward_is_not(world: Any, monkeypatc
     folders = f"--writable {world.root} --bind {world.folder} --bind /weights"
     assert all(f"run.sh --job --image /a.sif --gpu {folders} -- python" in run for run in runs)
     assert stewards == sys.executable
-
-
-# --- the steward's own work ---------------------------------------------------------------------------------------
-
-COMMAND = """
-import os, sys
-print(sys.argv[1:], sorted(name for name in os.environ if name.startswith("SLURM_")))
-print("why", file=sys.stderr)
-sys.exit(int(sys.argv[1]))
-"""
-
-
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In place of jobs/submit.py: says what it was given, in a job of SLURM, and ends with its first word."""
-    path = tmp_path / "submit.py"
-    path.write_text(COMMAND)
-    monkeypatch.setattr(steward, "SUBMIT", path)
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
 
 
 # --- mending ----------------------------------------------------------------------------------------------------
