@@ -33,7 +33,7 @@ from common.settings.yaml12 import dump_yaml
 HEARTBEAT_SECONDS = 5.0  # at most one write in this time
 DEAD_AFTER_SECONDS = 300.0  # a lock holder on another machine that has not written for so long is taken for dead
 ASIDE = ".aside-"
-LOCK_PATIENCE_SECONDS = 0.5  # another process may be looking at the lock, writing its name, or removing the folder
+LOCK_PATIENCE_SECONDS = 5.0  # another process may be looking at the lock, writing its name, or removing the folder
 
 
 def headline(result: Mapping[str, Any]) -> tuple[str, float] | None:

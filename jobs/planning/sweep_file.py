@@ -16,7 +16,7 @@ from common.settings.yaml12 import load_yaml
 from jobs.planning.cell import Resources
 
 Values = dict[str, Any]
-MOST_VALUES = 100_000  # of an axis, of a file, and runs of a sweep: what a machine can still plan
+MOST_VALUES = 100_000  # of an axis, and runs of a sweep: what a machine can still plan
 SPAN = re.compile(r"(?P<first>[0-9]{1,18})(-(?P<last>[0-9]{1,18}))?")
 SHARED_AXES = {"seed", "data"}  # every sweep may be asked for these, whether its file has them or not
 
@@ -144,16 +144,10 @@ def _span(part: str) -> range:
 
 
 def unfit(tree: Any) -> str:
-    """Say why a file is too large, or holds what no sweep can; empty where it may be read on.
-
-    A few lines of aliases that name each other can stand for more values than any machine could write down.
-    """
-    count, values = 0, [tree]
+    """Say what a file holds that no sweep can; empty where it may be read on. How much it holds, its reader limits."""
+    values = [tree]
     while values:
         value = values.pop()
-        count += 1
-        if count > MOST_VALUES:
-            return f"holds more than {MOST_VALUES} values, counted as if its aliases were written out"
         if isinstance(value, dict | list):
             values.extend(value.values() if isinstance(value, dict) else value)
         elif value is not None and not isinstance(value, str | int | float):

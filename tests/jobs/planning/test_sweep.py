@@ -384,7 +384,10 @@ def test_a_product_without_bound_is_refused_at_once(refused: Callable[..., list[
 
 @pytest.mark.parametrize(
     ("where", "problem"),
-    [("*z", "holds more than 100000 values, counted as if"), ("!!binary aGk=", "holds .*, allowed: text, numbers")],
+    [
+        ("*z", r".*/mine\.yaml: not YAML: it holds more than 100,000 values, with those that aliases repeat"),
+        ("!!binary aGk=", r"mine\.yaml: holds .*, allowed: text, numbers"),
+    ],
 )
 def test_a_file_of_aliases_without_bound_or_of_other_types(tmp_path: Path, where: str, problem: str) -> None:
     """Eleven lines that stand for 10^10 values."""
@@ -398,7 +401,7 @@ def test_a_file_of_aliases_without_bound_or_of_other_types(tmp_path: Path, where
         f"stages: {{cnn: {{entry: x, with: {{a: {where}}}}}}}",
     ]
     (tmp_path / "mine.yaml").write_text("\n".join(lines if where == "*z" else lines[-1:]))
-    with pytest.raises(Refused, match=rf"^mine\.yaml: {problem}"):
+    with pytest.raises(Refused, match=f"^{problem}"):
         open_sweep(str(tmp_path / "mine.yaml"), Overrides(), tmp_path)
 
 
