@@ -283,7 +283,8 @@ def test_damaged_data_fail_as_data(digits_dir: Path, tmp_path: Path, words: list
     failure = read_json(only_run(tmp_path).failure)
     assert failure is not None
     assert failure["class"] == "data"
-    assert "holds 1436 rows, its manifest says 1437" in failure["message"]
+    assert "train_labels.npy: holds <i8 (1436,), expected <i8 (1437,)" in failure["message"]
+    assert "to prepare digits again: python jobs/prepare.py data=digits" in failure["message"]
 
 
 def test_a_later_success_removes_the_failure(words: list[str], tmp_path: Path) -> None:
