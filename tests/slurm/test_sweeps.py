@@ -5,7 +5,6 @@ import getpass
 import json
 import math
 import os
-import resource
 import shutil
 import signal
 import statistics
@@ -187,17 +186,10 @@ def times(user: User, task: str) -> dict[str, str]:
 
 
 def test_a_thousand_tasks_are_submitted_in_seconds(user: User) -> None:
-    """In seconds of the processor, so that what is built and trained beside it does not matter."""
-    began = processor_seconds()
+    began = time.monotonic()
     printed = user.types("submit", "sweep=quickstart seeds=0-999 only=cnn cluster=devcluster")
-    assert processor_seconds() - began < 10
+    assert time.monotonic() - began < 10
     assert "submitted cnn: 1000 runs as job" in printed
-
-
-def processor_seconds() -> float:
-    """Return what the commands that have ended have used, with all that they started."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 # --- disturbed ----------------------------------------------------------------------------------------------------
