@@ -6,6 +6,7 @@ CPU from Philox counters, so a GPU run sees the same crops as a CPU run.
 """
 
 import contextlib
+import ctypes
 import logging
 import os
 import resource
@@ -25,6 +26,10 @@ from common.failures import Refused
 from common.settings.entries import ComputeSettings
 
 log = logging.getLogger("stillhouse")
+
+# Of glibc's mallopt(3).
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+TOP_PAD_BYTES = 64 * 2**20
 
 PURPOSES = {"order": 0, "augment": 1, "mix": 2, "model": 3, "weights": 4, "flip": 5}
 
@@ -154,7 +159,9 @@ def start(settings: ComputeSettings) -> Iterator[Compute]:
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    if device.type == "cuda":
+    if device.type == "cpu":
+        _keep_freed_memory()
+    else:
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = not settings.deterministic
 
@@ -174,6 +181,19 @@ def start(settings: ComputeSettings) -> Iterator[Compute]:
         yield Compute(device, settings, rank, world)
     finally:
         dist.destroy_process_group()
+
+
+def _keep_freed_memory() -> None:
+    """Make the C library keep what is freed for the next step, instead of giving it back to the system at once.
+
+    Otherwise every large tensor of every step consists of pages that the kernel has to find and fill with zeros.
+    Other C libraries than glibc have no such switch, and stay as they are.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)
+        mallopt(M_TOP_PAD, TOP_PAD_BYTES)
 
 
 def _choose_device(wanted: str, local_rank: int) -> torch.device:

@@ -101,8 +101,9 @@ class RunDir:
         try:
             with self._take_lock(made) as file:
                 # The kernel has granted the lock; on a file system that keeps it to one node, that is not enough.
-                if self._foreign_and_alive():
-                    raise Refused([self._holder_text()])
+                holder = self.holder()
+                if self._foreign_and_alive(holder):
+                    raise Refused([self._locked_by(holder)])
                 was_bare = self.is_bare()
                 _overwrite(file, json.dumps(_me()))
 
@@ -144,8 +145,9 @@ class RunDir:
 
             # Refuse at once if the holder named there is at work. One without a name may only be looking at the lock.
             except BlockingIOError:
-                if _is_there(self.holder()) or time.monotonic() > end:
-                    raise Refused([self._holder_text()]) from None
+                holder = self.holder()  # read once: a moment later the holder may be gone, and its name with it
+                if _is_there(holder) or time.monotonic() > end:
+                    raise Refused([self._locked_by(holder)]) from None
 
             # The folder may have been removed after it was made; then it is made again.
             except OSError as error:
@@ -181,8 +183,8 @@ class RunDir:
         except OSError:  # no lock yet, or a file system without
             return None
 
-    def _foreign_and_alive(self) -> bool:
-        holder, me = self.holder(), _me()
+    def _foreign_and_alive(self, holder: dict[str, Any] | None) -> bool:
+        me = _me()
         if not holder or holder.get("boot") == me["boot"]:
             return False
         if holder.get("slurm_job") and holder["slurm_job"] == me["slurm_job"]:
@@ -190,8 +192,8 @@ class RunDir:
         touched = [path.stat().st_mtime for path in (self.heartbeat, self.path / LOCK) if path.exists()]
         return time.time() - max(touched) < DEAD_AFTER_SECONDS
 
-    def _holder_text(self) -> str:
-        pid, host, since = ((self.holder() or {}).get(name, "unknown") for name in ("pid", "host", "since"))
+    def _locked_by(self, holder: dict[str, Any] | None) -> str:
+        pid, host, since = ((holder or {}).get(name, "unknown") for name in ("pid", "host", "since"))
         return f"{self.path} is locked by pid {pid} on {host} since {since}"
 
     def leftovers(self) -> list[Path]:
@@ -210,7 +212,7 @@ class RunDir:
         if not self.leftovers():
             return
         with contextlib.suppress(OSError), take_lock(self.path):
-            if not self._foreign_and_alive():
+            if not self._foreign_and_alive(self.holder()):
                 self.clear_leftovers()
 
     def set_aside(self) -> Path:

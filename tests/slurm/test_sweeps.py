@@ -47,14 +47,20 @@ class User:
         return [sys.executable, str(path), *words.split(), f"root={self.root}"]
 
     def types(self, script: str, words: str, code: int | None = 0, **extra: str) -> str:
+        return "".join(self.types_and_hears(script, words, code, **extra))
+
+    def types_and_hears(self, script: str, words: str, code: int | None = 0, **extra: str) -> tuple[str, str]:
+        """Return what the command writes to its two streams."""
         given = f"{words} data_dir={self.data_dir}" if script == "submit" else words
         environment = {**os.environ, **self.cluster.env, **extra}
         done = subprocess.run(self.command(script, given), capture_output=True, text=True, env=environment)
         assert code is None or done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        return done.stdout, done.stderr
 
     def cells(self) -> list[dict[str, Any]]:
-        facts: list[dict[str, Any]] = json.loads(self.types("status", "sweep=quickstart json=true", code=None))
+        facts: list[dict[str, Any]] = json.loads(
+            self.types_and_hears("status", "sweep=quickstart json=true", code=None)[0]  # notes are on the other stream
+        )
         return facts
 
     def states(self) -> list[str]:
