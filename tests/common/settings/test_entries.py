@@ -188,7 +188,7 @@ GOLDEN = {
     "data=cifar10 recipe=cnn_cifar_short": "cifar10-adaptive_cnn-s0-1d4fbfb906",
     "data=cifar100 seed=4294967295": "cifar100-adaptive_cnn-s4294967295-4f6d2c5f25",
     "data=cifar10 model=fast_cnn recipe=cifar_fast augment=cifar_fast data.val_fraction=0": (
-        "cifar10-fast_cnn-s0-57585ea6eb"
+        "cifar10-fast_cnn-s0-a28cac884f"
     ),
     "data=flowers": "flowers-adaptive_cnn-s0-2c4a265ab9",
 }
