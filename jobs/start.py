@@ -1,7 +1,9 @@
 """Start what is not finished of a sweep, on this machine or as jobs of a cluster; or show what would start."""
 
 import functools
+import itertools
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,7 +13,7 @@ from typing import Any
 from common.cli.command import DONE, FAILED
 from common.failures import Refused
 from jobs.engines.container import look_at_container, write_digest
-from jobs.engines.profiles import LOCAL, open_profile
+from jobs.engines.profiles import LOCAL, Profile, open_profile
 from jobs.machine import scheduler
 from jobs.planning.cell import Sweep
 from jobs.planning.ledger import Batch, attempts
@@ -19,18 +21,32 @@ from jobs.planning.plan import Plan, expected_hours, make_plan
 from jobs.planning.request import Asked, lasting_words, look
 from jobs.planning.states import Standing
 from jobs.planning.table import print_table
+from jobs.planning.weights import missing_weights
 
 
 def carry_on(asked: Asked) -> int:
     """Start, where the words say, what is not finished of the chosen cells."""
     for note in asked.sweep.notes:
         print(f"note: {asked.sweep.name}: {note}", file=sys.stderr)
+    _say_what_is_unprepared(asked)
     cluster = asked.words.cluster or os.environ.get("STILLHOUSE_CLUSTER") or _place_by_itself(asked)
     if asked.words.dry_run:
         return _show(asked, cluster)
     if cluster == LOCAL:
         return _run_here(asked)
     return _submit_to(asked, cluster)
+
+
+def _say_what_is_unprepared(asked: Asked) -> None:
+    """Refuse to start runs whose data are not there; a dry run only notes it, because a plan needs no images."""
+    if not asked.sweep.unprepared:
+        return
+    names = ", ".join(asked.sweep.unprepared)
+    again = shlex.join([*(word for word in asked.typed if not word.startswith("dry_run=")), "prepare=true"])
+    problem = f"{asked.sweep.name}: not prepared under {asked.data_dir}: {names}; run: python jobs/submit.py {again}"
+    if not asked.words.dry_run:
+        raise Refused([problem])
+    print(f"note: {problem}", file=sys.stderr)
 
 
 def _place_by_itself(asked: Asked) -> str:
@@ -48,12 +64,33 @@ def _place_by_itself(asked: Asked) -> str:
     return cluster
 
 
+def _without_weights(sweep: Sweep, standings: Mapping[str, Standing], profile: Profile | None = None) -> dict[str, str]:
+    """Say which cells would fail for want of published weights; none where the profile looks for them elsewhere."""
+    if profile and any("HF_H" in line or "TORCH_HOME" in line for line in profile.setup):
+        return {}
+    unfinished = [
+        cell for key, cell in sweep.cells.items() if standings[key].state not in {"done", "running", "queued"}
+    ]
+    missing = missing_weights(unfinished)
+    if missing:
+        names = dict.fromkeys(itertools.chain.from_iterable(missing.values()))
+        which = next(iter(names)) if len(names) == 1 else f"NAME, for {', '.join(names)}"
+        print(
+            f"note: {sweep.name}: published weights that are not on this machine; where there is internet, run: "
+            f"python jobs/prepare.py weights={which}",
+            file=sys.stderr,
+        )
+    return dict.fromkeys(missing, "without published weights that they need")
+
+
 # --- a dry run ----------------------------------------------------------------------------------------------------
 
 
 def _show(asked: Asked, cluster: str) -> int:
     standings, batches = look(asked)
-    plan = make_plan(asked.sweep, standings, asked.words.retry, chosen=asked.chosen)
+    profile = open_profile(cluster) if cluster != LOCAL else None
+    gone = _without_weights(asked.sweep, standings, profile)
+    plan = make_plan(asked.sweep, standings, asked.words.retry, gone, asked.chosen)
     for stage, keys in asked.sweep.stages.items():
         parents = " or ".join(asked.sweep.parents[stage])
         starts = sum(cell.stage == stage for cell in plan.start)
@@ -102,7 +139,7 @@ def _run_here(asked: Asked) -> int:
 
     with asked.ledger.working_here(asked.sweep.name):
         standings, _ = look(asked)
-        gone = _after_others(asked.sweep, standings)
+        gone = _without_weights(asked.sweep, standings) | _after_others(asked.sweep, standings)
         plan = make_plan(asked.sweep, standings, asked.words.retry, gone, asked.chosen)
         asked.ledger.remember(asked.sweep.name, lasting_words(asked), LOCAL)
 
@@ -158,7 +195,7 @@ def _submit_to(asked: Asked, cluster: str) -> int:
             )
 
         standings, batches = look(asked)
-        gone = _exhausted(asked, batches, profile.retries)
+        gone = _without_weights(asked.sweep, standings, profile) | _exhausted(asked, batches, profile.retries)
         plan = make_plan(asked.sweep, standings, asked.words.retry, gone, asked.chosen)
         site = slurm.Site(asked.sweep, profile, cluster, asked.root, asked.data_dir, asked.ledger, scheduler.limits())
         words = lasting_words(asked)

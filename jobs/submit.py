@@ -3,20 +3,23 @@
     python jobs/submit.py sweep=quickstart                                on this machine, where there is no SLURM
     python jobs/submit.py sweep=cifar_all cluster=a100                    as arrays, with slurm/profiles/a100.yaml
     python jobs/submit.py sweep=cifar_all dry_run=true                    the plan, the scripts, the expected hours
+    python jobs/submit.py sweep=cifar_all prepare=true                    download and pack its data sets first
     python jobs/submit.py sweep=cifar_all seeds=0-9 only=cnn,deit data=cifar10 recipe.epochs=2
     python jobs/submit.py sweep=cifar_all deit.distill.alpha=0.5          a setting of one stage
 
 Other words are settings: each stage that has one takes it.
 """
 
+import itertools
 import os
 import sys
 from collections.abc import Sequence
 
-from common.cli.command import answer
+from common.cli.command import DONE, FAILED, answer
 from common.failures import Refused
 from jobs.engines.profiles import LOCAL, open_profile
-from jobs.planning.request import SubmitWords, read_sweep
+from jobs.planning.request import Asked, SubmitWords, read_sweep
+from jobs.planning.weights import missing_weights
 from jobs.start import carry_on
 
 
@@ -32,7 +35,21 @@ def _submit(argv: list[str]) -> int:
         raise Refused([*refused.problems, *problems]) from None
     if problems:
         raise Refused(problems)
+    if asked.words.prepare and not asked.words.dry_run:
+        if not _prepared(asked):
+            return FAILED
+        asked = read_sweep(argv)  # runs that test on these sets have their fingerprints in their names
     return carry_on(asked)
+
+
+def _prepared(asked: Asked) -> bool:
+    """Prepare the sets and fetch the weights that the sweep lacks; False after one that could not be had."""
+    from jobs import prepare
+
+    sets = [[f"data={name}", f"data_dir={asked.data_dir}"] for name in asked.sweep.unprepared]
+    missing = missing_weights(asked.sweep.cells.values()).values()
+    weights = [[f"weights={name}"] for name in dict.fromkeys(itertools.chain.from_iterable(missing))]
+    return all(prepare.main(words) == DONE for words in [*sets, *weights])
 
 
 def _cluster_refused(argv: Sequence[str]) -> list[str]:

@@ -47,8 +47,8 @@ ORDER: dict[str, tuple[set[str], ...]] = {
         {"planning"},
         {"worker"},
         {"engines"},
-        {"start"},
-        {"submit", "retry", "status", "logs", "cancel", "prune", "prepare"},
+        {"start", "prepare"},
+        {"submit", "retry", "status", "logs", "cancel", "prune"},
     ),
     "eval": (
         {"adaptation", "corruptions", "explanations", "evaluation", "predictions", "views", "costs"},

@@ -55,10 +55,17 @@ class Command:
     dry_run: bool
 
 
-def compose(entry: type[RunSettings], argv: Iterable[str], *, taught_later: bool = False) -> Command:
+def compose(
+    entry: type[RunSettings],
+    argv: Iterable[str],
+    *,
+    taught_later: bool = False,
+    unprepared: list[str] | None = None,
+) -> Command:
     """Return the checked command, or refuse it with every problem at once.
 
     taught_later: a sweep trains the teacher first, so there is nothing to look at yet.
+    unprepared: takes the names of published sets that are not prepared; without it they are refused.
     """
     presets = presets_of(entry)
     parent = [entry.PARENT] if entry.PARENT else []
@@ -78,9 +85,9 @@ def compose(entry: type[RunSettings], argv: Iterable[str], *, taught_later: bool
     problems |= wrong | _lay_over(tree, values, presets, entry.PARENT)
     if entry.PARENT == "run":
         problems |= {} if taught_later else find_run(tree, root)
-        problems |= find_sets(tree, root, data_dir, words.data_dir)
+        problems |= find_sets(tree, root, data_dir, words.data_dir, unprepared)
     else:
-        problems |= find_data(tree, data_dir, words.data_dir) | find_weights(tree)
+        problems |= find_data(tree, data_dir, words.data_dir, unprepared) | find_weights(tree)
         problems |= {} if taught_later else find_teacher(entry, tree, root, data_dir)
 
     settings, wrong = check(entry, tree)

@@ -22,10 +22,13 @@ from common.settings.entries import DistillCST, EvalShift, RunSettings
 from common.settings.models import ViTSettings
 
 
-def find_data(tree: dict[str, Any], data_dir: Path, given_dir: str | None) -> Problems:
+def find_data(
+    tree: dict[str, Any], data_dir: Path, given_dir: str | None, unprepared: list[str] | None = None
+) -> Problems:
     """Check that a published set is prepared; add the manifest's digest of a set of the user's own.
 
     given_dir: data_dir as the command line has it, to be repeated in advice.
+    unprepared: takes the names of published sets that are not prepared, where that is no problem yet.
     """
     data = tree.setdefault("data", {})
     name = data.get("name", "digits") if isinstance(data, dict) else None
@@ -43,8 +46,15 @@ def find_data(tree: dict[str, Any], data_dir: Path, given_dir: str | None) -> Pr
 
     if name == "digits" or os.access(data_dir / name / "manifest.json", os.R_OK):  # digits packs itself
         return {}
+    if unprepared is not None:
+        unprepared.append(name)
+        return {}
+    return {"data": _not_prepared("data", name, data_dir, given_dir)}
+
+
+def _not_prepared(word: str, name: str, data_dir: Path, given_dir: str | None) -> str:
     where = f" data_dir={shlex.quote(given_dir)}" if given_dir else ""
-    return {"data": f"data: {name} is not prepared under {data_dir}; run: python jobs/prepare.py data={name}{where}"}
+    return f"{word}: {name} is not prepared under {data_dir}; run: python jobs/prepare.py data={name}{where}"
 
 
 def no_training_images(name: str) -> str:
@@ -212,8 +222,13 @@ def find_run(tree: dict[str, Any], root: Path) -> Problems:
     return {}
 
 
-def find_sets(tree: dict[str, Any], root: Path, data_dir: Path, given_dir: str | None) -> Problems:
-    """Add the digests of further sets to test on, which must be prepared, and that of the baseline run."""
+def find_sets(
+    tree: dict[str, Any], root: Path, data_dir: Path, given_dir: str | None, unprepared: list[str] | None = None
+) -> Problems:
+    """Add the digests of further sets to test on, which must be prepared, and that of the baseline run.
+
+    unprepared: as in find_data. A set's digest is in the run's name, so the name changes when the set is prepared.
+    """
     shift = tree.setdefault("shift", {})
     if not isinstance(shift, dict):
         return {}  # the check of the whole refuses it
@@ -224,10 +239,12 @@ def find_sets(tree: dict[str, Any], root: Path, data_dir: Path, given_dir: str |
     digests = {}
     for name in names:
         digest = (read_json(data_dir / name / "manifest.json") or {}).get("digest")
-        if digest is None:
-            problems[f"shift.sets {name}"] = _no_such_set(name, data_dir, given_dir)
-        else:
+        if digest is not None:
             digests[name] = digest
+        elif unprepared is not None and name in DATASETS:
+            unprepared.append(name)
+        else:
+            problems[f"shift.sets {name}"] = _no_such_set(name, data_dir, given_dir)
     if isinstance(shift.get("baseline"), str):
         problems |= _find_baseline(shift, root)
 
@@ -242,8 +259,7 @@ def find_sets(tree: dict[str, Any], root: Path, data_dir: Path, given_dir: str |
 
 def _no_such_set(name: str, data_dir: Path, given_dir: str | None) -> str:
     if name in DATASETS:
-        where = f" data_dir={shlex.quote(given_dir)}" if given_dir else ""
-        return f"shift.sets: {name} is not prepared under {data_dir}; run: python jobs/prepare.py data={name}{where}"
+        return _not_prepared("shift.sets", name, data_dir, given_dir)
     packed = sorted(path.parent.name for path in data_dir.glob("*/manifest.json"))
     return messages.unknown("shift.sets", name, dict.fromkeys([*packed, *DATASETS]))
 

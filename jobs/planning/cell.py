@@ -58,6 +58,7 @@ class Sweep:
     stages: Mapping[str, tuple[str, ...]]  # stage: keys of its cells; a cell may belong to several stages
     parents: Mapping[str, tuple[str, ...]]  # stage: those that its runs build on
     notes: tuple[str, ...] = ()  # what is no mistake, but probably not meant
+    unprepared: tuple[str, ...] = ()  # published sets that its runs need and that must be prepared first
 
 
 def key_of(settings: RunSettings, parent: str | None) -> str:

@@ -32,6 +32,9 @@ class SubmitWords(Group):
     retry: Literal["all", "machine", "none"] = setting(
         "all", "failed runs to take up again: all, those that the machine failed, or none"
     )
+    prepare: bool = setting(
+        False, "first get what is missing of published data sets and weights, as jobs/prepare.py does"
+    )
     dry_run: bool = setting(False, "print the plan, the scripts and the expected hours, do nothing")
     ask: bool = setting(False, "with dry_run: also ask the scheduler (sbatch --test-only)")
     root: str | None = setting(None, "folder of the run folders; null is $STILLHOUSE_RUNS, else ./runs")
@@ -98,7 +101,7 @@ def lasting_words(asked: Asked) -> list[str]:
     words = asked.words
     paths = {name: str(text) for name, text in (("sweep", words.sweep), ("cluster", words.cluster)) if _is_file(text)}
     paths |= {"root": str(asked.root), "data_dir": str(asked.data_dir)}
-    passing = {"retry", "dry_run", "ask", *paths}
+    passing = {"retry", "prepare", "dry_run", "ask", *paths}
     kept = [word for word in asked.typed if word.partition("=")[0] not in passing]
     return [*kept, *(f"{name}={expanded(path).absolute()}" for name, path in paths.items())]
 

@@ -104,6 +104,7 @@ class Compiler:
         self.problems: dict[str, None] = {}  # in order, each once
         self.broken: set[tuple[str, Place]] = set()  # stages and places of cells with problems of their own
         self.composed: dict[tuple[str, ...], RunSettings | None] = {}
+        self.unprepared: list[str] = []  # published sets, which can be planned with before they are there
         self.fitted: set[tuple[str, int]] = set()  # conditions that some cell fits: section, number
         self._conditions = {"cases": [case.when for case in words.cases], "exclude": words.exclude}
 
@@ -132,7 +133,8 @@ class Compiler:
         self._refuse()
         keys = {stage: tuple(dict.fromkeys(cell.key for cell in of_stage[stage].values())) for stage in wanted}
         parents = {stage: self.words.stages[stage].parents for stage in wanted}
-        return Sweep(self.name, self.words.about, cells, keys, parents, tuple(self._notes()))
+        unprepared = tuple(dict.fromkeys(self.unprepared))
+        return Sweep(self.name, self.words.about, cells, keys, parents, tuple(self._notes()), unprepared)
 
     def _notes(self) -> Iterator[str]:
         """Yield which conditions fit no cell of the whole sweep: probably a value is misspelt."""
@@ -288,9 +290,9 @@ class Compiler:
         place = (stage, *words)
         if place not in self.composed:
             stage_words = self.words.stages[stage]
-            later = bool(stage_words.parents)
+            entry, later = ENTRIES[stage_words.entry], bool(stage_words.parents)
             try:
-                composed = compose(ENTRIES[stage_words.entry], [*words, *self.folders], taught_later=later)
+                composed = compose(entry, [*words, *self.folders], taught_later=later, unprepared=self.unprepared)
                 self.composed[place] = composed.settings
             except Refused as refused:
                 self.composed[place] = None
