@@ -38,7 +38,7 @@ def carry_on(asked: Asked) -> int:
 
 
 def _say_what_is_unprepared(asked: Asked) -> None:
-    """Refuse to start runs whose data are not there; a dry run only notes it, because a plan needs no images."""
+    """Refuse to start runs whose data are not there; a dry run only notes it, because a plan needs no pixels."""
     if not asked.sweep.unprepared:
         return
     names = ", ".join(asked.sweep.unprepared)
